@@ -1,0 +1,48 @@
+"""Sphinx configuration. `make docs` builds with -n -W: every warning is an error."""
+
+from importlib.metadata import version as installed_version
+
+project = "stiffkit"
+author = "The stiffkit developers"
+copyright = "2026, The stiffkit developers"
+version = release = installed_version("stiffkit")
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    # The formulae are set by MathJax in the reader's browser, which fetches it; the build itself
+    # needs no network. A copy under _static and mathjax_path would make the pages work offline too.
+    "sphinx.ext.mathjax",
+    "sphinxcontrib.bibtex",
+]
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = "stiffkit"
+html_static_path: list[str] = []
+
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "unsrt"
+bibtex_reference_style = "author_year"
+
+# The docstrings give the types, with shapes; signatures without them stay readable.
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+default_role = "code"
+
+# There is no intersphinx, since the build must not need the network: names of these packages lead
+# nowhere, and all others must be found.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(collections|fractions|matplotlib|np|npt|numpy|scipy|torch|typing)\..*"),
+]
+
+doctest_global_setup = """
+import numpy as np
+import stiffkit
+"""

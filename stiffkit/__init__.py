@@ -1,0 +1,48 @@
+"""stiffkit: the ODE toolkit that knows how stiff your problem is."""
+
+from typing import TYPE_CHECKING, Any
+
+from .solvers import (
+    CONTROLLERS,
+    METHODS,
+    ButcherTableau,
+    Interpolant,
+    PIDController,
+    Solution,
+    Status,
+    Step,
+    solve,
+)
+
+if TYPE_CHECKING:
+    from .solvers.compat import ode_solver, solve_ivp
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CONTROLLERS",
+    "METHODS",
+    "ButcherTableau",
+    "Interpolant",
+    "PIDController",
+    "Solution",
+    "Status",
+    "Step",
+    "ode_solver",
+    "solve",
+    "solve_ivp",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # SciPy's integrators take longer to import than all of stiffkit: only who asks pays for them.
+    if name in ("ode_solver", "solve_ivp"):
+        from .solvers import compat
+
+        return getattr(compat, name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,222 @@
+"""What NumPy and torch spell differently, and nothing else.
+
+The solvers write their numerics once, with operators and the names that both libraries share. What
+is left (making arrays, a dot product's cheapest spelling, a scalar on its way in or out) is here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Array", "Backend", "backend_of", "is_torch", "to_numpy"]
+
+Array = Any
+"""A NumPy array or a torch tensor."""
+
+_KINDS = ("float32", "float64", "complex64", "complex128")
+
+
+def is_torch(x: object) -> bool:
+    """Whether `x` is a torch tensor; torch is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def to_numpy(x: Any) -> np.ndarray[Any, Any]:
+    """Return numbers (array_like or tensor) as a float64 NumPy array."""
+    return np.asarray(x.detach().cpu() if is_torch(x) else x, dtype=np.float64)
+
+
+class Backend:
+    """The NumPy spelling; `_Torch` overrides what differs."""
+
+    xp: Any = np
+    # The cheapest call that scales a vector in place: positional for NumPy, keyword for torch.
+    multiply_into: Any = staticmethod(np.multiply)
+    warns = True
+    """Whether arithmetic with NaN or inf warns."""
+
+    def state(self, y0: Any) -> Array:
+        """Return a copy of `y0` as an array of a supported dtype; integers become float64."""
+        try:
+            y = np.array(y0)
+        except ValueError as error:
+            msg = f"y0 is not an array: its rows have different lengths ({error})"
+            raise ValueError(msg) from error
+        if y.dtype.kind in "iub":
+            y = y.astype(np.float64)
+        if y.dtype.name not in _KINDS:
+            msg = f"y0 has dtype {y.dtype}; the solvers take {', '.join(_KINDS)}"
+            raise ValueError(msg)
+        return y
+
+    def empty(self, shape: tuple[int, ...], like: Array) -> Array:
+        return np.empty(shape, dtype=like.dtype)
+
+    def vector(self, values: Any, like: Array) -> Array:
+        """`values` in the dtype and on the device of `like`."""
+        return np.array(values, dtype=like.dtype)
+
+    def real_like(self, values: Any, like: Array) -> Array:
+        """`values` in the real dtype of `like`."""
+        return np.asarray(values, dtype=like.real.dtype)
+
+    def times(self, values: Any, like: Array) -> Array:  # noqa: ARG002
+        """Points of time, float64."""
+        return np.asarray(values, dtype=np.float64)
+
+    def product(self, row: Array, k: Array) -> Any:
+        """Return a function of nothing for Σ_j row_j k_j, k of shape (m, n)."""
+        return partial(row.dot, k)
+
+    def writer(self, k: Array) -> Any:
+        """Return the function that copies an array into `k`."""
+        return partial(k.__setitem__, ...)
+
+    def call(self, f: Any, shape: tuple[int, ...], like: Array) -> Any:  # noqa: ARG002
+        """`f` as a function of flat states."""
+        if len(shape) == 1:
+            return f
+        return lambda t, y: np.asarray(f(t, y.reshape(shape))).reshape(-1)
+
+    def slope(self, value: Any, y: Array) -> Array:
+        """Return what f gave as an array like y.
+
+        Raises
+        ------
+        ValueError
+            If it is not numeric, or complex where y is real.
+        """
+        try:
+            f = np.asarray(value)
+        except ValueError as error:
+            msg = f"f(t0, y0) is not an array: {error}"
+            raise ValueError(msg) from error
+        if f.dtype.kind not in "iubfc":
+            msg = f"f(t0, y0) has dtype {f.dtype}; it must return numbers"
+            raise ValueError(msg)
+        if f.dtype.kind == "c" and y.dtype.kind != "c":
+            msg = "f returns complex values for a real y0: give y0 as a complex array"
+            raise ValueError(msg)
+        return f.astype(y.dtype)  # a copy: f may return one and the same buffer each time
+
+    def copy(self, x: Array) -> Array:
+        return x.copy()
+
+    def protect(self, x: Array) -> Array:
+        """Make `x` read-only where the library can, so that f cannot change a state we keep."""
+        x.setflags(write=False)
+        return x
+
+    def square_sum(self, y: Array) -> Callable[[Array], float]:
+        """Return the cheapest x -> ‖x‖² for arrays like `y`."""
+        if y.dtype.kind == "c":
+            return lambda x: float(np.vdot(x, x).real)
+        return lambda x: float(x.dot(x))
+
+    def tiny(self, x: Array) -> float:
+        return float(np.finfo(x.dtype).tiny)
+
+    def numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        """Return a NumPy view or copy, for messages and logs."""
+        return np.asarray(x)
+
+    def wants_grad(self, *arrays: Array) -> bool:  # noqa: ARG002
+        return False
+
+
+class _Torch(Backend):
+    def __init__(self) -> None:
+        import torch
+
+        self.xp = torch
+        self.warns = False
+        self.multiply_into = lambda x, h, out: torch.mul(x, h, out=out)
+
+    def state(self, y0: Any) -> Array:
+        y = y0.clone()
+        if not (y.is_floating_point() or y.is_complex()):
+            y = y.to(self.xp.get_default_dtype())
+        if str(y.dtype).removeprefix("torch.") not in _KINDS:
+            msg = f"y0 has dtype {y.dtype}; the solvers take {', '.join(_KINDS)}"
+            raise ValueError(msg)
+        return y
+
+    def empty(self, shape: tuple[int, ...], like: Array) -> Array:
+        return self.xp.empty(shape, dtype=like.dtype, device=like.device)
+
+    def vector(self, values: Any, like: Array) -> Array:
+        return self.xp.tensor(np.asarray(values), dtype=like.dtype, device=like.device)
+
+    def real_like(self, values: Any, like: Array) -> Array:
+        return self.xp.as_tensor(values, dtype=like.real.dtype, device=like.device)
+
+    def times(self, values: Any, like: Array) -> Array:
+        # Apple's GPUs have no float64.
+        dtype = self.xp.float32 if like.device.type == "mps" else self.xp.float64
+        return self.xp.as_tensor(np.asarray(values, dtype=np.float64), dtype=dtype).to(like.device)
+
+    def product(self, row: Array, k: Array) -> Any:
+        return partial(self.xp.mv, k.t(), row)
+
+    def writer(self, k: Array) -> Any:
+        return k.copy_
+
+    def call(self, f: Any, shape: tuple[int, ...], like: Array) -> Any:
+        full, dtype, device = self.xp.full, like.real.dtype, like.device
+        flat = len(shape) == 1
+
+        def on_flat(t: float, y: Array) -> Array:
+            time = full((), t, dtype=dtype, device=device)
+            return f(time, y) if flat else f(time, y.view(shape)).reshape(-1)
+
+        return on_flat
+
+    def slope(self, value: Any, y: Array) -> Array:
+        if not is_torch(value):
+            msg = f"f(t0, y0) returned {type(value).__name__} for a torch y0; it must be a tensor"
+            raise ValueError(msg)
+        if value.dtype != y.dtype or value.device != y.device:
+            msg = (
+                f"f(t0, y0) returned {value.dtype} on {value.device} for a y0 of {y.dtype} on "
+                f"{y.device}; nothing is converted silently"
+            )
+            raise ValueError(msg)
+        return value.clone()
+
+    def copy(self, x: Array) -> Array:
+        return x.clone()
+
+    def protect(self, x: Array) -> Array:
+        return x
+
+    def square_sum(self, y: Array) -> Callable[[Array], float]:  # noqa: ARG002
+        norm = self.xp.linalg.vector_norm
+        return lambda x: float(norm(x.detach()).item()) ** 2
+
+    def tiny(self, x: Array) -> float:
+        return float(self.xp.finfo(x.dtype).tiny)
+
+    def numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(x.detach().cpu().resolve_conj())
+
+    def wants_grad(self, *arrays: Array) -> bool:
+        return self.xp.is_grad_enabled() and any(a.requires_grad for a in arrays)
+
+
+_NUMPY = Backend()
+
+
+@cache
+def _torch() -> _Torch:
+    return _Torch()
+
+
+def backend_of(y: object) -> Backend:
+    """Return the backend that handles `y`: torch for tensors, NumPy for everything else."""
+    return _torch() if is_torch(y) else _NUMPY

@@ -1,0 +1,264 @@
+"""Step size control: the error ratio, the controllers, the first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .._array import Array, Backend
+
+__all__ = ["CONTROLLERS", "Controller", "ErrorRatio", "PIDController", "first_step"]
+
+
+class ErrorRatio:
+    """Error estimate over tolerance: rms over components of err_i / (atol_i + rtol_i max|y_i|).
+
+    The maximum is over both ends of the step (HNW I, II.4, eq. 4.11). A step is good when the
+    ratio is below one.
+
+    Parameters
+    ----------
+    rtol, atol : float or flat array
+        Tolerances.
+    y : flat array
+        State at the start.
+    backend : Backend
+        Of the state.
+    """
+
+    def __init__(self, rtol: Any, atol: Any, y: Array, backend: Backend) -> None:
+        # With atol = 0 a component at rest at zero has the ratio 0/0: the smallest normal number
+        # in atol's place makes it 0 and leaves every other ratio as it is.
+        self.rtol, self.atol = rtol, atol + backend.tiny(y)
+        # Divided by rtol throughout: one product less for every step with a number for rtol.
+        self.offset = self.atol / rtol
+        self.scalar = rtol if isinstance(rtol, float) else None
+        self.size = max(int(math.prod(y.shape)), 1)
+        self.warns, self.square_sum = backend.warns, backend.square_sum(y)
+        self.abs, self.maximum = backend.xp.abs, backend.xp.maximum
+        self.size_old = self.size_new = self.abs(y)
+
+    def accept(self) -> None:
+        """Move to the end of the step last judged."""
+        self.size_old = self.size_new
+
+    def moved(self, y: Array) -> None:
+        """Say that the state is now `y`, not the y_new last judged."""
+        self.size_old = self.abs(y)
+
+    def __call__(self, errors: list[Array], y_new: Array) -> float:
+        """Return the ratio; NaN or inf where the error estimate is."""
+        if self.warns and not math.isfinite(self.square_sum(errors[0])):
+            return math.nan
+        self.size_new = self.abs(y_new)
+        scale = self.maximum(self.size_old, self.size_new)
+        scale += self.offset
+        if self.scalar is None:
+            scale *= self.rtol
+        ratios = []
+        for err in errors:
+            err /= scale
+            ratios.append(math.sqrt(self.square_sum(err) / self.size) / (self.scalar or 1.0))
+        return ratios[0] if len(ratios) == 1 else hairer_combination(*ratios)
+
+
+def hairer_combination(first: float, second: float) -> float:
+    """DOP853's ratio from its 5th and 3rd order estimates: first² / √(first² + 0.01 second²).
+
+    It behaves as h^8. HNW I, II.10, eq. 10.17, and dop853.f.
+    """
+    below = first**2 + 0.01 * second**2
+    return first**2 / math.sqrt(below) if below > 0 else 0.0
+
+
+class Controller(Protocol):
+    """Decides about a step from its error ratio; never looks inside the step."""
+
+    def init(self) -> Any:
+        """Memory before the first step."""
+
+    def __call__(self, ratio: float, memory: Any, order: int, /) -> tuple[bool, float, Any]:
+        """Judge a step.
+
+        Parameters
+        ----------
+        ratio : float
+            Error estimate over tolerance.
+        memory : object
+            What the previous call, or `init`, returned.
+        order : int
+            q where the ratio behaves as h^(q+1).
+
+        Returns
+        -------
+        accept : bool
+            Is the step good enough?
+        factor : float
+            What the step size is to be multiplied by: for the next step, or for another try.
+        memory : object
+            For the next call.
+        """
+
+
+_Memory = tuple[float, float, float, float, bool]
+"""Ratios of the two accepted steps before, the factors they gave, whether the last was rejected."""
+
+
+@dataclass(frozen=True)
+class PIDController:
+    """Söderlind's digital filter of three error ratios and two step ratios.
+
+    h_(n+1)/h_n = safety · r_n^(−β₁/k) r_(n−1)^(−β₂/k) r_(n−2)^(−β₃/k)
+    · (h_n/h_(n−1))^(−α₂) (h_(n−1)/h_(n−2))^(−α₃), where r is the error ratio and k = q + 1.
+
+    After a rejection the step shrinks by the elementary rule r^(−1/k), and the step that is then
+    accepted does not grow.
+
+    Parameters
+    ----------
+    beta_1, beta_2, beta_3, alpha_2, alpha_3 : float
+        The filter. (1, 0, 0, 0, 0) is the I controller.
+    safety : float
+        Aim at this fraction of the largest step that would pass.
+    min_factor, max_factor : float
+        Bounds of the change of h.
+
+    Raises
+    ------
+    ValueError
+        If `safety` or `min_factor` is not in (0, 1), or `max_factor` is not above 1.
+
+    References
+    ----------
+    G. Söderlind, Digital filters in adaptive time-stepping, ACM TOMS 29 (2003) 1-26,
+    doi:10.1145/641876.641877. K. Gustafsson, Control theoretic techniques for stepsize selection
+    in explicit Runge-Kutta methods, ACM TOMS 17 (1991) 533-554, doi:10.1145/210232.210242.
+    """
+
+    beta_1: float = 1.0
+    beta_2: float = 0.0
+    beta_3: float = 0.0
+    alpha_2: float = 0.0
+    alpha_3: float = 0.0
+    safety: float = 0.9
+    min_factor: float = 0.2
+    max_factor: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name, good in (
+            ("safety", 0.0 < self.safety <= 1.0),
+            ("min_factor", 0.0 < self.min_factor < 1.0),
+            ("max_factor", self.max_factor > 1.0),
+        ):
+            if not good:
+                msg = f"{name}={getattr(self, name)!r} is out of range"
+                raise ValueError(msg)
+
+    def init(self) -> _Memory:
+        """Memory before the first step: as if all went exactly to plan."""
+        return 1.0, 1.0, 1.0, 1.0, False
+
+    def __call__(self, ratio: float, memory: _Memory, order: int) -> tuple[bool, float, _Memory]:
+        """Judge a step; see `Controller`."""
+        k = order + 1
+        r_1, r_2, f_1, f_2, rejected = memory
+        if ratio >= 1.0:
+            factor = self.safety * ratio ** (-1 / k)
+            return False, max(factor, self.min_factor), (r_1, r_2, f_1, f_2, True)
+        factor = self.safety * (ratio if ratio > 1e-12 else 1e-12) ** (-self.beta_1 / k)
+        if self.beta_2 or self.beta_3:
+            factor *= r_1 ** (-self.beta_2 / k) * r_2 ** (-self.beta_3 / k)
+        if self.alpha_2 or self.alpha_3:
+            factor *= f_1**-self.alpha_2 * f_2**-self.alpha_3
+        if rejected and factor > 1.0:
+            factor = 1.0
+        elif factor > self.max_factor:
+            factor = self.max_factor
+        elif factor < self.min_factor:
+            factor = self.min_factor
+        # As in DOPRI5: one step of almost no error should not rule the next ones.
+        return True, factor, (ratio if ratio > 1e-4 else 1e-4, r_1, factor, f_1, False)
+
+
+CONTROLLERS: dict[str, PIDController] = {
+    "I": PIDController(),
+    # Hairer's DOPRI5: exponents 0.2 - 0.75 beta and beta = 0.04, for k = 5.
+    "PI-DOPRI5": PIDController(0.85, -0.2),
+    "PI3333": PIDController(2 / 3, -1 / 3),
+    "PI3040": PIDController(0.7, -0.4),
+    "PI4020": PIDController(0.6, -0.2),
+    "H211PI": PIDController(1 / 6, 1 / 6),
+    "H211b": PIDController(1 / 4, 1 / 4, alpha_2=1 / 4),
+    "H312PID": PIDController(1 / 18, 1 / 9, 1 / 18),
+    "H312b": PIDController(1 / 8, 2 / 8, 1 / 8, alpha_2=3 / 8, alpha_3=1 / 8),
+    "H321": PIDController(1 / 3, 1 / 18, -5 / 18, alpha_2=-5 / 6, alpha_3=-1 / 6),
+    "PID": PIDController(0.58, -0.21, 0.1),
+}
+"""Named controllers: Söderlind's sets, DOPRI5's PI and the PID of SUNDIALS (kβ as printed)."""
+
+
+def first_step(
+    f: Callable[[float, Array], Array],
+    t_0: float,
+    y_0: Array,
+    f_0: Array,
+    *,
+    direction: float,
+    order: int,
+    rtol: Any,
+    atol: Any,
+    longest: float,
+    max_step: float,
+    backend: Backend,
+) -> float:
+    """Hairer's starting step size; one call of f, inside the span.
+
+    Parameters
+    ----------
+    f : callable
+        Right-hand side on flat states.
+    t_0 : float
+        Start.
+    y_0, f_0 : flat array
+        State and slope there.
+    direction : float
+        +1 or -1.
+    order : int
+        q where the error ratio behaves as h^(q+1).
+    rtol, atol : float or flat array
+        Tolerances.
+    longest, max_step : float
+        Length of the span and the user's bound: the step, and the probe, stay within both.
+    backend : Backend
+        Of the state.
+
+    Returns
+    -------
+    float
+        Size of the first step, positive.
+
+    References
+    ----------
+    HNW I, section II.4, "Starting step size"; doi:10.1007/978-3-540-78862-1.
+    """
+    scale = atol + backend.xp.abs(y_0) * rtol
+    # Where a component is zero and has no absolute tolerance, no scale is known: take one.
+    scale = backend.xp.where(scale <= backend.tiny(y_0), 1.0, scale)
+    square_sum, n = backend.square_sum(y_0), max(int(math.prod(y_0.shape)), 1)
+
+    def rms(x: Array) -> float:
+        return math.sqrt(square_sum(x) / n)
+
+    d_0, d_1 = rms(y_0 / scale), rms(f_0 / scale)
+    h_0 = 1e-6 if d_0 < 1e-5 or d_1 < 1e-5 else 0.01 * d_0 / d_1
+    h_0 = min(h_0, longest, max_step)  # f is never asked outside the span
+    f_1 = f(t_0 + h_0 * direction, y_0 + h_0 * direction * f_0)
+    d_2 = rms((f_1 - f_0) / scale) / h_0
+    if d_1 <= 1e-15 and d_2 <= 1e-15:
+        h_1 = max(1e-6, h_0 * 1e-3)
+    else:
+        h_1 = (0.01 / max(d_1, d_2)) ** (1 / (order + 1))
+    h = min(100 * h_0, h_1, longest, max_step)
+    return h if math.isfinite(h) and h > 0 else h_0

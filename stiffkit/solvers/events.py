@@ -1,0 +1,198 @@
+"""Events: zeros of functions g(t, y) along the solution, found on the dense output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .._array import Array, Backend
+from .dense import Segment
+from .solution import EventRecord
+
+__all__ = ["EventFinder"]
+
+_SAMPLES = (0.25, 0.5, 0.75)
+"""Where inside a step the events are sampled, beside its ends."""
+
+
+class EventFinder:
+    """Follows event functions from step to step.
+
+    An event happens where g changes sign, in the direction asked for, or reaches zero at a step's
+    end. A zero at the very start is none: the solution has to come from somewhere. Inside a step
+    g is sampled at three points, and where three neighbouring values have one sign but their
+    parabola comes near zero in between, its extremum is searched: so pairs of roots within one
+    step are found as long as g varies on the scale of a quarter of a step.
+
+    Parameters
+    ----------
+    functions : sequence of callable
+        ``g(t, y)``, scalar-valued, with SciPy's attributes: ``terminal`` (bool or int: stop at
+        the first or n-th event) and ``direction`` (sign of the slope that counts; 0: both).
+    t0, y0 : float, flat array
+        Start.
+    shape : tuple of int
+        The problem's shape of the state.
+    backend : Backend
+        Of the state.
+
+    Raises
+    ------
+    ValueError
+        If `terminal` is neither a bool nor an integer ≥ 0.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[Callable[[float, Array], Any]],
+        t0: float,
+        y0: Array,
+        shape: tuple[int, ...],
+        backend: Backend,
+    ) -> None:
+        self.functions, self.shape, self.backend, self._like = list(functions), shape, backend, y0
+        self.direction = [float(getattr(g, "direction", 0) or 0) for g in self.functions]
+        self.budget = [_terminal(g) for g in self.functions]
+        self.found: list[tuple[list[float], list[Array]]] = [([], []) for _ in self.functions]
+        self.g_old = self.values(t0, y0)
+
+    def values(self, t: float, y: Array) -> list[float]:
+        """G of every event at one point."""
+        return [self._value(i, t, y) for i in range(len(self.functions))]
+
+    def _value(self, i: int, t: float, y: Array) -> float:
+        value = self.functions[i](t, y.reshape(self.shape))
+        return float(value.item() if hasattr(value, "item") else value)
+
+    def step(self, segment: Segment) -> tuple[float, Array] | None:
+        """Record the events of a step; return where a terminal one ends the solve, if any does."""
+        t_0, t_1 = segment.t_0, segment.t_1
+        times = [t_0 + theta * (t_1 - t_0) for theta in _SAMPLES]
+        g_inner = [self.values(t, segment(t)) for t in times]
+        g_new = self.values(t_1, segment.y_1)
+        times = [t_0, *times, t_1]
+        roots: list[tuple[float, int]] = []
+        for i in range(len(self.functions)):
+            g = [self.g_old[i], *(values[i] for values in g_inner), g_new[i]]
+            roots += [(root, i) for root in self._roots(i, segment, times, g)]
+        self.g_old = g_new
+        return self._record(segment, sorted(roots, key=lambda r: abs(r[0] - t_0)))
+
+    def _record(
+        self, segment: Segment, roots: list[tuple[float, int]]
+    ) -> tuple[float, Array] | None:
+        stop: tuple[float, Array] | None = None
+        for t, i in roots:
+            if stop is not None and t != stop[0]:
+                break
+            y = segment(t)
+            self.found[i][0].append(t)
+            self.found[i][1].append(y)
+            self.budget[i] -= 1
+            if self.budget[i] == 0:
+                stop = t, y
+        return stop
+
+    def _roots(self, i: int, segment: Segment, t: list[float], g: list[float]) -> list[float]:
+        """Roots of event i, given its values at the times t across the step."""
+        t, g = self._add_extrema(i, segment, t, g)
+        roots = []
+        for t_a, t_b, g_a, g_b in zip(t, t[1:], g, g[1:], strict=False):
+            rises, falls = g_a < 0 <= g_b, g_a > 0 >= g_b
+            if (rises and self.direction[i] >= 0) or (falls and self.direction[i] <= 0):
+                roots.append(t_b if g_b == 0 else self._solve(i, segment, t_a, t_b))
+        return roots
+
+    def _solve(self, i: int, segment: Segment, t_a: float, t_b: float) -> float:
+        from scipy.optimize import brentq
+
+        def g(t: float) -> float:
+            return self._value(i, t, segment(t))
+
+        # Relative accuracy: a root at t = 1e-20 is found to its own digits.
+        tight = 4 * np.finfo(float).eps
+        return float(brentq(g, t_a, t_b, xtol=1e-300, rtol=tight))
+
+    def _add_extrema(
+        self, i: int, segment: Segment, t: list[float], g: list[float]
+    ) -> tuple[list[float], list[float]]:
+        """Insert points where g seems to dip through zero and back between samples."""
+        extra = []
+        for j in range(1, len(t) - 1):
+            triple = g[j - 1 : j + 2]
+            if not (all(v > 0 for v in triple) or all(v < 0 for v in triple)):
+                continue
+            vertex, value = _parabola(t[j - 1 : j + 2], [abs(v) for v in triple])
+            low, high = sorted((t[j - 1], t[j + 1]))
+            if low < vertex < high and value < 0.5 * max(map(abs, triple)):
+                dip = self._dip(i, segment, low, high, math.copysign(1.0, g[j]))
+                if dip is not None:
+                    extra.append(dip)
+        if not extra:
+            return t, g
+        points = sorted({*zip(t, g, strict=True), *extra}, key=lambda point: abs(point[0] - t[0]))
+        return [point[0] for point in points], [point[1] for point in points]
+
+    def _dip(
+        self, i: int, segment: Segment, low: float, high: float, sign: float
+    ) -> tuple[float, float] | None:
+        """Return a point in [low, high] where g has the other sign, if there seems to be one."""
+        from scipy.optimize import minimize_scalar
+
+        seen: list[tuple[float, float]] = []
+
+        def distance(t: float) -> float:
+            value = sign * self._value(i, t, segment(t))
+            seen.append((value, t))
+            if value < 0:
+                raise _CrossedError
+            return value
+
+        try:
+            minimize_scalar(distance, bounds=(low, high), method="bounded", options={"maxiter": 30})
+        except _CrossedError:
+            value, t = seen[-1]
+            return t, sign * value
+        return None
+
+    def records(self) -> tuple[EventRecord, ...]:
+        """All events found, one record per function."""
+        like = self.backend
+        return tuple(EventRecord(like.times(t, self._like), self._stack(y)) for t, y in self.found)
+
+    def _stack(self, states: list[Array]) -> Array:
+        if not states:
+            return self.backend.empty((0, *self.shape), self._like)
+        return self.backend.xp.stack(states).reshape((len(states), *self.shape))
+
+
+class _CrossedError(Exception):
+    """Leave the minimisation: the sign has changed."""
+
+
+def _terminal(g: Callable[..., Any]) -> float:
+    """How many events of g end the solve."""
+    terminal = getattr(g, "terminal", None)
+    if terminal is None or terminal is False or terminal == 0:
+        return math.inf
+    if terminal == int(terminal) and terminal > 0:
+        return int(terminal)
+    msg = (
+        "The `terminal` attribute of each event must be a boolean or positive integer, "
+        f"not {terminal!r}"
+    )
+    raise ValueError(msg)
+
+
+def _parabola(t: Sequence[float], g: Sequence[float]) -> tuple[float, float]:
+    """Vertex of the parabola through three points, if it is a minimum; else (nan, inf)."""
+    slope_1, slope_2 = (g[1] - g[0]) / (t[1] - t[0]), (g[2] - g[1]) / (t[2] - t[1])
+    curvature = (slope_2 - slope_1) / (t[2] - t[0])
+    if not curvature > 0:
+        return math.nan, math.inf
+    vertex = (t[0] + t[1]) / 2 - slope_1 / (2 * curvature)
+    value = g[0] + slope_1 * (vertex - t[0]) + curvature * (vertex - t[0]) * (vertex - t[1])
+    return vertex, value

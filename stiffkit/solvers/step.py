@@ -1,0 +1,320 @@
+"""One step of an explicit Runge-Kutta method: the kernel, its fast twin, and the Step record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, final
+
+import numpy as np
+
+from .._array import Array, Backend
+from .dense import Segment
+from .tableau import ButcherTableau
+
+__all__ = ["Probe", "Step", "StepHook", "combine", "make_stages", "rk_step"]
+
+RHS = Callable[[float, Array], Array]
+
+
+def combine(row: Sequence[float], k: Sequence[Array]) -> Any:
+    """Σ_j row_j k_j without the exact zeros, so that 0·inf cannot poison a sum."""
+    total: Any = 0.0
+    for weight, k_j in zip(row, k, strict=False):
+        if weight != 0.0:
+            total = total + weight * k_j
+    return total
+
+
+def rk_step(
+    f: RHS, t: float, y: Array, h: float, tableau: ButcherTableau, k_1: Array
+) -> tuple[Array, list[Array]]:
+    """One explicit Runge-Kutta step from (t, y), given k_1 = f(t, y).
+
+    k_i = f(t + c_i h, y + h Σ_j a_ij k_j),    y_new = y + h Σ_i b_i k_i.
+
+    Parameters
+    ----------
+    f : callable
+        Right-hand side ``f(t, y)``.
+    t, h : float
+        Time and (signed) step size.
+    y : array
+        State, any shape, NumPy or torch; the step is differentiable for torch.
+    tableau : ButcherTableau
+        An explicit method.
+    k_1 : array
+        f(t, y): the previous step's last stage for FSAL methods.
+
+    Returns
+    -------
+    y_new : array
+        Approximation at t + h.
+    k : list of array
+        The s stage derivatives.
+    """
+    k, z = [k_1], y
+    for c_i, a_i in zip(tableau.c[1:].tolist(), tableau.A[1:].tolist(), strict=True):
+        z = y + h * combine(a_i, k)
+        k.append(f(t + c_i * h, z))
+    return (z if tableau.fsal else y + h * combine(tableau.b.tolist(), k)), k
+
+
+class _Stages:
+    """The stages of one solve: what the loop needs to know of a method. Arrays are flat here.
+
+    This class keeps the FSAL account and builds dense output; where the stage derivatives are
+    kept, and how they are combined, is the storage's affair (`put`, `get`, `weigh`, `attempt`).
+    """
+
+    def __init__(self, f: RHS, tableau: ButcherTableau) -> None:
+        self.f = f
+        self.tableau = tableau
+        self.s = tableau.n_stages
+        self.nfev = 0
+        self.h = 0.0
+        self.f_new_slot = self.s - 1 if tableau.fsal else self.s
+        self.f_new_at: Array = None
+        """The very array y_new that the stage in `f_new_slot` was evaluated at."""
+
+    def put(self, i: int, value: Array) -> None:
+        """Store k_i."""
+        raise NotImplementedError
+
+    def get(self, i: int) -> Array:
+        """Return k_i; the array is overwritten by later attempts."""
+        raise NotImplementedError
+
+    def weigh(self, row: Sequence[float]) -> Array:
+        """Σ_j row_j k_j over the first len(row) stages."""
+        raise NotImplementedError
+
+    def start(self, y: Array, k_1: Array) -> None:  # noqa: ARG002
+        """Get ready to step from y, given k_1 = f(t, y)."""
+        self.put(0, k_1)
+
+    def advance(self, t: float, y: Array) -> None:
+        """Get ready to step from the end (t, y) of the step before."""
+        self.start(y, self.f_new(t, y))
+
+    def attempt(self, t: float, y: Array, h: float) -> Array:
+        """Compute the stages from (t, y), k_1 being in place, and return y_new."""
+        raise NotImplementedError
+
+    def errors(self) -> list[Array]:
+        """Local error estimates of the last attempt, one fresh array per embedded row."""
+        return [self.h * self.weigh(row) for row in _error_rows(self.tableau)]
+
+    @final
+    def f_new(self, t: float, y: Array) -> Array:
+        """f(t, y) at the end of the step: free for FSAL methods unless y_new was moved."""
+        if self.f_new_at is not y:
+            self.nfev += 1
+            self.put(self.f_new_slot, self.f(t, y))
+            self.f_new_at = y
+        return self.get(self.f_new_slot)
+
+    @final
+    def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
+        """Dense output over the accepted step; evaluates f_new and the extra stages if it must."""
+        h, moved = t_new - t, self.tableau.fsal and self.f_new_at is not y_new
+        f_new = self.f_new(t_new, y_new)
+        dense = self.tableau.interpolant
+        if moved or dense is None:  # a moved y_new is no combination of the stages any more
+            return Segment.hermite(t, t_new, y, y_new, h * self.get(0), h * f_new)
+        for i, (c_i, a_i) in enumerate(zip(dense.c, dense.A, strict=True), self.f_new_slot + 1):
+            self.nfev += 1
+            self.put(i, self.f(t + c_i * h, y + h * self.weigh(a_i)))
+        return Segment(t, t_new, y, y_new, [h * self.weigh(w) for w in self.tableau.bubble])
+
+
+@final
+class _BufferedStages(_Stages):
+    """States and stages in one preallocated buffer, whose rows are y, k_1, ..., k_m.
+
+    The coefficients are scaled by h once an attempt; with a 1 on top of each column, every stage's
+    state is then one product with a view of the buffer. Only y_new is summed as y + h Σ b_i k_i,
+    the increment first, so that a step rounds the state once.
+    """
+
+    def __init__(
+        self, f: RHS, tableau: ButcherTableau, y: Array, backend: Backend, *, dense: bool
+    ) -> None:
+        super().__init__(f, tableau)
+        s, extra = self.s, len(tableau.dense.c) if dense else 0
+        self.backend, self.fsal = backend, tableau.fsal
+        self.buffer = buffer = backend.empty((self.f_new_slot + 2 + extra, y.shape[0]), y)
+        self.K = K = buffer[1:]
+        # Column i holds the coefficients of stage i + 1, the next one b, the last ones the errors.
+        columns = np.column_stack([*tableau.A, tableau.b, *_error_rows(tableau)])
+        self.columns = backend.vector(columns, y)
+        scaled = backend.vector(np.vstack([np.ones(columns.shape[1]), columns]), y)
+        self.h_columns = scaled[1:]
+        inner = range(1, s - 1 if self.fsal else s)
+        self.plan = [
+            (backend.product(scaled[: i + 1, i], buffer[: i + 1]), backend.writer(K[i]), c_i)
+            for i, c_i in enumerate(tableau.c.tolist())
+            if i in inner
+        ]
+        m = s - 1 if self.fsal else s
+        self.increment = backend.product(self.h_columns[:m, s], K[:m])
+        self.error_products = [
+            backend.product(self.h_columns[:, j], K[:s]) for j in range(s + 1, columns.shape[1])
+        ]
+        self.set_y, self.set_k_1 = backend.writer(buffer[0]), backend.writer(K[0])
+        self.set_f_new, self.f_new_row = backend.writer(K[self.f_new_slot]), K[self.f_new_slot]
+
+    def put(self, i: int, value: Array) -> None:
+        self.backend.writer(self.K[i])(value)
+
+    def get(self, i: int) -> Array:
+        return self.K[i]
+
+    def weigh(self, row: Sequence[float]) -> Array:
+        return self.backend.product(self.backend.vector(row, self.K), self.K[: len(row)])()
+
+    def start(self, y: Array, k_1: Array) -> None:
+        self.set_y(y)
+        self.set_k_1(k_1)
+
+    def advance(self, t: float, y: Array) -> None:
+        if self.f_new_at is not y:
+            self.f_new(t, y)
+        self.set_y(y)
+        self.set_k_1(self.f_new_row)
+
+    def attempt(self, t: float, y: Array, h: float) -> Array:
+        self.h, f = h, self.f
+        self.backend.multiply_into(self.columns, h, self.h_columns)
+        stage = None
+        try:
+            for stage in self.plan:
+                state, write, c_i = stage
+                write(f(t + c_i * h, state()))
+            stage = None
+            y_new = self.increment()
+            y_new += y
+            if self.fsal:
+                self.f_new_at = self.backend.protect(y_new)
+                self.nfev += 1
+                self.set_f_new(f(t + h, y_new))
+        finally:
+            self.nfev += len(self.plan) if stage is None else self.plan.index(stage) + 1
+        return y_new
+
+    def errors(self) -> list[Array]:
+        return [product() for product in self.error_products]
+
+
+@final
+class _RecordedStages(_Stages):
+    """Stages as a list of tensors, by `rk_step`: for torch states whose history autograd needs."""
+
+    def __init__(self, f: RHS, tableau: ButcherTableau) -> None:
+        super().__init__(f, tableau)
+        self.list: list[Array] = [None] * (self.f_new_slot + 1 + len(tableau.dense.c))
+
+    def put(self, i: int, value: Array) -> None:
+        self.list[i] = value
+
+    def get(self, i: int) -> Array:
+        return self.list[i]
+
+    def weigh(self, row: Sequence[float]) -> Array:
+        return combine([float(weight) for weight in row], self.list)
+
+    def attempt(self, t: float, y: Array, h: float) -> Array:
+        self.h = h
+        y_new, self.list[: self.s] = rk_step(self._counted, t, y, h, self.tableau, self.list[0])
+        if self.tableau.fsal:
+            self.f_new_at = y_new
+        return y_new
+
+    def _counted(self, t: float, y: Array) -> Array:
+        self.nfev += 1
+        return self.f(t, y)
+
+
+def make_stages(
+    f: RHS, tableau: ButcherTableau, y: Array, f_0: Array, backend: Backend, *, dense: bool
+) -> _Stages:
+    """Stages for a solve from y with f(t0, y) = f_0; recorded if autograd needs their history."""
+    stages: _Stages
+    if backend.wants_grad(y, f_0):
+        stages = _RecordedStages(f, tableau)
+    else:
+        stages = _BufferedStages(f, tableau, y, backend, dense=dense)
+    stages.start(y, f_0)
+    return stages
+
+
+def _error_rows(tableau: ButcherTableau) -> list[Any]:
+    return [row for row in (tableau.e, tableau.e2) if row is not None]
+
+
+class Probe(NamedTuple):
+    """A state z and f(z), at a time where the solution's own state and slope are known too."""
+
+    z: Array
+    """State of the last stage at c = 1 that is not y_new, the problem's shape."""
+    f: Array
+    """f(t + h, z), the problem's shape."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step from t to t + h, as hooks and callbacks see it. Arrays have the problem's shape."""
+
+    tableau: ButcherTableau
+    """The method."""
+    t: float
+    """Start of the step."""
+    h: float
+    """Signed step size."""
+    y: Array
+    """State at t."""
+    k: Sequence[Array]
+    """Stage derivatives k_1, ..., k_s; k_1 = f(t, y)."""
+    y_new: Array
+    """State at t + h (as computed; a guide may commit another)."""
+    t_new: float
+    """End of the step: t + h, exactly the grid's or the span's time where it ends there."""
+
+    @cached_property
+    def err(self) -> Array | None:
+        """Local error estimate h Σ e_i k_i = y_new − y_hat; None without an embedded row."""
+        e = self.tableau.e
+        return None if e is None else self.h * combine(e.tolist(), self.k)
+
+    @cached_property
+    def y_hat(self) -> Array | None:
+        """Result of the embedded method, y + h Σ b̂_i k_i; None without an embedded row."""
+        b_hat = self.tableau.b_hat
+        return None if b_hat is None else self.y + self.h * combine(b_hat.tolist(), self.k)
+
+    @property
+    def f_new(self) -> Array | None:
+        """f(t + h, y_new) where the method has paid for it (FSAL); else None."""
+        return self.k[-1] if self.tableau.fsal else None
+
+    @cached_property
+    def probe(self) -> Probe | None:
+        """Second evaluation at t + h, beside (y_new, f(y_new)); None if the method has none."""
+        i = self.tableau.probe
+        if i is None:
+            return None
+        return Probe(self.y + self.h * combine(self.tableau.A[i].tolist(), self.k), self.k[i])
+
+
+class StepHook(Protocol):
+    """Something that reads a step, or moves its result.
+
+    Called with an accepted step and the previous accepted step's probe: a state and slope at
+    `step.t`, beside `step.y` and `step.k[0]` (None on the first step, after a step whose method
+    has no probe). As ``observe=`` its return value is logged; as ``guide=`` it is the state to
+    commit at the step's end instead of `step.y_new`.
+    """
+
+    def __call__(self, step: Step, probe: Probe | None, /) -> Any:
+        """Return a reading, or the state to commit."""
