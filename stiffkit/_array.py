@@ -36,8 +36,6 @@ class Backend:
     """The NumPy spelling; `_Torch` overrides what differs."""
 
     xp: Any = np
-    # The cheapest call that scales a vector in place: positional for NumPy, keyword for torch.
-    multiply_into: Any = staticmethod(np.multiply)
     warns = True
     """Whether arithmetic with NaN or inf warns."""
 
@@ -70,9 +68,13 @@ class Backend:
         """Points of time, float64."""
         return np.asarray(values, dtype=np.float64)
 
-    def product(self, row: Array, k: Array) -> Any:
+    def product(self, row: Array, k: Array, out: Array | None = None) -> Any:
         """Return a function of nothing for Σ_j row_j k_j, k of shape (m, n)."""
-        return partial(row.dot, k)
+        return partial(row.dot, k) if out is None else partial(row.dot, k, out)
+
+    def detach(self, x: Array) -> Array:
+        """Return `x` as autograd does not see it."""
+        return x
 
     def writer(self, k: Array) -> Any:
         """Return the function that copies an array into `k`."""
@@ -136,7 +138,6 @@ class _Torch(Backend):
 
         self.xp = torch
         self.warns = False
-        self.multiply_into = lambda x, h, out: torch.mul(x, h, out=out)
 
     def state(self, y0: Any) -> Array:
         y = y0.clone()
@@ -161,8 +162,11 @@ class _Torch(Backend):
         dtype = self.xp.float32 if like.device.type == "mps" else self.xp.float64
         return self.xp.as_tensor(np.asarray(values, dtype=np.float64), dtype=dtype).to(like.device)
 
-    def product(self, row: Array, k: Array) -> Any:
-        return partial(self.xp.mv, k.t(), row)
+    def product(self, row: Array, k: Array, out: Array | None = None) -> Any:
+        return partial(self.xp.mv, k.t(), row, out=out)
+
+    def detach(self, x: Array) -> Array:
+        return x.detach()
 
     def writer(self, k: Array) -> Any:
         return k.copy_

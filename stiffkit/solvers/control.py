@@ -37,23 +37,26 @@ class ErrorRatio:
         self.scalar = rtol if isinstance(rtol, float) else None
         self.size = max(int(math.prod(y.shape)), 1)
         self.warns, self.square_sum = backend.warns, backend.square_sum(y)
-        self.abs, self.maximum = backend.xp.abs, backend.xp.maximum
-        self.size_old = self.size_new = self.abs(y)
+        self.abs, self.maximum, self.detach = backend.xp.abs, backend.xp.maximum, backend.detach
+        # |y| at both ends of the step and the scale live in three arrays made once: large states
+        # would spend more time on getting memory than on the arithmetic.
+        self.size_old = self.abs(self.detach(y))
+        self.size_new, self.scale = self.size_old + 0.0, self.size_old + 0.0
 
     def accept(self) -> None:
         """Move to the end of the step last judged."""
-        self.size_old = self.size_new
+        self.size_old, self.size_new = self.size_new, self.size_old
 
     def moved(self, y: Array) -> None:
         """Say that the state is now `y`, not the y_new last judged."""
-        self.size_old = self.abs(y)
+        self.abs(self.detach(y), out=self.size_old)
 
     def __call__(self, errors: list[Array], y_new: Array) -> float:
-        """Return the ratio; NaN or inf where the error estimate is."""
+        """Return the ratio; NaN or inf where the error estimate is. Overwrites `errors`."""
         if self.warns and not math.isfinite(self.square_sum(errors[0])):
             return math.nan
-        self.size_new = self.abs(y_new)
-        scale = self.maximum(self.size_old, self.size_new)
+        self.abs(self.detach(y_new), out=self.size_new)
+        scale = self.maximum(self.size_old, self.size_new, out=self.scale)
         scale += self.offset
         if self.scalar is None:
             scale *= self.rtol

@@ -497,10 +497,12 @@ class _Run:
         )
 
     def solution(self) -> Solution:
-        """All that was computed."""
+        """Return all that was computed; the run is over."""
         p, backend = self.problem, self.problem.backend
+        nfev = self.stages.nfev
+        del self.stages  # its buffer is large, and the stack of all states is made next
         shape = (len(self.y_out), *p.shape)
-        y = backend.xp.stack(self.y_out) if self.y_out else backend.empty(shape, p.y0)
+        y = backend.xp.concatenate(self.y_out) if self.y_out else backend.empty(shape, p.y0)
         interpolant = None
         if self.segments is not None:
             interpolant = DenseOutput(self.breaks, self.segments, p.shape, backend, p.y0)
@@ -510,7 +512,7 @@ class _Run:
             status=self.status,
             message=self.message,
             stats={
-                "nfev": self.stages.nfev,
+                "nfev": nfev,
                 "accepted": self.accepted,
                 "rejected": self.rejected,
                 "njev": 0,

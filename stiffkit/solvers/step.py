@@ -103,8 +103,8 @@ class _Stages:
         raise NotImplementedError
 
     def errors(self) -> list[Array]:
-        """Local error estimates of the last attempt, one fresh array per embedded row."""
-        return [self.h * self.weigh(row) for row in _error_rows(self.tableau)]
+        """Local error estimates of the last attempt, one per embedded row; yours to change."""
+        raise NotImplementedError
 
     @final
     def f_new(self, t: float, y: Array) -> Array:
@@ -143,7 +143,7 @@ class _BufferedStages(_Stages):
     ) -> None:
         super().__init__(f, tableau)
         s, extra = self.s, len(tableau.dense.c) if dense else 0
-        self.backend, self.fsal = backend, tableau.fsal
+        self.backend, self.fsal, self.multiply = backend, tableau.fsal, backend.xp.multiply
         self.buffer = buffer = backend.empty((self.f_new_slot + 2 + extra, y.shape[0]), y)
         self.K = K = buffer[1:]
         # Column i holds the coefficients of stage i + 1, the next one b, the last ones the errors.
@@ -160,7 +160,8 @@ class _BufferedStages(_Stages):
         m = s - 1 if self.fsal else s
         self.increment = backend.product(self.h_columns[:m, s], K[:m])
         self.error_products = [
-            backend.product(self.h_columns[:, j], K[:s]) for j in range(s + 1, columns.shape[1])
+            backend.product(self.h_columns[:, j], K[:s], backend.empty((y.shape[0],), y))
+            for j in range(s + 1, columns.shape[1])
         ]
         self.set_y, self.set_k_1 = backend.writer(buffer[0]), backend.writer(K[0])
         self.set_f_new, self.f_new_row = backend.writer(K[self.f_new_slot]), K[self.f_new_slot]
@@ -186,7 +187,7 @@ class _BufferedStages(_Stages):
 
     def attempt(self, t: float, y: Array, h: float) -> Array:
         self.h, f = h, self.f
-        self.backend.multiply_into(self.columns, h, self.h_columns)
+        self.multiply(self.columns, h, out=self.h_columns)
         stage = None
         try:
             for stage in self.plan:
@@ -230,6 +231,10 @@ class _RecordedStages(_Stages):
         if self.tableau.fsal:
             self.f_new_at = y_new
         return y_new
+
+    def errors(self) -> list[Array]:
+        k = [k_i.detach() for k_i in self.list[: self.s]]
+        return [self.h * combine(row.tolist(), k) for row in _error_rows(self.tableau)]
 
     def _counted(self, t: float, y: Array) -> Array:
         self.nfev += 1
