@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,14 @@ def equations(out: Path) -> None:
             curve, peer_curve = [], []
             for rtol in 10.0 ** -np.arange(4, 12):
                 options = {"rtol": rtol, "atol": rtol * 1e-2}
-                ours, ms = timed(lambda o=options, m=method: sk.solve(f, span, y0, m, **o))
+                ours, ms = timed(partial(sk.solve, f, span, y0, method, **options))
                 score = digits(ours.y[-1], end)
                 curve.append((score, ours.stats["nfev"]))
                 if rtol == 1e-8:
                     row = f"{ours.stats['nfev']:7} {ms:8.2f} {score:7.1f}"
                     print(f"{title:20} {method:18} {row}")
                 if peer:
-                    theirs, ms = timed(lambda o=options, p=peer: solve_ivp(f, span, y0, p, **o))
+                    theirs, ms = timed(partial(solve_ivp, f, span, y0, peer, **options))
                     score = digits(theirs.y[:, -1], end)
                     peer_curve.append((score, theirs.nfev))
                     if rtol == 1e-8:
