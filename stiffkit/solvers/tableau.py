@@ -363,6 +363,26 @@ class ButcherTableau:
         # R agrees with e^z up to z^p, and |e^(iη)| = 1: every coefficient up to η^p vanishes.
         return _first_exit(_squared_modulus(r.real, r.imag), vanishing=self.order)
 
+    def stability_limit(self, angle: float) -> float:
+        """Largest r with |R(ρ e^(i·angle))| ≤ 1 for all ρ in [0, r].
+
+        Parameters
+        ----------
+        angle : float
+            Direction in the complex plane: π is the negative real axis, ±π/2 the imaginary one.
+
+        Returns
+        -------
+        float
+            0 for directions to the right of the imaginary axis.
+        """
+        self._explicit_only("stability_limit")
+        if abs(math.cos(angle)) < 1e-12:
+            return self.imaginary_stability_limit
+        powers = np.exp(1j * angle * np.arange(len(self.stability_polynomial)))
+        r = self.stability_polynomial * powers
+        return _first_exit(_squared_modulus(r.real, r.imag))
+
     def _explicit_only(self, what: str) -> None:
         if not self.explicit:
             msg = f"tableau {self.name!r}: {what} is defined for explicit methods"

@@ -1,0 +1,36 @@
+"""Stiffness: how fast a problem's fastest mode is, and what that means for a method."""
+
+from .indicators import logarithmic_norm, stability_ratio, stiffness_ratio, time_scales
+from .jacobian import JacobianOperator, dense_jacobian
+from .secant import NormRatio, PathSecant, RayleighQuotient, StageRatio
+from .spectrum import (
+    Eigenpair,
+    Spectrum,
+    arnoldi,
+    eigenvalues,
+    lanczos,
+    nonlinear_power_iteration,
+    power_iteration,
+    spectral_abscissa,
+)
+
+__all__ = [
+    "Eigenpair",
+    "JacobianOperator",
+    "NormRatio",
+    "PathSecant",
+    "RayleighQuotient",
+    "Spectrum",
+    "StageRatio",
+    "arnoldi",
+    "dense_jacobian",
+    "eigenvalues",
+    "lanczos",
+    "logarithmic_norm",
+    "nonlinear_power_iteration",
+    "power_iteration",
+    "spectral_abscissa",
+    "stability_ratio",
+    "stiffness_ratio",
+    "time_scales",
+]

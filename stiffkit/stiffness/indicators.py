@@ -1,0 +1,114 @@
+"""Numbers that say how stiff: for a method, for a matrix, for a time span."""
+
+from __future__ import annotations
+
+import cmath
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..solvers.tableau import ButcherTableau
+
+__all__ = ["logarithmic_norm", "stability_ratio", "stiffness_ratio", "time_scales"]
+
+
+def stability_ratio(h: float, eigenvalue: complex, tableau: ButcherTableau) -> float:
+    """h·λ over the method's stability limit, along the direction of hλ in the complex plane.
+
+    Parameters
+    ----------
+    h : float
+        Step size, signed.
+    eigenvalue : complex
+        λ.
+    tableau : ButcherTableau
+        An explicit method.
+
+    Returns
+    -------
+    float
+        Below 1 the mode is damped (or at least does not grow); above 1 the method amplifies it. 0
+        for λ = 0, and inf for a mode that grows by itself: no step size is stable for that.
+    """
+    z = h * complex(eigenvalue)
+    if z == 0:
+        return 0.0
+    limit = tableau.stability_limit(cmath.phase(z))
+    return abs(z) / limit if limit > 0 else math.inf
+
+
+def logarithmic_norm(A: npt.ArrayLike, p: float = 2) -> float:
+    """μ_p(A) = lim (‖I + hA‖_p − 1)/h as h → 0+: the rate at which solutions can start to grow.
+
+    Parameters
+    ----------
+    A : array_like, shape (n, n)
+        Real or complex matrix.
+    p : {1, 2, inf}
+        Which norm: the largest of Re a_jj + Σ_(i≠j) |a_ij| over columns, of the eigenvalues of
+        (A + A*)/2, or of Re a_ii + Σ_(j≠i) |a_ij| over rows.
+
+    Returns
+    -------
+    float
+        At least the spectral abscissa of A, whatever the norm.
+
+    Raises
+    ------
+    ValueError
+        If p is none of these or A is not square.
+
+    References
+    ----------
+    G. Dahlquist, Stability and error bounds in the numerical integration of ordinary differential
+    equations, Trans. Roy. Inst. Tech. Stockholm 130 (1959). Hairer & Wanner II (1996), section
+    IV.11, doi:10.1007/978-3-642-05221-7.
+    """
+    matrix = np.asarray(A)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        msg = f"A must be square, not of shape {matrix.shape}"
+        raise ValueError(msg)
+    if p == 2:
+        return float(np.linalg.eigvalsh((matrix + matrix.conj().T) / 2)[-1])
+    if p not in (1, math.inf):
+        msg = f"p={p!r} is not one of 1, 2, inf"
+        raise ValueError(msg)
+    diagonal = np.diagonal(matrix)
+    off = np.abs(matrix).sum(axis=0 if p == 1 else 1) - np.abs(diagonal)
+    return float((diagonal.real + off).max())
+
+
+def stiffness_ratio(eigenvalues: npt.ArrayLike) -> float:
+    """Ratio max |Re λ| / min |Re λ| over the decaying modes (Re λ < 0); 1 if there are none.
+
+    Eigenvalues below rounding, 1e-12 of the largest modulus, count as zero: conserved quantities
+    do not make a problem stiff.
+    """
+    values = np.asarray(eigenvalues).reshape(-1)
+    scale = np.abs(values).max(initial=0.0)
+    decaying = -values.real[values.real < -1e-12 * scale]
+    return float(decaying.max() / decaying.min()) if decaying.size else 1.0
+
+
+def time_scales(eigenvalues: npt.ArrayLike, span: float | None = None) -> Any:
+    """1/|λ| of each mode, rising; with `span`, how many of the smallest fit into the span.
+
+    Parameters
+    ----------
+    eigenvalues : array_like
+        Of the Jacobian.
+    span : float, optional
+        Length of the time span.
+
+    Returns
+    -------
+    ndarray or float
+        The time scales, inf for λ = 0; or ``span · max |λ|``.
+    """
+    modulus = np.abs(np.asarray(eigenvalues).reshape(-1))
+    if span is not None:
+        return float(abs(span) * modulus.max(initial=0.0))
+    with np.errstate(divide="ignore"):
+        return np.sort(1.0 / modulus)

@@ -1,0 +1,189 @@
+"""Products with the Jacobian of a right-hand side, without the matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .._array import Array, backend_of, is_torch
+from ..solvers.problem import bind
+
+__all__ = ["JacobianOperator", "dense_jacobian", "row_norm"]
+
+_METHODS = ("auto", "jvp", "torch", "difference", "central", "complex-step")
+
+
+class JacobianOperator:
+    """v ↦ J v with J = ∂f/∂y at (t, y).
+
+    Parameters
+    ----------
+    f : callable
+        Right-hand side ``f(t, y, *args)``.
+    t : float or array
+        Time; shape (B,) is allowed with `batched`.
+    y : array
+        State, NumPy or torch, any shape.
+    args : sequence
+        Further arguments of f.
+    jvp : callable, optional
+        ``jvp(t, y, v)``, the product itself.
+    method : {"auto", "jvp", "torch", "difference", "central", "complex-step"}
+        How products are made. ``torch`` is forward-mode differentiation, exact. ``difference``
+        is ``(f(y + εv) − f(y)) / ε`` with ``ε‖v‖ = √u ‖y‖`` (√u for y = 0): one call of f, relative
+        error of the order √u. ``central`` takes two calls, has error u^(2/3), and is exact up to
+        rounding where f is quadratic. ``complex-step`` is ``Im f(y + iεv) / ε``: one call, exact to
+        rounding, for NumPy functions that are real-analytic in y. ``auto`` takes `jvp` if given,
+        ``torch`` for tensors and ``difference`` for NumPy.
+    batched : bool
+        The first axis counts independent samples, and increments are chosen for each.
+    f_0 : array, optional
+        f(t, y) if it is known already: saves a call of ``difference``.
+
+    Attributes
+    ----------
+    nfev : int
+        Calls of f so far (a call of `jvp`, or of torch's, counts as one).
+    products : int
+        Products so far.
+
+    Raises
+    ------
+    ValueError
+        If `method` is unknown or does not fit the arguments.
+    """
+
+    def __init__(
+        self,
+        f: Callable[..., Array],
+        t: Any,
+        y: Array,
+        *,
+        args: Sequence[Any] = (),
+        jvp: Callable[[Any, Array, Array], Array] | None = None,
+        method: str = "auto",
+        batched: bool = False,
+        f_0: Array | None = None,
+    ) -> None:
+        self.backend = backend_of(y)
+        self.f, self.t, self.jvp = bind(f, args), t, jvp
+        self.y = self.backend.state(y)
+        self.batched = batched
+        if method == "auto":
+            method = "jvp" if jvp is not None else "torch" if is_torch(y) else "difference"
+        self._check(method)
+        self.method = method
+        self.nfev = self.products = 0
+        self._f_0 = f_0
+        self._unit = self._increment(method)
+
+    def _check(self, method: str) -> None:
+        if method not in _METHODS:
+            msg = f"method={method!r} is not one of {', '.join(_METHODS)}"
+        elif method == "jvp" and self.jvp is None:
+            msg = "method='jvp' needs the argument jvp"
+        elif method == "torch" and not is_torch(self.y):
+            msg = "method='torch' needs a torch state"
+        elif method == "complex-step" and (is_torch(self.y) or self.y.dtype.kind == "c"):
+            msg = "method='complex-step' needs a real NumPy state"
+        elif self.batched and self.y.ndim == 0:
+            msg = "batched=True needs a state with a first axis"
+        else:
+            return
+        raise ValueError(msg)
+
+    @property
+    def n(self) -> int:
+        """Size of one sample's state."""
+        sizes = self.y.shape[1:] if self.batched else self.y.shape
+        return math.prod(sizes)
+
+    def _increment(self, method: str) -> Any:
+        """‖εv‖ of the difference quotients, shaped to broadcast against one row per sample."""
+        eps = float(self.backend.xp.finfo(self.y.dtype).eps)
+        relative = {"central": eps ** (1 / 3), "complex-step": eps**4}.get(method, eps**0.5)
+        size = row_norm(self.rows(self.y), self.backend.xp)
+        xp = self.backend.xp
+        return relative * xp.where(size > 0, size, xp.ones_like(size))
+
+    def rows(self, x: Array) -> Array:
+        """One flat row per sample."""
+        return x.reshape((len(x), -1)) if self.batched else x.reshape((1, -1))
+
+    @property
+    def f_0(self) -> Array:
+        """f(t, y); called once, and only where it is needed."""
+        if self._f_0 is None:
+            self._f_0 = self._call(self.y)
+        return self._f_0
+
+    def _call(self, y: Array) -> Array:
+        self.nfev += 1
+        value = self.f(self.t, y)
+        return value if is_torch(y) else np.asarray(value)
+
+    def __call__(self, v: Array) -> Array:
+        """Return J v; `v` has the state's shape, or is flat (of one sample, or a row for each)."""
+        self.products += 1
+        shaped = v.reshape(self.y.shape)
+        if self.method == "jvp" and self.jvp is not None:
+            self.nfev += 1
+            return self.jvp(self.t, self.y, shaped).reshape(v.shape)
+        if self.method == "torch":
+            return self._torch_product(shaped).reshape(v.shape)
+        rows, xp = self.rows(shaped), self.backend.xp
+        norm = row_norm(rows, xp)
+        direction = rows / xp.where(norm > 0, norm, xp.ones_like(norm))
+        step = (self._unit * direction).reshape(self.y.shape)
+        quotient = self.rows(self._difference(step)) / self._unit
+        return (quotient * norm).reshape(v.shape)
+
+    def _torch_product(self, v: Array) -> Array:
+        import torch
+
+        self.nfev += 1
+        return torch.func.jvp(lambda y: self.f(self.t, y), (self.y,), (v,))[1]
+
+    def _difference(self, step: Array) -> Array:
+        if self.method == "complex-step":
+            return self._call(self.y + 1j * step).imag
+        if self.method == "central":
+            return 0.5 * (self._call(self.y + step) - self._call(self.y - step))
+        return self._call(self.y + step) - self.f_0
+
+
+def dense_jacobian(operator: JacobianOperator) -> np.ndarray[Any, Any]:
+    """Return the matrix itself, by n products; shape (n, n), or (B, n, n) if batched.
+
+    Parameters
+    ----------
+    operator : JacobianOperator
+        Of a state of moderate size: the cost is n products.
+
+    Returns
+    -------
+    ndarray
+        A NumPy array, float64 or complex128.
+    """
+    y, n = operator.y, operator.n
+    xp = operator.backend.xp
+    rows = operator.rows(y)
+    columns = []
+    for j in range(n):
+        unit = xp.zeros_like(rows)
+        unit[:, j] = 1.0
+        columns.append(operator.backend.numpy(operator(unit)))
+    matrix = np.stack(columns, axis=-1) if columns else np.zeros((len(rows), 0, 0))
+    matrix = matrix.astype(np.result_type(matrix.dtype, np.float64))
+    return matrix if operator.batched else matrix[0]
+
+
+def row_norm(x: Array, xp: Any) -> Array:
+    """Euclidean norms of rows, shape (B, 1); no overflow or underflow in the squares."""
+    size = xp.abs(x)
+    top = xp.amax(size, axis=-1, keepdims=True) if x.shape[-1] else xp.zeros_like(size.sum(-1))
+    scale = xp.where(top > 0, top, xp.ones_like(top))
+    return top * xp.sqrt(((size / scale) ** 2).sum(axis=-1, keepdims=True))
