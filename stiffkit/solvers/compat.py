@@ -263,7 +263,7 @@ class _RungeKutta(OdeSolver):
             if (t_new - self.t_bound) * direction > 0:
                 t_new = self.t_bound
             h = t_new - t
-            y_new = self.stages.attempt(t, y, h)
+            y_new = self.stages.attempt(t, y, t_new)
             ratio = self.ratio(self.stages.errors(), y_new)
             ratio = ratio if math.isfinite(ratio) else math.inf
             accept, factor, self.memory = self.controller(ratio, self.memory, self.error_order)

@@ -301,7 +301,7 @@ class _Run:
             h = t_new - self.t
             if self.accepted:
                 stages.advance(self.t, self.y)
-            y_new = stages.attempt(self.t, self.y, h)
+            y_new = stages.attempt(self.t, self.y, t_new)
             if not bool(isfinite(y_new).all()):
                 self.end(Status.non_finite, self._where_not_finite(y_new))
                 return
@@ -338,7 +338,7 @@ class _Run:
             if (t_new - t1) * direction >= 0:
                 t_new, limit = t1, "end"
             h = t_new - t
-            y_new = stages.attempt(t, y, h)
+            y_new = stages.attempt(t, y, t_new)
             ratio = ratio_of(stages.errors(), y_new)
             if not math.isfinite(ratio):
                 self.rejected += 1

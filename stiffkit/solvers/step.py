@@ -73,7 +73,6 @@ class _Stages:
         self.tableau = tableau
         self.s = tableau.n_stages
         self.nfev = 0
-        self.h = 0.0
         self.f_new_slot = self.s - 1 if tableau.fsal else self.s
         self.f_new_at: Array = None
         """The very array y_new that the stage in `f_new_slot` was evaluated at."""
@@ -98,8 +97,8 @@ class _Stages:
         """Get ready to step from the end (t, y) of the step before."""
         self.start(y, self.f_new(t, y))
 
-    def attempt(self, t: float, y: Array, h: float) -> Array:
-        """Compute the stages from (t, y), k_1 being in place, and return y_new."""
+    def attempt(self, t: float, y: Array, t_new: float) -> Array:
+        """Compute the stages of the step from (t, y) to t_new, k_1 in place; return y_new."""
         raise NotImplementedError
 
     def errors(self) -> list[Array]:
@@ -125,7 +124,7 @@ class _Stages:
             return Segment.hermite(t, t_new, y, y_new, h * self.get(0), h * f_new)
         for i, (c_i, a_i) in enumerate(zip(dense.c, dense.A, strict=True), self.f_new_slot + 1):
             self.nfev += 1
-            self.put(i, self.f(t + c_i * h, y + h * self.weigh(a_i)))
+            self.put(i, self.f(t_new - (1 - c_i) * h, y + h * self.weigh(a_i)))
         return Segment(t, t_new, y, y_new, [h * self.weigh(w) for w in self.tableau.bubble])
 
 
@@ -152,8 +151,9 @@ class _BufferedStages(_Stages):
         scaled = backend.vector(np.vstack([np.ones(columns.shape[1]), columns]), y)
         self.h_columns = scaled[1:]
         inner = range(1, s - 1 if self.fsal else s)
+        # Times are counted back from t_new: t + (t_new − t) may round to a time past the span.
         self.plan = [
-            (backend.product(scaled[: i + 1, i], buffer[: i + 1]), backend.writer(K[i]), c_i)
+            (backend.product(scaled[: i + 1, i], buffer[: i + 1]), backend.writer(K[i]), 1 - c_i)
             for i, c_i in enumerate(tableau.c.tolist())
             if i in inner
         ]
@@ -185,21 +185,21 @@ class _BufferedStages(_Stages):
         self.set_y(y)
         self.set_k_1(self.f_new_row)
 
-    def attempt(self, t: float, y: Array, h: float) -> Array:
-        self.h, f = h, self.f
+    def attempt(self, t: float, y: Array, t_new: float) -> Array:
+        f, h = self.f, t_new - t
         self.multiply(self.columns, h, out=self.h_columns)
         stage = None
         try:
             for stage in self.plan:
-                state, write, c_i = stage
-                write(f(t + c_i * h, state()))
+                state, write, rest = stage
+                write(f(t_new - rest * h, state()))
             stage = None
             y_new = self.increment()
             y_new += y
             if self.fsal:
                 self.f_new_at = self.backend.protect(y_new)
                 self.nfev += 1
-                self.set_f_new(f(t + h, y_new))
+                self.set_f_new(f(t_new, y_new))
         finally:
             self.nfev += len(self.plan) if stage is None else self.plan.index(stage) + 1
         return y_new
@@ -214,6 +214,7 @@ class _RecordedStages(_Stages):
 
     def __init__(self, f: RHS, tableau: ButcherTableau) -> None:
         super().__init__(f, tableau)
+        self.h = 0.0
         self.list: list[Array] = [None] * (self.f_new_slot + 1 + len(tableau.dense.c))
 
     def put(self, i: int, value: Array) -> None:
@@ -225,9 +226,14 @@ class _RecordedStages(_Stages):
     def weigh(self, row: Sequence[float]) -> Array:
         return combine([float(weight) for weight in row], self.list)
 
-    def attempt(self, t: float, y: Array, h: float) -> Array:
-        self.h = h
-        y_new, self.list[: self.s] = rk_step(self._counted, t, y, h, self.tableau, self.list[0])
+    def attempt(self, t: float, y: Array, t_new: float) -> Array:
+        self.h = h = t_new - t
+
+        def f(time: float, state: Array) -> Array:
+            self.nfev += 1
+            return self.f(t_new if time == t + h else time, state)
+
+        y_new, self.list[: self.s] = rk_step(f, t, y, h, self.tableau, self.list[0])
         if self.tableau.fsal:
             self.f_new_at = y_new
         return y_new
@@ -235,10 +241,6 @@ class _RecordedStages(_Stages):
     def errors(self) -> list[Array]:
         k = [k_i.detach() for k_i in self.list[: self.s]]
         return [self.h * combine(row.tolist(), k) for row in _error_rows(self.tableau)]
-
-    def _counted(self, t: float, y: Array) -> Array:
-        self.nfev += 1
-        return self.f(t, y)
 
 
 def make_stages(
