@@ -103,6 +103,7 @@ def solve_ivp(
         events=events,
         controller=_ELEMENTARY,
         max_steps=sys.maxsize,
+        detect=False,
         args=() if args is None else args,
         **known,
     )

@@ -43,6 +43,10 @@ class ErrorRatio:
         self.size_old = self.abs(self.detach(y))
         self.size_new, self.scale = self.size_old + 0.0, self.size_old + 0.0
 
+    def norm(self, x: Array) -> float:
+        """Return the rms of `x` in units of the tolerance at the step last judged."""
+        return math.sqrt(self.square_sum(x / self.scale) / self.size) / (self.scalar or 1.0)
+
     def accept(self) -> None:
         """Move to the end of the step last judged."""
         self.size_old, self.size_new = self.size_new, self.size_old

@@ -55,6 +55,8 @@ class Solution:
     ``limit`` (what set h), and each observer's readings under its name."""
     events: tuple[EventRecord, ...] = ()
     """One record per event function."""
+    stiffness: tuple[Any, ...] = ()
+    """What the stiffness detector proved: `stiffkit.stiffness.Evidence`, in the order of time."""
     interpolant: DenseOutput | None = None
     """The solution as a function of time, with ``dense=True``."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +29,12 @@ from .solution import Solution, Status, freeze_log
 from .step import Probe, Step, StepHook, make_stages
 from .tableau import ButcherTableau
 
+if TYPE_CHECKING:
+    from ..stiffness.detect import StiffnessDetector
+
 __all__ = ["solve"]
+
+_LOGGER = logging.getLogger("stiffkit")
 
 DEFAULT_CONTROLLER = "PI-DOPRI5"
 """Chosen by measurement: docs/decisions/001-default-controller.md."""
@@ -59,6 +65,7 @@ def solve(
     callback: Callable[[Step], Any] | None = None,
     progress: bool = False,
     log: bool = False,
+    detect: bool = True,
     args: Sequence[Any] = (),
 ) -> Solution:
     """Solve the initial value problem y' = f(t, y), y(t0) = y0.
@@ -111,6 +118,9 @@ def solve(
         Show a progress bar in t (needs tqdm).
     log : bool
         Keep ``Solution.log``, an entry per attempted step.
+    detect : bool
+        Watch for stiffness (not with `grid` or `guide`): a solve that was limited by stability
+        says so in its message. See `stiffkit.stiffness.detect`.
     args : sequence
         Further arguments of f and of the events.
 
@@ -147,6 +157,11 @@ def solve(
         dense=dense,
         progress=progress,
     )
+    if detect and grid is None and guide is None:
+        # The detector stands above the solvers: it is fetched when a solve asks for it.
+        from ..stiffness.detect import StiffnessDetector
+
+        run.detector = StiffnessDetector(tableau)
     with _Progress(problem, enabled=progress) as bar:
         try:
             run.integrate(bar)
@@ -263,6 +278,7 @@ class _Run:
         self.status, self.message = Status.success, Status.success.value
         self.accepted = self.rejected = 0
         self.probe: Probe | None = None
+        self.detector: StiffnessDetector | None = None
         self.finder = EventFinder(events, p.t0, p.y0, p.shape, backend) if events else None
         self.segments: list[Segment] | None = [] if dense else None
         self.breaks = [p.t0]
@@ -316,7 +332,7 @@ class _Run:
         ratio_of = ErrorRatio(p.rtol, p.atol, y, p.backend)
         memory, max_step, logging = controller.init(), steps.max_step, self.hooks.rows is not None
         h_abs, limit, non_finite = self._first_step(order), "first_step", 0
-        attempts_left, retry = steps.max_steps, False
+        attempts_left, retry, detector = steps.max_steps, False, self.detector
         while True:
             min_step = 10 * math.ulp(t)
             if h_abs > max_step:
@@ -339,7 +355,8 @@ class _Run:
                 t_new, limit = t1, "end"
             h = t_new - t
             y_new = stages.attempt(t, y, t_new)
-            ratio = ratio_of(stages.errors(), y_new)
+            errors = stages.errors()
+            ratio = ratio_of(errors, y_new)
             if not math.isfinite(ratio):
                 self.rejected += 1
                 non_finite += 1
@@ -357,6 +374,8 @@ class _Run:
                 self.rejected += 1
                 continue
             non_finite = 0
+            if detector is not None and detector.due():
+                self._look(detector, ratio_of, errors[0], ratio, t_new, y_new)
             ratio_of.accept()
             if self._commit(t_new, y_new, bar) or t_new == t1:
                 return
@@ -383,6 +402,30 @@ class _Run:
             max_step=steps.max_step,
             backend=p.backend,
         )
+
+    def _look(
+        self,
+        detector: StiffnessDetector,
+        ratio_of: ErrorRatio,
+        err: Array,
+        ratio: float,
+        t_new: float,
+        y_new: Array,
+    ) -> None:
+        """Show the detector an accepted step, `err` being in units of the tolerance."""
+        p, stages, y, h = self.problem, self.stages, self.y, t_new - self.t
+        detach = p.backend.detach
+        f_new, z, i = detach(stages.f_new(t_new, y_new)), stages.probe_state(), self.tableau.probe
+        y_end = detach(y_new)
+        rise = ratio_of.norm(y_end - detach(y))
+        turn = ratio_of.norm(f_new - detach(stages.get(0)))
+        stage = None
+        if z is not None and i is not None:
+            below = ratio_of.square_sum(y_end - detach(z))
+            above = ratio_of.square_sum(f_new - detach(stages.get(i)))
+            stage = math.sqrt(above / below) if below > 0 else 0.0
+        if detector.suspicious(h, ratio, rise, turn, stage):
+            detector.prove(p.f, t_new, y_end, f_new, err * ratio_of.scale, h, p.backend)
 
     # An accepted step -----------------------------------------------------------------------------
 
@@ -499,18 +542,23 @@ class _Run:
     def solution(self) -> Solution:
         """Return all that was computed; the run is over."""
         p, backend = self.problem, self.problem.backend
-        nfev = self.stages.nfev
+        nfev = self.stages.nfev + (0 if self.detector is None else self.detector.nfev)
         del self.stages  # its buffer is large, and the stack of all states is made next
         shape = (len(self.y_out), *p.shape)
         y = backend.xp.concatenate(self.y_out) if self.y_out else backend.empty(shape, p.y0)
         interpolant = None
         if self.segments is not None:
             interpolant = DenseOutput(self.breaks, self.segments, p.shape, backend, p.y0)
+        message, found = self.message, self.detector and self.detector.summary(self.t)
+        if found:
+            message = f"{message}; {found}"
+            _LOGGER.info("%s", found)
         return Solution(
             t=backend.times(self.t_out, p.y0),
             y=y.reshape(shape),
             status=self.status,
-            message=self.message,
+            message=message,
+            stiffness=() if self.detector is None else tuple(self.detector.evidence),
             stats={
                 "nfev": nfev,
                 "accepted": self.accepted,

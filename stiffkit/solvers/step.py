@@ -105,6 +105,10 @@ class _Stages:
         """Local error estimates of the last attempt, one per embedded row; yours to change."""
         raise NotImplementedError
 
+    def probe_state(self) -> Array | None:
+        """State z of the probe's stage in the last attempt; None where there is no probe."""
+        raise NotImplementedError
+
     @final
     def f_new(self, t: float, y: Array) -> Array:
         """f(t, y) at the end of the step: free for FSAL methods unless y_new was moved."""
@@ -204,6 +208,10 @@ class _BufferedStages(_Stages):
             self.nfev += len(self.plan) if stage is None else self.plan.index(stage) + 1
         return y_new
 
+    def probe_state(self) -> Array | None:
+        i = self.tableau.probe
+        return None if i is None else self.plan[i - 1][0]()
+
     def errors(self) -> list[Array]:
         return [product() for product in self.error_products]
 
@@ -214,6 +222,7 @@ class _RecordedStages(_Stages):
 
     def __init__(self, f: RHS, tableau: ButcherTableau) -> None:
         super().__init__(f, tableau)
+        self.y: Array = None
         self.h = 0.0
         self.list: list[Array] = [None] * (self.f_new_slot + 1 + len(tableau.dense.c))
 
@@ -227,7 +236,8 @@ class _RecordedStages(_Stages):
         return combine([float(weight) for weight in row], self.list)
 
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
-        self.h = h = t_new - t
+        self.y, self.h = y, t_new - t
+        h = self.h
 
         def f(time: float, state: Array) -> Array:
             self.nfev += 1
@@ -237,6 +247,12 @@ class _RecordedStages(_Stages):
         if self.tableau.fsal:
             self.f_new_at = y_new
         return y_new
+
+    def probe_state(self) -> Array | None:
+        i = self.tableau.probe
+        if i is None:
+            return None
+        return self.y + self.h * combine(self.tableau.A[i].tolist(), self.list)
 
     def errors(self) -> list[Array]:
         k = [k_i.detach() for k_i in self.list[: self.s]]

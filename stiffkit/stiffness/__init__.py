@@ -1,5 +1,6 @@
 """Stiffness: how fast a problem's fastest mode is, and what that means for a method."""
 
+from .detect import Evidence, Stiffness, StiffnessDetector
 from .indicators import logarithmic_norm, stability_ratio, stiffness_ratio, time_scales
 from .jacobian import JacobianOperator, dense_jacobian
 from .secant import NormRatio, PathSecant, RayleighQuotient, StageRatio
@@ -16,12 +17,15 @@ from .spectrum import (
 
 __all__ = [
     "Eigenpair",
+    "Evidence",
     "JacobianOperator",
     "NormRatio",
     "PathSecant",
     "RayleighQuotient",
     "Spectrum",
     "StageRatio",
+    "Stiffness",
+    "StiffnessDetector",
     "arnoldi",
     "dense_jacobian",
     "eigenvalues",

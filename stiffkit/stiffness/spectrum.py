@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
 from .._array import Array, backend_of
 from .jacobian import JacobianOperator, dense_jacobian, row_norm
@@ -386,10 +385,10 @@ class _Krylov:
         """Dimension of each sample's space: less than k where it is invariant (breakdown)."""
         self.steps = 0
 
-    def extend(self) -> None:
-        """Run the Arnoldi process up to dimension k, orthogonalising twice."""
+    def extend(self, upto: int | None = None) -> None:
+        """Run the Arnoldi process up to dimension `upto` (k), orthogonalising twice."""
         rows, xp, numpy = self.rows, self.rows.xp, self.rows.backend.numpy
-        for j in range(len(self.V) - 1, self.k):
+        for j in range(len(self.V) - 1, self.k if upto is None else min(upto, self.k)):
             w = rows.apply(self.V[j])
             self.steps += 1
             size = numpy(rows.norm(w))[:, 0].astype(np.float64)
@@ -413,7 +412,7 @@ class _Krylov:
 
     def ritz(self, b: int, *, symmetric: bool) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
         """Ritz values (m,), coordinates (m, m) and residuals (m,) of sample b."""
-        m = int(self.length[b])
+        m = min(int(self.length[b]), len(self.V) - 1)
         H = self.H[b, :m, :m]
         if symmetric:
             values, weights = np.linalg.eigh((H + H.conj().T) / 2)
@@ -434,6 +433,8 @@ class _Krylov:
 
     def restart(self, keep: int, wanted: Callable[[NumpyArray], NumpyArray]) -> None:
         """Compress to the `keep` Schur vectors wanted most (Stewart's Krylov-Schur; one sample)."""
+        from scipy.linalg import schur
+
         H = self.H[0, : self.k, : self.k]
         values = np.linalg.eigvals(H)
         threshold = np.sort(wanted(values))[::-1][keep - 1]
@@ -443,9 +444,9 @@ class _Krylov:
             return bool(wanted(np.array([complex(re, im)]))[0] >= threshold - 1e-12 * scale)
 
         if H.dtype.kind == "c":
-            T, Q, p = scipy.linalg.schur(H, output="complex", sort=lambda z: select(z.real, z.imag))
+            T, Q, p = schur(H, output="complex", sort=lambda z: select(z.real, z.imag))
         else:
-            T, Q, p = scipy.linalg.schur(H, output="real", sort=select)
+            T, Q, p = schur(H, output="real", sort=select)
         p = min(max(int(p), 1), self.k - 1)
         tail = self.H[0, self.k, : self.k] @ Q
         rows = self.rows

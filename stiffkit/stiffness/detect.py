@@ -1,0 +1,264 @@
+"""Is a solve limited by stability rather than accuracy? A free trigger, then a Krylov proof.
+
+Every few accepted steps two quotients are formed from evaluations that the step has paid for,
+with Δ in units of the tolerance (divided by atol + rtol |y|):
+
+* the smooth path: κ = h ‖f_new − f‖ / ‖y_new − y‖ is how much the slope turns in a step. A
+  solution that turns at this rate has a local error near ``Â κ^q ‖Δy‖``, Â the error norm of the
+  embedded method and q its order. Where this is far below the error that the pair reports, the
+  error is not the solution's own: it is what is left of fast modes that the step barely damps.
+* Hairer's stage ratio: h ‖f_new − f(z)‖ / ‖y_new − z‖ of two states at one time, which comes
+  near the stability limit when such a mode dominates the difference.
+
+Three looks in a row that suspect either make a case. It is then put to the proof: an Arnoldi
+process started from the error estimate, which is rich in the mode that limits the step, runs until
+its dominant Ritz pair is good to 15 %, and the step is called limited by stability if hλ lies
+beyond 70 % of the method's limit along its own direction in the left half plane. A case that
+fails makes the next one wait longer, so that the proofs of a non-stiff solve cost a bounded share.
+
+References
+----------
+E. Hairer, G. Wanner, Solving Ordinary Differential Equations II, 2nd ed., Springer (1996), section
+IV.2, doi:10.1007/978-3-642-05221-7. L. F. Shampine, Diagnosing stiffness for Runge-Kutta methods,
+SIAM J. Sci. Stat. Comput. 12 (1991) 260-272, doi:10.1137/0912015.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from .._array import Array, Backend
+from ..solvers.tableau import ButcherTableau
+from .indicators import stability_ratio
+from .jacobian import JacobianOperator
+from .spectrum import _Krylov, _Rows
+
+__all__ = ["Evidence", "Stiffness", "StiffnessDetector"]
+
+
+class Stiffness(Enum):
+    """What the detector makes of a problem, for the method and tolerances at hand."""
+
+    non_stiff = "non-stiff"
+    mildly_stiff = "mildly stiff, real spectrum"
+    stiff = "stiff"
+    oscillatory = "oscillatory"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One proof: what was found at a step that was suspected."""
+
+    t: float
+    """End of the step."""
+    h: float
+    """Its signed size."""
+    eigenvalue: complex
+    """Dominant eigenvalue of the Jacobian there (a Ritz value)."""
+    residual: float
+    """Of the Ritz pair: the eigenvalue is exact for a Jacobian this close."""
+    stability_ratio: float
+    """hλ over the method's limit in its direction."""
+    accuracy_step: float
+    """The step that the smooth path's error would allow: an estimate of the order of magnitude."""
+    products: int
+    """Calls of f that the proof cost."""
+    verdict: Stiffness
+    """What follows from it."""
+
+
+class StiffnessDetector:
+    """Watches a solve from step to step.
+
+    Parameters
+    ----------
+    tableau : ButcherTableau
+        The method; explicit, with an embedded row.
+    interval : int
+        Accepted steps between looks while nothing is suspected.
+    looks : int
+        Suspicious looks in a row, at successive steps, that make a case.
+
+    Attributes
+    ----------
+    state : Stiffness
+        The verdict that stands.
+    since : float or None
+        Where it was reached.
+    evidence : list of Evidence
+        All proofs, successful or not.
+    nfev : int
+        Calls of f that proofs have cost.
+    """
+
+    # An error that is 30 times what the smooth path explains is not the path's.
+    UNEXPLAINED = 30.0
+    STAGE_RATIO = 0.7
+    PROOF = 0.7
+    RITZ_TOLERANCE = 0.15
+    DIMENSION = 20
+
+    def __init__(self, tableau: ButcherTableau, *, interval: int = 10, looks: int = 3) -> None:
+        quality = tableau.pair_quality
+        if quality is None or tableau.error_order is None:
+            msg = f"method {tableau.name!r} has no embedded row to detect stiffness with"
+            raise ValueError(msg)
+        self.tableau, self.interval, self.looks = tableau, interval, looks
+        self.order, self.error_norm = tableau.error_order, quality.A_hat
+        self.limit = tableau.real_stability_limit
+        self.state = Stiffness.non_stiff
+        self.since: float | None = None
+        self.evidence: list[Evidence] = []
+        self.nfev = 0
+        self.hits = self.misses = 0
+        self.wait = interval
+        self.pause = interval
+        self.accuracy_step = math.inf
+
+    def due(self) -> bool:
+        """Count an accepted step; say whether to look at this one."""
+        self.wait -= 1
+        return self.wait <= 0
+
+    def suspicious(
+        self,
+        h: float,
+        ratio: float,
+        rise: float,
+        turn: float,
+        stage: float | None,
+    ) -> bool:
+        """Look at a step.
+
+        Parameters
+        ----------
+        h : float
+            Signed size.
+        ratio : float
+            Error estimate over tolerance.
+        rise, turn : float
+            ‖y_new − y‖ and ‖f_new − f‖, rms in units of the tolerance.
+        stage : float, optional
+            ‖f_new − f(z)‖ / ‖y_new − z‖, where there is such a stage.
+
+        Returns
+        -------
+        bool
+            Whether there is a case to prove now.
+        """
+        kappa = abs(h) * turn / rise if rise > 0 else math.inf
+        smooth = self.error_norm * kappa**self.order * rise if rise > 0 else 0.0
+        self.accuracy_step = (
+            abs(h) * (0.5 / smooth) ** (1 / (self.order + 1)) if smooth > 0 else math.inf
+        )
+        unexplained = ratio > 1e-3 and ratio > self.UNEXPLAINED * smooth
+        near_limit = stage is not None and abs(h) * stage > self.STAGE_RATIO * self.limit
+        if not (unexplained or near_limit):
+            self.hits, self.wait = 0, self.interval
+            self._relax()
+            return False
+        self.hits += 1
+        self.wait = 1
+        return self.hits >= self.looks
+
+    def _relax(self) -> None:
+        """Let a verdict lapse after as many quiet looks as it took suspicious ones."""
+        if self.state is Stiffness.non_stiff:
+            return
+        self.misses += 1
+        if self.misses >= self.looks:
+            self.state, self.since, self.misses = Stiffness.non_stiff, None, 0
+
+    def prove(
+        self, f: Any, t: float, y: Array, f_new: Array, err: Array, h: float, backend: Backend
+    ) -> Evidence:
+        """Find the dominant eigenvalue from the error estimate on, and judge.
+
+        Parameters
+        ----------
+        f : callable
+            Right-hand side on flat states.
+        t : float
+            End of the step.
+        y, f_new, err : flat array
+            State, slope, and error estimate there.
+        h : float
+            Signed step size.
+        backend : Backend
+            Of the state.
+
+        Returns
+        -------
+        Evidence
+            Also appended to `evidence`.
+        """
+        operator = JacobianOperator(f, t, y, method="difference", f_0=f_new)
+        start = err if float(backend.xp.abs(err).max()) > 0 else f_new
+        if float(backend.xp.abs(start).max()) == 0:
+            start = backend.xp.ones_like(y)
+        rows = _Rows(operator, start, batched=False, seed=0)
+        krylov = _Krylov(rows, self.DIMENSION)
+        value, residual = 0j, math.inf
+        for m in range(2, krylov.k + 1) if krylov.k > 1 else [1]:
+            krylov.extend(m)
+            values, _, residuals = krylov.ritz(0, symmetric=False)
+            i = int(np.argmax(np.abs(values)))
+            value, residual = complex(values[i]), float(residuals[i])
+            if residual <= self.RITZ_TOLERANCE * abs(value) or int(krylov.length[0]) <= m:
+                break
+        self.nfev += operator.nfev
+        found = self._judge(t, h, value, residual, operator.nfev)
+        self.evidence.append(found)
+        self.hits = 0
+        if found.verdict is Stiffness.non_stiff:
+            # A solve that stays suspicious without being stiff is asked less and less often.
+            self.pause = min(2 * self.pause, 50 * self.interval)
+            self.wait = self.pause
+        else:
+            self.wait, self.misses = 10 * self.interval, 0
+            self.pause = self.interval
+            if self.state is Stiffness.non_stiff:
+                self.since = t
+        self.state = found.verdict
+        return found
+
+    def summary(self, t: float) -> str | None:
+        """Say in one sentence what was found in a solve that reached t; None for nothing."""
+        proofs = [found for found in self.evidence if found.verdict is not Stiffness.non_stiff]
+        if not proofs:
+            return None
+        first, last = proofs[0], proofs[-1]
+        span = abs(t - first.t)
+        rate = float(np.mean([1 / max(found.accuracy_step, 1e-300) for found in proofs]))
+        steps = max(round(span * rate), 1)
+        ratio = f"hρ = {abs(last.h * last.eigenvalue):.3g}"
+        limit = f"{abs(last.h * last.eigenvalue) / last.stability_ratio:.3g}"
+        now = "" if self.state is not Stiffness.non_stiff else f" until about t = {last.t:.6g}"
+        return (
+            f"limited by stability since t = {first.t:.6g}{now}: {last.verdict.value}, {ratio} at "
+            f"the limit {limit} of {self.tableau.name}; an implicit method, such as "
+            f"solve_ivp(method='Radau'), would take about {steps} steps over the same time"
+        )
+
+    def _judge(
+        self, t: float, h: float, value: complex, residual: float, products: int
+    ) -> Evidence:
+        share = stability_ratio(h, value, self.tableau)
+        decays = (value * h).real < 0
+        verdict = Stiffness.non_stiff
+        trusted = residual <= 2 * self.RITZ_TOLERANCE * abs(value)
+        if trusted and self.PROOF <= share < math.inf and decays:
+            if abs(value.imag) > abs(value.real):
+                verdict = Stiffness.oscillatory
+            elif abs(value.imag) > 0.1 * abs(value.real):
+                verdict = Stiffness.stiff
+            else:
+                # A stabilised method covers hρ with about √(hρ/0.65) calls (RKC): up to 50.
+                stages = math.sqrt(abs(value) * min(self.accuracy_step, 1e300))
+                verdict = Stiffness.mildly_stiff if stages < 50 else Stiffness.stiff
+        return Evidence(t, h, value, residual, share, self.accuracy_step, products, verdict)
