@@ -16,6 +16,7 @@ from .solvers import (
 
 if TYPE_CHECKING:
     from .solvers.compat import ode_solver, solve_ivp
+    from .stiffness import diagnose
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "Solution",
     "Status",
     "Step",
+    "diagnose",
     "ode_solver",
     "solve",
     "solve_ivp",
@@ -40,6 +42,10 @@ def __getattr__(name: str) -> Any:
         from .solvers import compat
 
         return getattr(compat, name)
+    if name == "diagnose":
+        from .stiffness import diagnose
+
+        return diagnose
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 

@@ -18,7 +18,7 @@ class DataDenoiser:
 
     Parameters
     ----------
-    data : array, shape (m, *shape)
+    data : array, shape ``(m, *shape)``
         NumPy or torch, floating point.
     std : float
         The blur s ≥ 0; 0 is the data set itself.
@@ -42,14 +42,14 @@ class DataDenoiser:
 
         Parameters
         ----------
-        x : array, shape (B, *shape)
+        x : array, shape ``(B, *shape)``
             Noisy samples.
         sigma : float or array, shape () or (B,)
             Noise level.
 
         Returns
         -------
-        array, shape (B, *shape)
+        array, shape ``(B, *shape)``
         """
         xp, flat = self.xp, x.reshape((len(x), -1))
         noise = (sigma.reshape((-1, 1)) if getattr(sigma, "ndim", 0) else sigma) ** 2

@@ -12,7 +12,7 @@ from .schedule import karras_sigmas
 __all__ = ["probability_flow", "sample"]
 
 Denoiser = Callable[[Array, Any], Array]
-"""``D(x, sigma)``: the expected clean sample, x of shape (B, *shape)."""
+"""``D(x, sigma)``: the expected clean sample, x of shape ``(B, *shape)``."""
 
 
 def probability_flow(denoiser: Denoiser) -> Callable[[Any, Array], Array]:
@@ -39,7 +39,7 @@ def sample(
     ----------
     denoiser : callable
         ``D(x, sigma)``.
-    noise : array, shape (B, *shape)
+    noise : array, shape ``(B, *shape)``
         Unit normal noise, NumPy or torch.
     sigmas : array_like, shape (n,), optional
         Falling noise levels, without a final zero; by default `karras_sigmas(steps)`.
@@ -52,7 +52,7 @@ def sample(
 
     Returns
     -------
-    array, shape (B, *shape)
+    array, shape ``(B, *shape)``
 
     Raises
     ------

@@ -33,7 +33,7 @@ class EventRecord(NamedTuple):
     t: Array
     """Times, shape (m,)."""
     y: Array
-    """States, shape (m, *shape)."""
+    """States, shape ``(m, *shape)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Solution:
     t: Array
     """Times, shape (n_t,): those of `t_eval`, or every accepted step's."""
     y: Array
-    """States, shape (n_t, *shape): time is the first axis."""
+    """States, shape ``(n_t, *shape)``: time is the first axis."""
     status: Status
     """How the solve ended."""
     message: str

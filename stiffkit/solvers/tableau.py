@@ -349,14 +349,14 @@ class ButcherTableau:
 
     @cached_property
     def real_stability_limit(self) -> float:
-        """Largest x with |R(−ξ)| ≤ 1 for all ξ in [0, x]."""
+        """Largest x with ``|R(−ξ)| ≤ 1`` for all ξ in [0, x]."""
         self._explicit_only("real_stability_limit")
         flipped = self.stability_polynomial * (-1.0) ** np.arange(len(self.stability_polynomial))
         return _first_exit(_squared_modulus(flipped, np.zeros_like(flipped)))
 
     @cached_property
     def imaginary_stability_limit(self) -> float:
-        """Largest y with |R(iη)| ≤ 1 for all η in [0, y]: first sign change of |R(iη)|² − 1."""
+        """Largest y with ``|R(iη)| ≤ 1`` for all η in [0, y]: first sign change of ``|R|² − 1``."""
         self._explicit_only("imaginary_stability_limit")
         powers = np.array([1j**k for k in range(len(self.stability_polynomial))])
         r = self.stability_polynomial * powers
@@ -364,7 +364,7 @@ class ButcherTableau:
         return _first_exit(_squared_modulus(r.real, r.imag), vanishing=self.order)
 
     def stability_limit(self, angle: float) -> float:
-        """Largest r with |R(ρ e^(i·angle))| ≤ 1 for all ρ in [0, r].
+        """Largest r with ``|R(ρ e^(i·angle))| ≤ 1`` for all ρ in [0, r].
 
         Parameters
         ----------
@@ -460,7 +460,7 @@ class ButcherTableau:
         return "\n".join([repr(self)[1:-1], *lines])
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
-        """Draw the boundary of the stability region {z : |R(z)| ≤ 1} and its inside.
+        """Draw the boundary of the stability region ``{z : |R(z)| ≤ 1}`` and its inside.
 
         Parameters
         ----------

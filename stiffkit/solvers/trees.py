@@ -63,13 +63,13 @@ def _grow(tree: Tree) -> Iterator[Tree]:
 
 @cache
 def size(tree: Tree) -> int:
-    """Return |t|, the number of nodes."""
+    """Return ``|t|``, the number of nodes."""
     return 1 + sum(size(child) for child in tree)
 
 
 @cache
 def density(tree: Tree) -> int:
-    """Return gamma(t) = |t| times the densities of the subtrees."""
+    """Return gamma(t), ``|t|`` times the densities of the subtrees."""
     return size(tree) * math.prod(density(child) for child in tree)
 
 

@@ -3,6 +3,7 @@
 from .detect import Evidence, Stiffness, StiffnessDetector
 from .indicators import logarithmic_norm, stability_ratio, stiffness_ratio, time_scales
 from .jacobian import JacobianOperator, dense_jacobian
+from .report import MethodCost, StiffnessReport, diagnose
 from .secant import NormRatio, PathSecant, RayleighQuotient, StageRatio
 from .spectrum import (
     Eigenpair,
@@ -19,6 +20,7 @@ __all__ = [
     "Eigenpair",
     "Evidence",
     "JacobianOperator",
+    "MethodCost",
     "NormRatio",
     "PathSecant",
     "RayleighQuotient",
@@ -26,8 +28,10 @@ __all__ = [
     "StageRatio",
     "Stiffness",
     "StiffnessDetector",
+    "StiffnessReport",
     "arnoldi",
     "dense_jacobian",
+    "diagnose",
     "eigenvalues",
     "lanczos",
     "logarithmic_norm",

@@ -11,7 +11,7 @@ import numpy as np
 from .._array import Array, backend_of, is_torch
 from ..solvers.problem import bind
 
-__all__ = ["JacobianOperator", "dense_jacobian", "row_norm"]
+__all__ = ["JacobianOperator", "dense_jacobian", "row_norm", "slope", "time_like"]
 
 _METHODS = ("auto", "jvp", "torch", "difference", "central", "complex-step")
 
@@ -22,9 +22,9 @@ class JacobianOperator:
     Parameters
     ----------
     f : callable
-        Right-hand side ``f(t, y, *args)``.
+        Right-hand side ``f(t, y, *args)``, as for `stiffkit.solve`.
     t : float or array
-        Time; shape (B,) is allowed with `batched`.
+        Time; shape (B,) is allowed with `batched`. For a torch state f gets a tensor.
     y : array
         State, NumPy or torch, any shape.
     args : sequence
@@ -53,7 +53,8 @@ class JacobianOperator:
     Raises
     ------
     ValueError
-        If `method` is unknown or does not fit the arguments.
+        If `method` is unknown or does not fit the arguments, or `f_0`, a direction or what f
+        returns does not fit y.
     """
 
     def __init__(
@@ -69,15 +70,15 @@ class JacobianOperator:
         f_0: Array | None = None,
     ) -> None:
         self.backend = backend_of(y)
-        self.f, self.t, self.jvp = bind(f, args), t, jvp
         self.y = self.backend.state(y)
+        self.f, self.t, self.jvp = bind(f, args), time_like(t, self.y), jvp
         self.batched = batched
         if method == "auto":
             method = "jvp" if jvp is not None else "torch" if is_torch(y) else "difference"
         self._check(method)
         self.method = method
         self.nfev = self.products = 0
-        self._f_0 = f_0
+        self._f_0 = None if f_0 is None else slope("f_0", f_0, self.y)
         self._unit = self._increment(method)
 
     def _check(self, method: str) -> None:
@@ -104,7 +105,8 @@ class JacobianOperator:
     def _increment(self, method: str) -> Any:
         """‖εv‖ of the difference quotients, shaped to broadcast against one row per sample."""
         eps = float(self.backend.xp.finfo(self.y.dtype).eps)
-        relative = {"central": eps ** (1 / 3), "complex-step": eps**4}.get(method, eps**0.5)
+        # A complex step has no cancellation to fear: it need only be small.
+        relative = {"central": eps ** (1 / 3), "complex-step": eps**2}.get(method, eps**0.5)
         size = row_norm(self.rows(self.y), self.backend.xp)
         xp = self.backend.xp
         return relative * xp.where(size > 0, size, xp.ones_like(size))
@@ -122,11 +124,13 @@ class JacobianOperator:
 
     def _call(self, y: Array) -> Array:
         self.nfev += 1
-        value = self.f(self.t, y)
-        return value if is_torch(y) else np.asarray(value)
+        return slope("f(t, y)", self.f(self.t, y), y)
 
     def __call__(self, v: Array) -> Array:
         """Return J v; `v` has the state's shape, or is flat (of one sample, or a row for each)."""
+        if math.prod(v.shape) != math.prod(self.y.shape):
+            msg = f"v has shape {tuple(v.shape)}, which does not fit y's {tuple(self.y.shape)}"
+            raise ValueError(msg)
         self.products += 1
         shaped = v.reshape(self.y.shape)
         if self.method == "jvp" and self.jvp is not None:
@@ -181,9 +185,33 @@ def dense_jacobian(operator: JacobianOperator) -> np.ndarray[Any, Any]:
     return matrix if operator.batched else matrix[0]
 
 
+def slope(name: str, value: Any, y: Array) -> Array:
+    """Return f's value as an array of its own, like y: f may use one and the same buffer.
+
+    Raises
+    ------
+    ValueError
+        If it does not fit y; the message calls it `name`.
+    """
+    try:
+        result = backend_of(y).slope(value, y)
+    except ValueError as error:
+        msg = str(error).replace("f(t0, y0)", name).replace("y0", "y")
+        raise ValueError(msg) from error
+    if tuple(result.shape) != tuple(y.shape):
+        msg = f"{name} has shape {tuple(result.shape)}, but y has shape {tuple(y.shape)}"
+        raise ValueError(msg)
+    return result
+
+
+def time_like(t: Any, y: Array) -> Any:
+    """Return the time as `solve` gives it to f: a tensor beside a tensor state."""
+    return backend_of(y).real_like(t, y) if is_torch(y) and not is_torch(t) else t
+
+
 def row_norm(x: Array, xp: Any) -> Array:
     """Euclidean norms of rows, shape (B, 1); no overflow or underflow in the squares."""
     size = xp.abs(x)
-    top = xp.amax(size, axis=-1, keepdims=True) if x.shape[-1] else xp.zeros_like(size.sum(-1))
+    top = xp.amax(size, axis=-1, keepdims=True) if x.shape[-1] else size.sum(-1, keepdims=True)
     scale = xp.where(top > 0, top, xp.ones_like(top))
     return top * xp.sqrt(((size / scale) ** 2).sum(axis=-1, keepdims=True))

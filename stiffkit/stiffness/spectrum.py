@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._array import Array, backend_of
+from .._array import Array, backend_of, is_torch
 from .jacobian import JacobianOperator, dense_jacobian, row_norm
 
 __all__ = [
@@ -88,14 +88,16 @@ class _Rows:
         if isinstance(n, (int, np.integer)):
             start = self._random(int(n), like, seed)
         else:
-            start = n.reshape((len(n), -1)) if batched else n.reshape((1, -1))
+            start = n if is_torch(n) else np.asarray(n)
+            start = start.reshape((len(start), -1)) if batched else start.reshape((1, -1))
         self.backend = backend_of(start)
         self.xp = self.backend.xp
-        norm = row_norm(start, self.xp)
-        if not bool((norm > 0).all()) or not bool(self.xp.isfinite(norm).all()):
+        size = self.xp.amax(self.xp.abs(start), axis=-1, keepdims=True)
+        if not bool((self.xp.isfinite(size) & (size > 0)).all()):
             msg = "the start vector must be finite and not zero"
             raise ValueError(msg)
-        self.start = start / norm
+        start = start / size  # so that no norm overflows
+        self.start = start / row_norm(start, self.xp)
         self.samples, self.n = self.start.shape
         self.eps = float(self.xp.finfo(self.start.dtype).eps)
 
@@ -243,7 +245,7 @@ def _ritz_pair_of_two(
     p: NumpyArray, p_scale: float, v: NumpyArray, u: NumpyArray, scale: float, eps: float
 ) -> tuple[complex, NumpyArray, float] | None:
     """Ritz pair of larger modulus of A/scale on span{p, v}, from A p = p_scale v, A v = scale u."""
-    if scale == 0:
+    if scale <= eps**2 * p_scale:  # A v vanishes beside A p: v itself is a null vector
         return None
     overlap = np.vdot(v, p)
     q = p - overlap * v
@@ -396,6 +398,8 @@ class _Krylov:
             for _ in range(2):
                 h = (xp.conj(basis) * w).sum(axis=-1)  # (j + 1, B)
                 w = w - (h[..., None] * basis).sum(axis=0)
+                # A complex matrix may have a real start vector.
+                self.H = self.H.astype(np.result_type(self.H, numpy(h)), copy=False)
                 self.H[:, : j + 1, j] += numpy(h).T
             norm = rows.norm(w)
             beta = numpy(norm)[:, 0].astype(np.float64)
@@ -431,31 +435,46 @@ class _Krylov:
         norms = np.linalg.norm(x, axis=0)
         return x / np.where(norms > 0, norms, 1.0)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the first sample's space is invariant: nothing is left to extend it by."""
+        return not self.H[0, self.length[0]].any()
+
     def restart(self, keep: int, wanted: Callable[[NumpyArray], NumpyArray]) -> None:
-        """Compress to the `keep` Schur vectors wanted most (Stewart's Krylov-Schur; one sample)."""
+        """Compress to the `keep` Schur vectors wanted most (Stewart's Krylov-Schur; one sample).
+
+        A complex pair of a real matrix stays together, so that one more may be kept.
+        """
         from scipy.linalg import schur
+        from scipy.linalg.lapack import get_lapack_funcs
 
         H = self.H[0, : self.k, : self.k]
-        values = np.linalg.eigvals(H)
-        threshold = np.sort(wanted(values))[::-1][keep - 1]
-        scale = np.abs(values).max()
-
-        def select(re: Any, im: Any = 0.0) -> bool:
-            return bool(wanted(np.array([complex(re, im)]))[0] >= threshold - 1e-12 * scale)
-
-        if H.dtype.kind == "c":
-            T, Q, p = schur(H, output="complex", sort=lambda z: select(z.real, z.imag))
-        else:
-            T, Q, p = schur(H, output="real", sort=select)
-        p = min(max(int(p), 1), self.k - 1)
+        scale = np.abs(H).max() or 1.0
+        T, Q = schur(H / scale, output="complex" if H.dtype.kind == "c" else "real")
+        order = np.argsort(-wanted(_schur_values(T)), kind="stable")
+        selected = np.zeros(self.k, dtype=np.int32)
+        selected[order[:keep]] = 1
+        # schur(sort=...) judges each value anew after rounding, and fails where two are close.
+        (trsen,) = get_lapack_funcs(("trsen",), (T,))
+        T, Q, *_, p, _, _, _ = trsen(selected, T, Q, job=b"N")
+        p += bool(T[p, p - 1])  # never through a 2 x 2 block, however the reordering went
         tail = self.H[0, self.k, : self.k] @ Q
         rows = self.rows
         basis = rows.xp.stack(self.V[: self.k])[:, 0]  # (k, n)
         new = rows.backend.vector(Q[:, :p].T, basis) @ basis
         self.V = [*(new[i : i + 1] for i in range(p)), self.V[self.k]]
         self.H[:] = 0.0
-        self.H[0, :p, :p] = T[:p, :p]
+        self.H[0, :p, :p] = T[:p, :p] * scale
         self.H[0, p, :p] = tail[:p]
+
+
+def _schur_values(T: NumpyArray) -> NumpyArray:
+    """Eigenvalues of a Schur form in their order; a real one has pairs in 2 x 2 blocks."""
+    values = np.diag(T).astype(np.complex128)
+    # LAPACK's blocks [[a, b], [c, a]], bc < 0, have the eigenvalues a ± i √(−bc).
+    for i in np.flatnonzero(np.diag(T, -1)):
+        values[i : i + 2] += np.array([1j, -1j]) * np.sqrt(abs(T[i, i + 1] * T[i + 1, i]))
+    return values
 
 
 def lanczos(
@@ -569,8 +588,8 @@ def arnoldi(
     krylov.extend()
     result = _spectrum(krylov, orders[which], tol, symmetric=False)
     for _ in range(restarts):
-        closed = krylov.length[0] < krylov.k or krylov.k == rows.n
-        if result.converged[0] or closed or krylov.k < 3:
+        whole = krylov.closed or krylov.k == rows.n
+        if result.converged[0] or whole or krylov.k < 3:
             break
         krylov.restart(max(krylov.k // 2, 1), orders[which])
         krylov.extend()

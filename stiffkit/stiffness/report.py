@@ -1,0 +1,367 @@
+"""diagnose(): what a problem is at one state, which class of method fits it, and why."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._array import Array, backend_of, is_torch
+from ..solvers.methods import METHODS
+from ..solvers.tableau import ButcherTableau
+from .indicators import stability_ratio, stiffness_ratio
+from .jacobian import JacobianOperator, dense_jacobian
+from .spectrum import arnoldi, eigenvalues
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["MethodCost", "StiffnessReport", "diagnose"]
+
+
+@dataclass(frozen=True)
+class MethodCost:
+    """What one class of methods would need to cover one unit of time at this state."""
+
+    name: str
+    """The class, with the method that stands for it."""
+    step: float
+    """Step size that both accuracy and stability allow."""
+    limited_by: str
+    """"accuracy" or "stability"."""
+    calls: float
+    """Calls of f for one unit of time; Jacobians by differences included."""
+    factorisations: float
+    """LU factorisations of an n × n matrix for one unit of time."""
+
+
+@dataclass(frozen=True, eq=False)
+class StiffnessReport:
+    """Spectrum, time scales and costs at one state. Print it, or show it in a notebook."""
+
+    t: float
+    n: int
+    """Size of the state."""
+    eigenvalues: npt.NDArray[np.complex128]
+    """All of them (small n), or Ritz values, those of largest modulus first."""
+    residuals: npt.NDArray[np.float64]
+    """Of each: the eigenvalue is exact for a Jacobian this close."""
+    exact: bool
+    """Whether all eigenvalues were computed."""
+    spectral_radius: float
+    spectral_abscissa: float
+    """Largest real part (of the Ritz values, unless exact)."""
+    stiffness_ratio: float
+    """max |Re λ| / min |Re λ| over the decaying modes."""
+    log_norm: float
+    """μ₂, the rate at which solutions can start to grow apart (from inside, unless exact)."""
+    departure: float
+    """Henrici's departure from normality √(‖J‖_F² − Σ|λ|²) / ‖J‖_F; nan unless exact."""
+    slope_time: float
+    """‖f‖ / ‖df/dt along the solution‖: the time in which the slope turns."""
+    accuracy_step: float
+    """Step that the tolerances allow an order 5 method on the smooth path."""
+    costs: tuple[MethodCost, ...]
+    verdict: str
+    """Which class fits, and why, in words."""
+    nfev: int
+    """Calls of f that the diagnosis took."""
+
+    @property
+    def fastest_time(self) -> float:
+        """1/ρ, the smallest time scale."""
+        return 1 / self.spectral_radius if self.spectral_radius > 0 else math.inf
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what the text and the HTML show, label and value."""
+        kind = "all eigenvalues" if self.exact else f"{len(self.eigenvalues)} Ritz values"
+        bound = float(self.residuals[0]) if len(self.residuals) else 0.0
+        rows = [
+            ("state", f"n = {self.n} at t = {self.t:g} ({kind}, {self.nfev} calls of f)"),
+            ("spectral radius", f"{self.spectral_radius:.6g} (residual {bound:.1e})"),
+            ("rightmost eigenvalue", f"{self.spectral_abscissa:.6g}"),
+            ("time scales", f"{self.fastest_time:.3g} (fastest) to {self.slope_time:.3g} (path)"),
+            ("stiffness ratio", f"{self.stiffness_ratio:.3g}"),
+            ("logarithmic norm μ₂", f"{'' if self.exact else '≥ '}{self.log_norm:.3g}"),
+        ]
+        if self.exact:
+            rows.append(("departure from normality", f"{self.departure:.3g} of ‖J‖"))
+        rows.append(("step that accuracy allows", f"{self.accuracy_step:.3g}"))
+        return rows
+
+    def __str__(self) -> str:
+        lines = [f"{label:26} {value}" for label, value in self.rows()]
+        lines.append("")
+        lines.append(f"{'per unit of time':34} {'step':>10} {'limit':>10} {'calls':>10} {'LUs':>8}")
+        lines += [
+            f"{c.name:34} {c.step:10.3g} {c.limited_by:>10} {c.calls:10.3g} {c.factorisations:8.3g}"
+            for c in self.costs
+        ]
+        return "\n".join([*lines, "", self.verdict])
+
+    def _repr_html_(self) -> str:
+        def line(cells: Sequence[str], tag: str = "td") -> str:
+            body = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+            return f"<tr>{body}</tr>"
+
+        facts = "".join(line(row) for row in self.rows())
+        head = line(["per unit of time", "step", "limit", "calls", "LUs"], "th")
+        costs = "".join(
+            line(
+                [c.name, f"{c.step:.3g}", c.limited_by, f"{c.calls:.3g}", f"{c.factorisations:.3g}"]
+            )
+            for c in self.costs
+        )
+        table = f"<table>{facts}</table><table>{head}{costs}</table>"
+        return f"<div><p><b>{html.escape(self.verdict)}</b></p>{table}</div>"
+
+    def plot(
+        self, methods: Sequence[str] = ("tsit5", "vern7", "dop853"), ax: Axes | None = None
+    ) -> Axes:
+        """Draw hλ, h being the step that accuracy allows, over the methods' stability regions.
+
+        Parameters
+        ----------
+        methods : sequence of str
+            Explicit methods whose regions are drawn.
+        ax : matplotlib Axes, optional
+            Where; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+            Symmetric-logarithmic where the spectrum reaches far beyond the regions.
+        """
+        from .._optional import matplotlib_axes
+
+        ax = matplotlib_axes(ax)
+        z = min(self.accuracy_step, 1e300) * self.eigenvalues
+        reach = 1.3 * max(METHODS[name].real_stability_limit for name in methods)
+        x, y = np.meshgrid(np.linspace(-reach, reach / 2, 241), np.linspace(-reach, reach, 321))
+        for i, name in enumerate(methods):
+            modulus = np.abs(METHODS[name].R(x + 1j * y))
+            ax.contour(x, y, modulus, levels=[1.0], colors=[f"C{i}"])
+            ax.plot([], [], color=f"C{i}", label=f"|R| = 1, {name}")
+        ax.plot(z.real, z.imag, "k.", label=f"hλ, h = {self.accuracy_step:.2g}")
+        if np.abs(z).max(initial=0.0) > 3 * reach:
+            ax.set_xscale("symlog", linthresh=reach)
+            ax.set_yscale("symlog", linthresh=reach)
+        ax.axhline(0, lw=0.5, color="0.5")
+        ax.axvline(0, lw=0.5, color="0.5")
+        ax.set(xlabel="Re hλ", ylabel="Im hλ", title="spectrum, scaled by the accuracy step")
+        ax.legend(fontsize=8, loc="upper left")
+        return ax
+
+
+def diagnose(
+    f: Callable[..., Array],
+    t: float,
+    y: Array,
+    *,
+    args: Sequence[Any] = (),
+    jvp: Callable[..., Array] | None = None,
+    rtol: float = 1e-6,
+    atol: float = 1e-9,
+    exact: bool | None = None,
+    k: int = 30,
+) -> StiffnessReport:
+    """Diagnose a problem at one state: how stiff, and which class of methods fits.
+
+    Stiffness is local. At the start of a solve the path itself may be as fast as the fastest mode
+    (a transient), and nothing is stiff; ask again at a state on the smooth path, for instance
+    ``solution.y[-1]``.
+
+    Parameters
+    ----------
+    f : callable
+        Right-hand side ``f(t, y, *args)``.
+    t : float
+        Time.
+    y : array
+        State, NumPy or torch, any shape.
+    args : sequence
+        Further arguments of f.
+    jvp : callable, optional
+        ``jvp(t, y, v)``; else products are made by differences, or by torch.
+    rtol, atol : float
+        Tolerances that the accuracy step refers to.
+    exact : bool, optional
+        Compute all eigenvalues, by n products; by default for n ≤ 200.
+    k : int
+        Dimension of the Krylov space otherwise.
+
+    Returns
+    -------
+    StiffnessReport
+
+    Raises
+    ------
+    ValueError
+        If y or f(t, y) is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stiffkit as sk
+    >>> report = sk.diagnose(lambda t, y: np.array([-1000 * (y[0] - y[1]), -y[1]]), 0.0, [1.0, 1.0])
+    >>> round(report.spectral_radius), round(report.stiffness_ratio)
+    (1000, 1000)
+    """
+    backend = backend_of(y)
+    state = backend.state(y)
+    # Central differences: chemistry is quadratic, and one-sided ones see fast reactions of species
+    # that are not there yet.
+    method = "auto" if jvp is not None or is_torch(state) else "central"
+    operator = JacobianOperator(f, t, state, args=args, jvp=jvp, method=method)
+    numpy = backend.numpy
+    f_0 = numpy(operator.f_0).reshape(-1)
+    if not (np.isfinite(numpy(state)).all() and np.isfinite(f_0).all()):
+        msg = "y and f(t, y) must be finite for a diagnosis"
+        raise ValueError(msg)
+    exact = operator.n <= 200 if exact is None else exact
+    if exact:
+        J = dense_jacobian(operator)
+        spectrum = eigenvalues(J)
+        size = float(np.linalg.norm(J))
+        square = size**2 - float((np.abs(spectrum.values) ** 2).sum())
+        departure = math.sqrt(max(square, 0.0)) / size if size > 0 else 0.0
+    else:
+        spectrum = arnoldi(operator, operator.n, k=k)
+        departure = math.nan
+    slope_time, h = _accuracy(operator, f_0, rtol, atol)
+    values = spectrum.values
+    radius = float(np.abs(values).max(initial=0.0))
+    costs = _costs(values, radius, h, operator.n)
+    return StiffnessReport(
+        t=float(t),
+        n=operator.n,
+        eigenvalues=values,
+        residuals=spectrum.residuals,
+        exact=exact,
+        spectral_radius=radius,
+        spectral_abscissa=float(values.real.max(initial=-math.inf)),
+        stiffness_ratio=stiffness_ratio(values),
+        log_norm=float(spectrum.field_of_values[1]),
+        departure=departure,
+        slope_time=slope_time,
+        accuracy_step=h,
+        costs=costs,
+        verdict=_verdict(values, radius, h, costs),
+        nfev=operator.nfev,
+    )
+
+
+REFERENCE = "tsit5"
+"""The explicit method that costs are told for."""
+
+
+def _accuracy(
+    operator: JacobianOperator, f_0: npt.NDArray[Any], rtol: float, atol: float
+) -> tuple[float, float]:
+    """Time in which the slope turns, and the step that the tolerance allows the reference pair.
+
+    Along the solution f' = ∂f/∂t + J f, by one difference; with L = ‖f‖/‖f'‖ the local error of a
+    pair of orders p(q) is about Â (h/L)^q h ‖f‖, Â its error norm of b_hat.
+    """
+    numpy, y = operator.backend.numpy, operator.y
+    scale = atol + rtol * np.abs(numpy(y).reshape(-1))
+    scale = np.where(scale > 0, scale, 1.0)
+    speed = _rms(f_0 / scale)
+    if speed == 0:
+        return math.inf, math.inf
+    eps = float(operator.backend.xp.finfo(y.dtype).eps)
+    size = _rms(numpy(y).reshape(-1) / scale) or 1.0
+    delta = eps**0.5 * max(size / speed, abs(float(operator.t)) * eps**0.25)
+    moved = y + delta * operator.f_0
+    operator.nfev += 1
+    slope = numpy(operator.backend.slope(operator.f(operator.t + delta, moved), y)).reshape(-1)
+    change = (slope - f_0) / delta
+    # In units of the tolerance and as it is: a component that is just passing zero has a very
+    # small unit, and would speak for all.
+    pairs = [(speed, _rms(change / scale)), (_rms(f_0), _rms(change))]
+    time = min((a / b for a, b in pairs if b > 0), default=math.inf)
+    tableau = METHODS[REFERENCE]
+    quality, q = tableau.pair_quality, tableau.error_order
+    if quality is None or q is None or math.isinf(time):
+        return time, math.inf
+    return time, (0.5 * time**q / (quality.A_hat * speed)) ** (1 / (q + 1))
+
+
+def _rms(x: npt.NDArray[Any]) -> float:
+    top = float(np.abs(x).max(initial=0.0))
+    return top * math.sqrt(float((np.abs(x / top) ** 2).mean())) if top > 0 else 0.0
+
+
+def _costs(
+    values: npt.NDArray[np.complex128], radius: float, h: float, n: int
+) -> tuple[MethodCost, ...]:
+    tableau = METHODS[REFERENCE]
+    stable = _stable_step(values, tableau)
+    explicit_h = min(h, stable)
+    calls = (tableau.n_stages - 1) / explicit_h
+    costs = [
+        MethodCost(
+            f"explicit ({REFERENCE})",
+            explicit_h,
+            "accuracy" if h <= stable else "stability",
+            calls,
+            0.0,
+        )
+    ]
+    # RKC2: s stages cover a real spectrum of hρ = 0.65 s²; its error is order 2, told here for
+    # the same step.
+    stages = 1 + math.sqrt(1.54 * h * radius) if math.isfinite(h) else math.inf
+    if _is_real(values):
+        costs.append(MethodCost("stabilised (RKC2)", h, "accuracy", stages / h, 0.0))
+    # Radau IIA(5): about 4 simplified Newton iterations of 3 calls, and a Jacobian by differences
+    # (n calls) and two factorisations (one real, one complex) every few steps.
+    costs.append(
+        MethodCost("implicit (Radau IIA, order 5)", h, "accuracy", (12 + n / 4) / h, 0.5 / h)
+    )
+    return tuple(costs)
+
+
+def _stable_step(values: npt.NDArray[np.complex128], tableau: ButcherTableau) -> float:
+    """Largest h for which no decaying mode is amplified."""
+    decaying = values[values.real < 0]
+    # stability_ratio grows linearly with h along a fixed direction.
+    rate = max((stability_ratio(1.0, complex(v), tableau) for v in decaying), default=0.0)
+    return 1 / rate if rate > 0 else math.inf
+
+
+def _is_real(values: npt.NDArray[np.complex128]) -> bool:
+    """Whether the decaying part of the spectrum lies along the negative real axis."""
+    fast = values[np.abs(values) > 0.1 * np.abs(values).max(initial=0.0)]
+    return bool((np.abs(fast.imag) <= 0.1 * np.abs(fast.real)).all() and (fast.real <= 0).any())
+
+
+def _verdict(
+    values: npt.NDArray[np.complex128], radius: float, h: float, costs: tuple[MethodCost, ...]
+) -> str:
+    explicit = costs[0]
+    if explicit.limited_by == "accuracy" or not math.isfinite(explicit.step):
+        return (
+            f"Not stiff here: accuracy allows h = {explicit.step:.3g}, and stability of "
+            f"{REFERENCE} allows that too. An explicit method fits."
+        )
+    share = h / explicit.step
+    dominant = complex(values[int(np.argmax(np.abs(values)))])
+    opening = (
+        f"Stability holds {REFERENCE} to h = {explicit.step:.3g}, where accuracy would allow "
+        f"{h:.3g} ({share:.3g} times more; hρ = {h * radius:.3g})."
+    )
+    if share < 2:
+        return f"{opening} Hardly stiff: an explicit method fits."
+    if abs(dominant.imag) > abs(dominant.real):
+        return (
+            f"{opening} The fastest mode oscillates (λ = {dominant:.3g}): an implicit method "
+            "damps it or skips it; if it matters, small steps are needed with any method."
+        )
+    if _is_real(values) and 1 + math.sqrt(1.54 * h * radius) < 50:
+        return f"{opening} Mildly stiff with a real spectrum: a stabilised explicit method fits."
+    return f"{opening} Stiff: an implicit method fits."
