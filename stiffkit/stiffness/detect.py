@@ -12,9 +12,9 @@ with Δ in units of the tolerance (divided by atol + rtol |y|):
 
 Three looks in a row that suspect either make a case. It is then put to the proof: an Arnoldi
 process started from the error estimate, which is rich in the mode that limits the step, runs until
-its dominant Ritz pair is good to 15 %, and the step is called limited by stability if hλ lies
-beyond 70 % of the method's limit along its own direction in the left half plane. A case that
-fails makes the next one wait longer, so that the proofs of a non-stiff solve cost a bounded share.
+its dominant Ritz pair is good to 10 %, and the step is called limited by stability if hλ lies
+beyond 55 % of the method's limit along its own direction in the left half plane. A case that
+fails makes the next one wait longer, so that the proofs of a non-stiff solve cost a small share.
 
 References
 ----------
@@ -99,9 +99,10 @@ class StiffnessDetector:
     # An error that is 30 times what the smooth path explains is not the path's.
     UNEXPLAINED = 30.0
     STAGE_RATIO = 0.7
-    PROOF = 0.7
-    RITZ_TOLERANCE = 0.15
+    PROOF = 0.55
+    RITZ_TOLERANCE = 0.1
     DIMENSION = 20
+    LONGEST_PAUSE = 24
 
     def __init__(self, tableau: ButcherTableau, *, interval: int = 10, looks: int = 3) -> None:
         quality = tableau.pair_quality
@@ -225,9 +226,9 @@ class StiffnessDetector:
         self.evidence.append(found)
         self.hits = 0
         if found.verdict is Stiffness.non_stiff:
-            # A solve that stays suspicious without being stiff is asked less and less often.
-            self.pause = min(2 * self.pause, 50 * self.interval)
-            self.wait = self.pause
+            # A solve that stays suspicious without being stiff is asked less often: a proof of
+            # two to four calls in 25 steps of six costs two per cent.
+            self.pause = self.wait = min(2 * self.pause, self.LONGEST_PAUSE)
         else:
             self.wait, self.misses = 10 * self.interval, 0
             self.pause = self.interval

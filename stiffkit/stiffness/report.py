@@ -148,9 +148,13 @@ class StiffnessReport:
             ax.contour(x, y, modulus, levels=[1.0], colors=[f"C{i}"])
             ax.plot([], [], color=f"C{i}", label=f"|R| = 1, {name}")
         ax.plot(z.real, z.imag, "k.", label=f"hλ, h = {self.accuracy_step:.2g}")
-        if np.abs(z).max(initial=0.0) > 3 * reach:
-            ax.set_xscale("symlog", linthresh=reach)
-            ax.set_yscale("symlog", linthresh=reach)
+        for axis, far in ((ax.xaxis, np.abs(z.real)), (ax.yaxis, np.abs(z.imag))):
+            decades = math.ceil(math.log10(max(far.max(initial=0.0), 1.0)))
+            if 10**decades > 3 * reach:
+                scale = ax.set_xscale if axis is ax.xaxis else ax.set_yscale
+                scale("symlog", linthresh=10.0)
+                powers = 10.0 ** np.arange(1, decades + 1)[:: 1 + decades // 6]
+                axis.set_ticks([*-powers[::-1], 0.0, *powers[:1]])
         ax.axhline(0, lw=0.5, color="0.5")
         ax.axvline(0, lw=0.5, color="0.5")
         ax.set(xlabel="Re hλ", ylabel="Im hλ", title="spectrum, scaled by the accuracy step")

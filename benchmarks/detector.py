@@ -1,0 +1,220 @@
+"""The stiffness detector against the truth, on DETEST's classes and the classic stiff equations.
+
+Truth. Around each accepted step (t, t + h) the accurate solution is fitted by a polynomial, and its
+derivative of order q + 1 gives the step that accuracy alone would allow, h_acc: the local error
+``Â h^(q+1) y^(q+1)`` of the embedded pair, in units of the tolerance, is 0.5 there. The exact
+eigenvalues of the Jacobian on the accurate solution give the share of the method's stability
+limit that the step uses. A step is labelled
+
+* accuracy: h_acc ≤ 1.5 h, or less than half of the stability limit is used;
+* stability: h_acc ≥ 2 h and at least 0.7 of the limit is used;
+* between: everything else.
+
+Alarms on steps labelled accuracy are false. A stiff phase starts with 10 accepted steps labelled
+stability in a row; it is found if the detector's verdict comes within 30 accepted steps of their
+first. The radius found is compared with the exact one at the same state.
+
+    python benchmarks/detector.py [--json FILE] [--methods dopri5 tsit5 ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from problems import PROBLEMS
+from stiff_problems import STIFF
+
+import stiffkit as sk
+from stiffkit.stiffness import JacobianOperator, Stiffness, StiffnessDetector, eigenvalues
+from stiffkit.stiffness.indicators import stability_ratio
+
+MAX_STEPS = 4000
+TOLERANCES = (1e-3, 1e-5, 1e-7, 1e-9)
+
+
+class Watched(StiffnessDetector):
+    """A detector that keeps its verdict for each accepted step."""
+
+    def due(self) -> bool:
+        """Remember the verdict that stands before this step is looked at."""
+        self.history.append(self.state)
+        return super().due()
+
+    history: list[Stiffness]
+
+
+def trace(problem: Any, method: str, rtol: float, atol: Any) -> tuple[Any, Watched, Any]:
+    """Solve with the detector watched; return the solution, the detector and the steps."""
+    import stiffkit.stiffness.detect as room
+
+    made: list[Watched] = []
+
+    def make(tableau: Any) -> Watched:
+        detector = Watched(tableau)
+        detector.history = []
+        made.append(detector)
+        return detector
+
+    original, room.StiffnessDetector = room.StiffnessDetector, make  # type: ignore[misc]
+    try:
+        solution = sk.solve(
+            problem.f,
+            problem.t_span,
+            problem.y0,
+            method,
+            rtol=rtol,
+            atol=atol,
+            max_steps=MAX_STEPS,
+            log=True,
+        )
+    finally:
+        room.StiffnessDetector = original  # type: ignore[misc]
+    taken = solution.log["accepted"]
+    return solution, made[0], np.column_stack([solution.log["t"][taken], solution.log["h"][taken]])
+
+
+def labels(
+    problem: Any, reference: Any, steps: Any, method: str, rtol: float, atol: Any
+) -> tuple[list[str], list[float]]:
+    """Label every step; return labels and exact shares of the stability limit."""
+    tableau = sk.METHODS[method]
+    q, norm = tableau.error_order, tableau.pair_quality.A_hat
+    t0, t1 = problem.t_span
+    nodes = np.cos(np.pi * (np.arange(q + 3) + 0.5) / (q + 3))  # Chebyshev, degree q + 2
+    found, shares = [], []
+    for t, h in steps.tolist():
+        # The window is centred on the step, three steps wide where the span has room for it.
+        a, b = max(t - h, t0), min(t + 2 * h, t1)
+        values = np.array([reference(s) for s in a + (b - a) * (1 + nodes) / 2])
+        fit = np.polynomial.chebyshev.chebfit(nodes, values, q + 2)
+        slope = np.polynomial.chebyshev.chebder(fit, q + 1) * (2 / (b - a)) ** (q + 1)
+        at = 2 * (t + h / 2 - a) / (b - a) - 1
+        derivative = np.polynomial.chebyshev.chebval(at, slope)
+        y = reference(t + h)
+        scale = atol + rtol * np.abs(y)
+        error = norm * abs(h) ** (q + 1) * float(np.sqrt(np.mean((derivative / scale) ** 2)))
+        accuracy = (0.5 / error) ** (1 / (q + 1)) if error > 0 else np.inf  # h_acc / h
+        operator = JacobianOperator(problem.f, t + h, y, method="central")
+        decaying = [v for v in eigenvalues(operator).values if (v * h).real < 0]
+        share = max((stability_ratio(h, complex(v), tableau) for v in decaying), default=0.0)
+        shares.append(share)
+        if accuracy <= 1.5 or share < 0.5:
+            found.append("accuracy")
+        elif accuracy >= 2 and share >= 0.7:
+            found.append("stability")
+        else:
+            found.append("between")
+    return found, shares
+
+
+def judge(name: str, problem: Any, reference: Any, method: str, rtol: float, atol: Any) -> dict:
+    """Compare verdicts with labels for one solve."""
+    solution, detector, steps = trace(problem, method, rtol, atol)
+    steps = steps[:1500]  # labels cost n calls each
+    label, shares = labels(problem, reference, steps, method, rtol, atol)
+    alarms = [found for found in detector.evidence if found.verdict is not Stiffness.non_stiff]
+    ends = steps[:, 0] + steps[:, 1]
+    index = [int(np.argmin(np.abs(ends - found.t))) for found in alarms if found.t <= ends[-1]]
+    false = [i for i in index if label[i] == "accuracy"]
+    phases, delays, missed = 0, [], 0
+    run = 0
+    for i, kind in enumerate(label):
+        run = run + 1 if kind == "stability" else 0
+        if run == 10:
+            start = i - 9
+            # A phase counts once: a verdict that stands already covers it.
+            if phases and detector.history[start] is not Stiffness.non_stiff:
+                continue
+            phases += 1
+            after = [j - start for j in index if j >= start]
+            standing = detector.history[min(start, len(detector.history) - 1)]
+            if standing is not Stiffness.non_stiff:
+                delays.append(0)
+            elif after and after[0] <= 30:
+                delays.append(after[0])
+            elif start + 30 < len(label) and all(
+                k == "stability" for k in label[start : start + 30]
+            ):
+                missed += 1
+            else:
+                phases -= 1  # over before the 30 steps were
+    radii = []
+    for found in detector.evidence:
+        y = reference(found.t)
+        exact = eigenvalues(JacobianOperator(problem.f, found.t, y, method="central")).values
+        top = float(np.abs(exact).max())
+        if top > 0 and found.residual <= 0.3 * abs(found.eigenvalue):
+            radii.append(abs(found.eigenvalue) / top)
+    return {
+        "problem": name,
+        "method": method,
+        "rtol": rtol,
+        "steps": len(steps),
+        "status": solution.status.name,
+        "labels": {kind: label.count(kind) for kind in ("accuracy", "between", "stability")},
+        "proofs": len(detector.evidence),
+        "alarms": len(alarms),
+        "false": len(false),
+        "false_at": [(float(ends[i]), shares[i]) for i in false][:5],
+        "phases": phases,
+        "missed": missed,
+        "delays": delays,
+        "radius_ratios": radii,
+        "cost": detector.nfev / solution.stats["nfev"],
+    }
+
+
+def main() -> None:
+    """Judge every problem, method and tolerance; print a table and the totals."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", nargs="+", default=["dopri5", "tsit5"])
+    parser.add_argument("--problems", nargs="+")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    cases: list[tuple[str, Any, Any, Any]] = []
+    for name, problem in PROBLEMS.items():
+        if problem.kind != "rough":
+
+            def smooth(t: float, problem: Any = problem) -> Any:
+                return problem.trajectory(np.array([t]))[0]
+
+            cases.append((name, problem, smooth, 1e-2))
+    for name, stiff in STIFF.items():
+        cases.append((name, stiff, stiff.reference(1e-11), np.asarray(stiff.atol)))
+    results = []
+    print(
+        f"{'problem':15} {'method':7} {'rtol':>6} {'steps':>6} {'acc/btw/stab':>16} "
+        f"{'proofs':>6} {'alarms':>6} {'false':>5} {'phases':>6} {'missed':>6} {'cost':>6}  delays"
+    )
+    for name, problem, reference, unit in cases:
+        if arguments.problems and name not in arguments.problems:
+            continue
+        for method in arguments.methods:
+            for rtol in TOLERANCES:
+                r = judge(name, problem, reference, method, rtol, rtol * unit)
+                results.append(r)
+                kinds = "/".join(str(v) for v in r["labels"].values())
+                print(
+                    f"{name:15} {method:7} {rtol:6.0e} {r['steps']:6} {kinds:>16} {r['proofs']:6} "
+                    f"{r['alarms']:6} {r['false']:5} {r['phases']:6} {r['missed']:6} "
+                    f"{r['cost']:6.2%}  {r['delays'][:6]} {r['false_at'][:2] or ''}",
+                    flush=True,
+                )
+    radii = np.array([x for r in results for x in r["radius_ratios"]])
+    good = np.mean((radii >= 0.8) & (radii <= 1.25)) if len(radii) else np.nan
+    print(
+        f"\nfalse alarms {sum(r['false'] for r in results)} of {sum(r['alarms'] for r in results)}; "
+        f"phases missed {sum(r['missed'] for r in results)} of {sum(r['phases'] for r in results)}; "
+        f"radius within [0.8, 1.25]: {good:.1%} of {len(radii)} proofs; "
+        f"largest cost {max(r['cost'] for r in results):.1%} of the calls"
+    )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
