@@ -267,8 +267,8 @@ _add(
 
 def kepler(_: float, y: Array) -> Array:
     a, b, u, v = y.tolist()
-    r_3 = math.hypot(a, b) ** 3
-    return array([u, v, -a / r_3, -b / r_3])
+    r = math.hypot(a, b)
+    return array([u, v, -a / (r * r * r), -b / (r * r * r)])
 
 
 _D_END = (
@@ -301,7 +301,7 @@ def van_der_pol(mu: float) -> Callable[[float, Array], Array]:
 
 def duffing(t: float, y: Array) -> Array:
     a, b = y.tolist()
-    return array([b, a**3 / 6 - a + 2 * math.sin(2.78535 * t)])
+    return array([b, a * a * a / 6 - a + 2 * math.sin(2.78535 * t)])
 
 
 def falling_body(_: float, y: Array) -> Array:
@@ -385,8 +385,8 @@ _MOON = 0.012277471
 
 def arenstorf(_: float, y: Array) -> Array:
     a, b, u, v = y.tolist()
-    earth = math.hypot(a + _MOON, b) ** 3
-    moon = math.hypot(a - 1 + _MOON, b) ** 3
+    r, s = math.hypot(a + _MOON, b), math.hypot(a - 1 + _MOON, b)
+    earth, moon = r * r * r, s * s * s
     return array(
         [
             u,

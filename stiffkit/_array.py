@@ -7,7 +7,9 @@ is left (making arrays, a dot product's cheapest spelling, a scalar on its way i
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -17,6 +19,35 @@ __all__ = ["Array", "Backend", "backend_of", "is_torch", "to_numpy"]
 
 Array = Any
 """A NumPy array or a torch tensor."""
+
+
+@contextmanager
+def quiet_arithmetic() -> Iterator[None]:
+    """Silence NumPy's floating-point warnings for calls made by stiffkit, and for no others.
+
+    A trial step may overflow: that is a rejection, and the loop deals with it. What the user's f
+    does with NaN or inf inside is the user's affair: it warns, or raises, as it would outside.
+    """
+    modes, handler = np.geterr(), np.geterrcall()
+    keys = {"divide by zero": "divide", "overflow": "over", "invalid value": "invalid"}
+
+    def called(kind: str, flag: int) -> None:
+        caller = sys._getframe(1)
+        if str(caller.f_globals.get("__name__", "")).startswith("stiffkit."):
+            return
+        mode = modes[keys.get(kind, "invalid")]  # type: ignore[literal-required]
+        if mode == "raise":
+            msg = f"{kind} encountered"
+            raise FloatingPointError(msg)
+        if mode == "call" and callable(handler):
+            handler(kind, flag)
+        elif mode != "ignore":
+            warnings.warn(f"{kind} encountered", RuntimeWarning, stacklevel=2)
+
+    heard = {key: "call" for key in keys.values() if modes[key] != "ignore"}  # type: ignore[literal-required]
+    with np.errstate(call=called, **heard):  # type: ignore[arg-type]
+        yield
+
 
 _KINDS = ("float32", "float64", "complex64", "complex128")
 
@@ -36,8 +67,6 @@ class Backend:
     """The NumPy spelling; `_Torch` overrides what differs."""
 
     xp: Any = np
-    warns = True
-    """Whether arithmetic with NaN or inf warns."""
 
     def state(self, y0: Any) -> Array:
         """Return a copy of `y0` as an array of a supported dtype; integers become float64."""
@@ -80,11 +109,23 @@ class Backend:
         """Return the function that copies an array into `k`."""
         return partial(k.__setitem__, ...)
 
+    def time(self, t: float, like: Array) -> Any:  # noqa: ARG002
+        """Return a time as right-hand sides and events get it: a float."""
+        return t
+
     def call(self, f: Any, shape: tuple[int, ...], like: Array) -> Any:  # noqa: ARG002
         """`f` as a function of flat states."""
         if len(shape) == 1:
             return f
-        return lambda t, y: np.asarray(f(t, y.reshape(shape))).reshape(-1)
+
+        def on_flat(t: float, y: Array) -> Array:
+            value = np.asarray(f(t, y.reshape(shape)))
+            if value.shape != shape:
+                msg = f"f returned shape {value.shape} at t = {t!r} for a state of shape {shape}"
+                raise ValueError(msg)
+            return value.reshape(-1)
+
+        return on_flat
 
     def slope(self, value: Any, y: Array) -> Array:
         """Return what f gave as an array like y.
@@ -115,6 +156,18 @@ class Backend:
         x.setflags(write=False)
         return x
 
+    def quiet(self) -> AbstractContextManager[None]:
+        """Silence the floating-point warnings of stiffkit's own arithmetic, and only those."""
+        return quiet_arithmetic()
+
+    def version(self, x: Array) -> Any:  # noqa: ARG002
+        """Return a number that changes when `x` is written to, where the library counts."""
+        return None
+
+    def keeping(self, f: Any) -> Any:
+        """Return `f` for states that are kept: it cannot change them, or is found out."""
+        return f  # NumPy's states are read-only
+
     def square_sum(self, y: Array) -> Callable[[Array], float]:
         """Return the cheapest x -> ‖x‖² for arrays like `y`."""
         if y.dtype.kind == "c":
@@ -128,6 +181,9 @@ class Backend:
         """Return a NumPy view or copy, for messages and logs."""
         return np.asarray(x)
 
+    def grad_enabled(self) -> bool:
+        return False
+
     def wants_grad(self, *arrays: Array) -> bool:  # noqa: ARG002
         return False
 
@@ -137,7 +193,6 @@ class _Torch(Backend):
         import torch
 
         self.xp = torch
-        self.warns = False
 
     def state(self, y0: Any) -> Array:
         y = y0.clone()
@@ -169,15 +224,36 @@ class _Torch(Backend):
         return x.detach()
 
     def writer(self, k: Array) -> Any:
-        return k.copy_
+        copy, is_grad_enabled = k.copy_, self.xp.is_grad_enabled
+
+        def write(value: Array) -> None:
+            if value.requires_grad and is_grad_enabled():
+                msg = (
+                    "f returns tensors that require gradients, but f(t0, y0) did not: give y0 "
+                    "with requires_grad=True, or solve under torch.no_grad()"
+                )
+                raise ValueError(msg)
+            copy(value)
+
+        return write
+
+    def time(self, t: float, like: Array) -> Any:
+        """Return a 0-d tensor of the state's real dtype, on its device."""
+        return self.xp.full((), t, dtype=like.real.dtype, device=like.device)
 
     def call(self, f: Any, shape: tuple[int, ...], like: Array) -> Any:
-        full, dtype, device = self.xp.full, like.real.dtype, like.device
+        full, dtype, real, device = self.xp.full, like.dtype, like.real.dtype, like.device
         flat = len(shape) == 1
+        size = self.xp.Size(shape)
 
         def on_flat(t: float, y: Array) -> Array:
-            time = full((), t, dtype=dtype, device=device)
-            return f(time, y) if flat else f(time, y.view(shape)).reshape(-1)
+            time = full((), t, dtype=real, device=device)
+            value = f(time, y if flat else y.view(shape))
+            if value.shape != size or value.dtype != dtype:
+                given = f"{value.dtype} of shape {tuple(value.shape)}"
+                msg = f"f returned {given} at t = {t!r} for a state of {dtype} of shape {shape}"
+                raise ValueError(msg)
+            return value if flat else value.reshape(-1)
 
         return on_flat
 
@@ -199,6 +275,23 @@ class _Torch(Backend):
     def protect(self, x: Array) -> Array:
         return x
 
+    def quiet(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def version(self, x: Array) -> Any:
+        return None if x.is_inference() else x._version
+
+    def keeping(self, f: Any) -> Any:
+        def call(t: float, y: Array) -> Array:
+            before = self.version(y)
+            value = f(t, y)
+            if self.version(y) != before:
+                msg = f"f changes its argument y in place at t = {t!r}; it must leave y as it is"
+                raise ValueError(msg)
+            return value
+
+        return call
+
     def square_sum(self, y: Array) -> Callable[[Array], float]:  # noqa: ARG002
         norm = self.xp.linalg.vector_norm
         return lambda x: float(norm(x.detach()).item()) ** 2
@@ -208,6 +301,9 @@ class _Torch(Backend):
 
     def numpy(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x.detach().cpu().resolve_conj())
+
+    def grad_enabled(self) -> bool:
+        return bool(self.xp.is_grad_enabled())
 
     def wants_grad(self, *arrays: Array) -> bool:
         return self.xp.is_grad_enabled() and any(a.requires_grad for a in arrays)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -102,7 +101,7 @@ def solve_ivp(
         dense=dense_output,
         events=events,
         controller=_ELEMENTARY,
-        max_steps=sys.maxsize,
+        max_steps=10**15,
         detect=False,
         args=() if args is None else args,
         **known,

@@ -32,11 +32,13 @@ class ErrorRatio:
         # With atol = 0 a component at rest at zero has the ratio 0/0: the smallest normal number
         # in atol's place makes it 0 and leaves every other ratio as it is.
         self.rtol, self.atol = rtol, atol + backend.tiny(y)
-        # Divided by rtol throughout: one product less for every step with a number for rtol.
-        self.offset = self.atol / rtol
-        self.scalar = rtol if isinstance(rtol, float) else None
+        # Divided by rtol throughout, a step needs one product less; not for an rtol so small that
+        # atol/rtol leaves the range where squares are safe.
+        tiny = backend.tiny(y) ** 0.25
+        self.scalar = rtol if isinstance(rtol, float) and rtol > tiny else None
+        self.offset = self.atol if self.scalar is None else self.atol / self.scalar
         self.size = max(int(math.prod(y.shape)), 1)
-        self.warns, self.square_sum = backend.warns, backend.square_sum(y)
+        self.square_sum, self.xp = backend.square_sum(y), backend.xp
         self.abs, self.maximum, self.detach = backend.xp.abs, backend.xp.maximum, backend.detach
         # |y| at both ends of the step and the scale live in three arrays made once: large states
         # would spend more time on getting memory than on the arithmetic.
@@ -57,18 +59,24 @@ class ErrorRatio:
 
     def __call__(self, errors: list[Array], y_new: Array) -> float:
         """Return the ratio; NaN or inf where the error estimate is. Overwrites `errors`."""
-        if self.warns and not math.isfinite(self.square_sum(errors[0])):
-            return math.nan
         self.abs(self.detach(y_new), out=self.size_new)
         scale = self.maximum(self.size_old, self.size_new, out=self.scale)
-        scale += self.offset
         if self.scalar is None:
             scale *= self.rtol
+        scale += self.offset
         ratios = []
         for err in errors:
             err /= scale
-            ratios.append(math.sqrt(self.square_sum(err) / self.size) / (self.scalar or 1.0))
+            ratio = math.sqrt(self.square_sum(err) / self.size) / (self.scalar or 1.0)
+            ratios.append(ratio if math.isfinite(ratio) else self._careful(err))
         return ratios[0] if len(ratios) == 1 else hairer_combination(*ratios)
+
+    def _careful(self, x: Array) -> float:
+        """Return the rms of `x` where its squares overflow; NaN or inf only if `x` holds such."""
+        top = float(self.xp.amax(self.abs(x)))
+        if not 0 < top < math.inf:
+            return top
+        return top * math.sqrt(self.square_sum(x / top) / self.size) / (self.scalar or 1.0)
 
 
 def hairer_combination(first: float, second: float) -> float:
@@ -76,8 +84,9 @@ def hairer_combination(first: float, second: float) -> float:
 
     It behaves as h^8. HNW I, II.10, eq. 10.17, and dop853.f.
     """
-    below = first**2 + 0.01 * second**2
-    return first**2 / math.sqrt(below) if below > 0 else 0.0
+    if not (math.isfinite(first) and math.isfinite(second)):
+        return math.nan
+    return first * (first / math.hypot(first, 0.1 * second)) if first > 0 else 0.0
 
 
 class Controller(Protocol):

@@ -22,18 +22,20 @@ class EventFinder:
     """Follows event functions from step to step.
 
     An event happens where g changes sign, in the direction asked for, or reaches zero at a step's
-    end. A zero at the very start is none: the solution has to come from somewhere. Inside a step
-    g is sampled at three points, and where three neighbouring values have one sign but their
-    parabola comes near zero in between, its extremum is searched: so pairs of roots within one
-    step are found as long as g varies on the scale of a quarter of a step.
+    end. A zero at the very start is none: the solution has to come from somewhere. The time that
+    is returned lies on the far side of the root, so that a solve that starts again from an event
+    does not find it again. Inside a step g is sampled at three points, and where three
+    neighbouring values have one sign but their parabola comes near zero in between, its extremum
+    is searched: so pairs of roots within one step are found as long as g varies on the scale of a
+    quarter of a step.
 
     Parameters
     ----------
     functions : sequence of callable
         ``g(t, y)``, scalar-valued, with SciPy's attributes: ``terminal`` (bool or int: stop at
         the first or n-th event) and ``direction`` (sign of the slope that counts; 0: both).
-    t0, y0 : float, flat array
-        Start.
+    y0 : flat array
+        Initial state.
     shape : tuple of int
         The problem's shape of the state.
     backend : Backend
@@ -42,30 +44,38 @@ class EventFinder:
     Raises
     ------
     ValueError
-        If `terminal` is neither a bool nor an integer ≥ 0.
+        If `terminal` is neither a bool nor an integer ≥ 0, or `direction` not a number; and, once
+        started, if an event function does not return one number.
     """
 
     def __init__(
         self,
         functions: Sequence[Callable[[float, Array], Any]],
-        t0: float,
         y0: Array,
         shape: tuple[int, ...],
         backend: Backend,
     ) -> None:
         self.functions, self.shape, self.backend, self._like = list(functions), shape, backend, y0
-        self.direction = [float(getattr(g, "direction", 0) or 0) for g in self.functions]
+        self.direction = [_direction(g) for g in self.functions]
         self.budget = [_terminal(g) for g in self.functions]
         self.found: list[tuple[list[float], list[Array]]] = [([], []) for _ in self.functions]
-        self.g_old = self.values(t0, y0)
+        self.g_old = [0.0] * len(self.functions)
+
+    def start(self, t0: float) -> None:
+        """Evaluate at the start."""
+        self.g_old = self.values(t0, self._like)
 
     def values(self, t: float, y: Array) -> list[float]:
         """G of every event at one point."""
         return [self._value(i, t, y) for i in range(len(self.functions))]
 
     def _value(self, i: int, t: float, y: Array) -> float:
-        value = self.functions[i](t, y.reshape(self.shape))
-        return float(value.item() if hasattr(value, "item") else value)
+        value = self.functions[i](self.backend.time(t, y), y.reshape(self.shape))
+        try:
+            return float(value.item() if hasattr(value, "item") else value)
+        except (TypeError, ValueError) as error:
+            msg = f"event {i} returned {value!r} at t = {t!r}; it must return one real number"
+            raise ValueError(msg) from error
 
     def step(self, segment: Segment) -> tuple[float, Array] | None:
         """Record the events of a step; return where a terminal one ends the solve, if any does."""
@@ -98,7 +108,7 @@ class EventFinder:
 
     def _roots(self, i: int, segment: Segment, t: list[float], g: list[float]) -> list[float]:
         """Roots of event i, given its values at the times t across the step."""
-        t, g = self._add_extrema(i, segment, t, g)
+        t, g = self._add_extrema(i, segment, *self._leave_zeros(i, segment, t, g))
         roots = []
         for t_a, t_b, g_a, g_b in zip(t, t[1:], g, g[1:], strict=False):
             rises, falls = g_a < 0 <= g_b, g_a > 0 >= g_b
@@ -114,7 +124,26 @@ class EventFinder:
 
         # Relative accuracy: a root at t = 1e-20 is found to its own digits.
         tight = 4 * np.finfo(float).eps
-        return float(brentq(g, t_a, t_b, xtol=1e-300, rtol=tight))
+        root = float(brentq(g, t_a, t_b, xtol=1e-300, rtol=tight))
+        before, step = g(t_a), math.copysign(math.ulp(root), t_b - t_a)
+        while g(root) * before > 0:  # brentq may stop on the near side, a few roundings short
+            root += step
+            step *= 2
+            if (root - t_b) * step >= 0:
+                return t_b
+        return root
+
+    def _leave_zeros(
+        self, i: int, segment: Segment, t: list[float], g: list[float]
+    ) -> tuple[list[float], list[float]]:
+        """After a sample that is zero insert one close by: its sign is that of what follows."""
+        points: list[tuple[float, float]] = []
+        for j, (t_j, g_j) in enumerate(zip(t, g, strict=True)):
+            points.append((t_j, g_j))
+            if g_j == 0 and j + 1 < len(t):
+                close = t_j + 1e-6 * (t[j + 1] - t_j)
+                points.append((close, self._value(i, close, segment(close))))
+        return [point[0] for point in points], [point[1] for point in points]
 
     def _add_extrema(
         self, i: int, segment: Segment, t: list[float], g: list[float]
@@ -152,7 +181,8 @@ class EventFinder:
             return value
 
         try:
-            minimize_scalar(distance, bounds=(low, high), method="bounded", options={"maxiter": 30})
+            options = {"maxiter": 30, "xatol": 1e-6 * (high - low)}
+            minimize_scalar(distance, bounds=(low, high), method="bounded", options=options)
         except _CrossedError:
             value, t = seen[-1]
             return t, sign * value
@@ -176,15 +206,34 @@ class _CrossedError(Exception):
 def _terminal(g: Callable[..., Any]) -> float:
     """How many events of g end the solve."""
     terminal = getattr(g, "terminal", None)
-    if terminal is None or terminal is False or terminal == 0:
+    if terminal is None or terminal is False:
         return math.inf
-    if terminal == int(terminal) and terminal > 0:
-        return int(terminal)
+    try:
+        count = float(terminal)
+        if count == 0:
+            return math.inf
+        if 0 < count < 1e15 and count == int(count):
+            return int(count)
+    except (TypeError, ValueError, OverflowError):
+        pass
     msg = (
         "The `terminal` attribute of each event must be a boolean or positive integer, "
         f"not {terminal!r}"
     )
     raise ValueError(msg)
+
+
+def _direction(g: Callable[..., Any]) -> float:
+    """Sign of the slope that counts; 0 for both."""
+    direction = getattr(g, "direction", None)
+    try:
+        number = float(0 if direction is None else direction)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if math.isnan(number):
+        msg = f"The `direction` attribute of each event must be a number, not {direction!r}"
+        raise ValueError(msg)
+    return number
 
 
 def _parabola(t: Sequence[float], g: Sequence[float]) -> tuple[float, float]:

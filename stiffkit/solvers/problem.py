@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,14 +37,34 @@ class Problem:
     t1: float
     y0: Array
     """Initial state, flat; read-only for NumPy."""
-    f0: Array
-    """f(t0, y0), flat."""
+    raw_f: Callable[..., Any]
+    """Right-hand side in the user's shape, extra arguments bound."""
     shape: tuple[int, ...]
     """The user's shape of the state."""
     backend: Backend
     rtol: Any
     """A float, or a flat array."""
     atol: Any
+
+    def first_slope(self) -> Array:
+        """Return f(t0, y0), flat, after all that can be asked of a right-hand side was asked.
+
+        Raises
+        ------
+        ValueError
+            If f changes its argument, or returns a wrong shape or dtype.
+        """
+        backend, y = self.backend, self.y0.reshape(self.shape)
+        argument = backend.copy(y)
+        value = self.raw_f(backend.time(self.t0, y), argument)
+        if not bool((argument == y).all()):
+            msg = "f changes its argument y in place; it must return dy/dt and leave y as it is"
+            raise ValueError(msg)
+        f0 = backend.slope(value, y)
+        if tuple(f0.shape) != self.shape:
+            msg = f"f(t0, y0) has shape {tuple(f0.shape)}, but y0 has shape {self.shape}"
+            raise ValueError(msg)
+        return f0.reshape(-1)
 
     @property
     def direction(self) -> float:
@@ -54,14 +75,14 @@ class Problem:
 def make_problem(
     f: Any, t_span: Any, y0: Any, args: Sequence[Any], rtol: Any, atol: Any
 ) -> Problem:
-    """Check the arguments, call f once, and return the problem.
+    """Check the arguments and return the problem. f is not called.
 
     Raises
     ------
     TypeError
         If f is not callable or `args` not a sequence.
     ValueError
-        If a value is out of range, of a wrong shape or dtype, or f changes its argument.
+        If a value is out of range, or of a wrong shape or dtype.
     """
     if not callable(f):
         msg = f"f must be callable, f(t, y), not {type(f).__name__}"
@@ -76,9 +97,9 @@ def make_problem(
     rtol = _tolerance("rtol", rtol, y, backend)
     atol = _tolerance("atol", atol, y, backend)
     bound = bind(f, args)
-    f0 = _first_call(bound, t0, y, backend)
     flat = backend.protect(y.reshape(-1))
-    return Problem(backend.call(bound, shape, flat), t0, t1, flat, f0, shape, backend, rtol, atol)
+    on_flat = backend.call(bound, shape, flat)
+    return Problem(on_flat, t0, t1, flat, bound, shape, backend, rtol, atol)
 
 
 def bind(f: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:
@@ -94,45 +115,53 @@ def bind(f: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:
 def _span(t_span: Any) -> tuple[float, float]:
     try:
         t0, t1 = (float(t) for t in t_span)
-    except (TypeError, ValueError) as error:
-        msg = f"t_span must be two numbers (t0, t1), not {t_span!r}"
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"t_span must be two numbers (t0, t1), not {_short(t_span)}"
         raise ValueError(msg) from error
     if not math.isfinite(t0) or math.isnan(t1):
         msg = f"t_span must start at a finite time and end at a number, not {t_span!r}"
         raise ValueError(msg)
-    return t0, t1
+    # No step reaches infinity; the largest float is as far as times go.
+    return t0, max(min(t1, sys.float_info.max), -sys.float_info.max)
+
+
+def _numbers(name: str, value: Any) -> np.ndarray[Any, Any]:
+    """`value` as a real float64 array, or a ValueError that names the argument."""
+    try:
+        kind = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+        if "complex" in str(kind):
+            msg = f"{name} must be real"
+            raise ValueError(msg)  # noqa: TRY301 - told like every other failure below
+        return to_numpy(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"{name} must be real numbers, not {_short(value)}"
+        raise ValueError(msg) from error
+
+
+def _short(value: Any) -> str:
+    """Write a value for a message: not the 400 digits of an integer, nor a large array."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of too many digits
+        text = f"a very large {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _tolerance(name: str, value: Any, y: Array, backend: Backend) -> Any:
     """Return a positive rtol or non-negative atol: a float, or a flat real array like y."""
-    numbers = to_numpy(value)
+    numbers = _numbers(name, value)
     if numbers.ndim > 0 and numbers.shape != tuple(y.shape):
-        msg = (
-            f"{name} has shape {numbers.shape}; it must be a number or have y0's, {tuple(y.shape)}"
-        )
+        allowed = f"a number or an array of y0's shape {tuple(y.shape)}"
+        msg = f"{name} has shape {numbers.shape}; it must be {allowed}"
         raise ValueError(msg)
     good = np.isfinite(numbers) & ((numbers > 0) if name == "rtol" else (numbers >= 0))
     if not good.all():
         sign = "positive" if name == "rtol" else "zero or positive"
-        msg = f"{name} must be finite and {sign}, not {value!r}"
+        msg = f"{name} must be finite and {sign}, not {_short(value)}"
         raise ValueError(msg)
     if numbers.ndim == 0:
         return float(numbers)
     return backend.real_like(numbers.reshape(-1), y)
-
-
-def _first_call(f: Callable[..., Any], t0: float, y: Array, backend: Backend) -> Array:
-    """f(t0, y0), flat, after all that can be asked of a right-hand side was asked."""
-    argument = backend.copy(y)
-    value = backend.call(f, (1,), y)(t0, argument)
-    if not bool((argument == y).all()):
-        msg = "f changes its argument y in place; it must return dy/dt and leave y as it is"
-        raise ValueError(msg)
-    f0 = backend.slope(value, y)
-    if tuple(f0.shape) != tuple(y.shape):
-        msg = f"f(t0, y0) has shape {tuple(f0.shape)}, but y0 has shape {tuple(y.shape)}"
-        raise ValueError(msg)
-    return f0.reshape(-1)
 
 
 def check_method(
@@ -149,11 +178,11 @@ def check_method(
     if isinstance(method, ButcherTableau):
         tableau = method
     else:
-        name = SCIPY_NAMES.get(method, method)
-        if name not in methods:
+        name = SCIPY_NAMES.get(method, method) if isinstance(method, str) else None
+        if name is None or name not in methods:
             near = difflib.get_close_matches(str(method).lower(), methods, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            msg = f"unknown method {method!r}{hint} Known are: {', '.join(methods)}"
+            msg = f"unknown method {_short(method)}{hint} Known are: {', '.join(methods)}"
             raise ValueError(msg)
         tableau = methods[name]
     if not tableau.explicit:
@@ -177,11 +206,7 @@ def check_times(name: str, times: Any, t0: float, t1: float) -> list[float]:
     ValueError
         If they are not.
     """
-    try:
-        values = to_numpy(times)
-    except (TypeError, ValueError) as error:
-        msg = f"{name} must be a one-dimensional array of times, not {times!r}"
-        raise ValueError(msg) from error
+    values = _numbers(name, times)
     if values.ndim != 1:
         msg = f"{name} must be one-dimensional, not of shape {values.shape}"
         raise ValueError(msg)
@@ -203,14 +228,17 @@ def check_positive(name: str, value: Any, *, whole: bool = False) -> Any:
     ValueError
         If it is not.
     """
+    limit = 1e15 if whole else math.inf
     try:
-        good = float(value) > 0 and (not whole or float(value) == math.inf or int(value) == value)
-    except (TypeError, ValueError):
+        number = float(value)
+        good = 0 < number <= limit and (not whole or int(number) == number)
+    except (TypeError, ValueError, OverflowError):
         good = False
     if not good:
-        msg = f"{name} must be a positive {'integer' if whole else 'number'}, not {value!r}"
+        kind = "integer" if whole else "number"
+        msg = f"{name} must be a positive {kind}, not {_short(value)}"
         raise ValueError(msg)
-    return value
+    return int(number) if whole else number
 
 
 def first_bad(y: Array, backend: Backend) -> str:

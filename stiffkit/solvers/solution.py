@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -84,14 +85,22 @@ class Solution:
         return f"<Solution {self.status.name}: {len(self.t)} times, {reach}; {counts}>"
 
 
-def freeze_log(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Turn a list of step entries into one array per key (a list where readings are ragged)."""
-    if not rows:
-        return {}
-    keys = dict.fromkeys(key for row in rows for key in row)
+def freeze_log(rows: list[dict[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
+    """Turn a list of step entries into one array per key (a list where readings are no numbers).
+
+    A reading that is missing, at a rejected step or where an observer says None, is NaN.
+    """
+    keys = dict.fromkeys([*columns, *(key for row in rows for key in row)])
     log: dict[str, Any] = {}
     for key in keys:
         column = [row.get(key) for row in rows]
-        plain = all(isinstance(x, (bool, int, float, str, np.number, np.bool_)) for x in column)
+        known = [x for x in column if x is not None]
+        if len(known) < len(column) and all(isinstance(x, _NUMBERS) for x in known):
+            column = [math.nan if x is None else x for x in column]
+            known = column
+        plain = all(isinstance(x, (*_NUMBERS, str)) for x in column)
         log[key] = np.asarray(column) if plain else column
     return log
+
+
+_NUMBERS = (bool, int, float, np.number, np.bool_)

@@ -68,14 +68,16 @@ class _Stages:
     kept, and how they are combined, is the storage's affair (`put`, `get`, `weigh`, `attempt`).
     """
 
-    def __init__(self, f: RHS, tableau: ButcherTableau) -> None:
-        self.f = f
+    def __init__(self, f: RHS, tableau: ButcherTableau, backend: Backend) -> None:
+        self.f, self.f_keeping, self.backend = f, backend.keeping(f), backend
         self.tableau = tableau
         self.s = tableau.n_stages
         self.nfev = 0
         self.f_new_slot = self.s - 1 if tableau.fsal else self.s
         self.f_new_at: Array = None
         """The very array y_new that the stage in `f_new_slot` was evaluated at."""
+        self.y_new: Array = None
+        """Result of the last attempt."""
 
     def put(self, i: int, value: Array) -> None:
         """Store k_i."""
@@ -114,14 +116,14 @@ class _Stages:
         """f(t, y) at the end of the step: free for FSAL methods unless y_new was moved."""
         if self.f_new_at is not y:
             self.nfev += 1
-            self.put(self.f_new_slot, self.f(t, y))
+            self.put(self.f_new_slot, self.f_keeping(t, y))
             self.f_new_at = y
         return self.get(self.f_new_slot)
 
     @final
     def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
         """Dense output over the accepted step; evaluates f_new and the extra stages if it must."""
-        h, moved = t_new - t, self.tableau.fsal and self.f_new_at is not y_new
+        h, moved = t_new - t, y_new is not self.y_new
         f_new = self.f_new(t_new, y_new)
         dense = self.tableau.interpolant
         if moved or dense is None:  # a moved y_new is no combination of the stages any more
@@ -144,9 +146,9 @@ class _BufferedStages(_Stages):
     def __init__(
         self, f: RHS, tableau: ButcherTableau, y: Array, backend: Backend, *, dense: bool
     ) -> None:
-        super().__init__(f, tableau)
+        super().__init__(f, tableau, backend)
         s, extra = self.s, len(tableau.dense.c) if dense else 0
-        self.backend, self.fsal, self.multiply = backend, tableau.fsal, backend.xp.multiply
+        self.fsal, self.multiply, self.protect = tableau.fsal, backend.xp.multiply, backend.protect
         self.buffer = buffer = backend.empty((self.f_new_slot + 2 + extra, y.shape[0]), y)
         self.K = K = buffer[1:]
         # Column i holds the coefficients of stage i + 1, the next one b, the last ones the errors.
@@ -200,10 +202,11 @@ class _BufferedStages(_Stages):
             stage = None
             y_new = self.increment()
             y_new += y
+            self.y_new = self.protect(y_new)
             if self.fsal:
-                self.f_new_at = self.backend.protect(y_new)
+                self.f_new_at = y_new
                 self.nfev += 1
-                self.set_f_new(f(t_new, y_new))
+                self.set_f_new(self.f_keeping(t_new, y_new))
         finally:
             self.nfev += len(self.plan) if stage is None else self.plan.index(stage) + 1
         return y_new
@@ -220,8 +223,8 @@ class _BufferedStages(_Stages):
 class _RecordedStages(_Stages):
     """Stages as a list of tensors, by `rk_step`: for torch states whose history autograd needs."""
 
-    def __init__(self, f: RHS, tableau: ButcherTableau) -> None:
-        super().__init__(f, tableau)
+    def __init__(self, f: RHS, tableau: ButcherTableau, backend: Backend) -> None:
+        super().__init__(f, tableau, backend)
         self.y: Array = None
         self.h = 0.0
         self.list: list[Array] = [None] * (self.f_new_slot + 1 + len(tableau.dense.c))
@@ -244,6 +247,7 @@ class _RecordedStages(_Stages):
             return self.f(t_new if time == t + h else time, state)
 
         y_new, self.list[: self.s] = rk_step(f, t, y, h, self.tableau, self.list[0])
+        self.y_new = y_new
         if self.tableau.fsal:
             self.f_new_at = y_new
         return y_new
@@ -260,12 +264,22 @@ class _RecordedStages(_Stages):
 
 
 def make_stages(
-    f: RHS, tableau: ButcherTableau, y: Array, f_0: Array, backend: Backend, *, dense: bool
+    f: RHS,
+    tableau: ButcherTableau,
+    y: Array,
+    f_0: Array,
+    backend: Backend,
+    *,
+    dense: bool,
+    record: bool = False,
 ) -> _Stages:
-    """Stages for a solve from y with f(t0, y) = f_0; recorded if autograd needs their history."""
+    """Stages for a solve from y with f(t0, y) = f_0; recorded if autograd needs their history.
+
+    `record` keeps the history even if neither y nor f_0 asks for it: a guide's may.
+    """
     stages: _Stages
-    if backend.wants_grad(y, f_0):
-        stages = _RecordedStages(f, tableau)
+    if backend.wants_grad(y, f_0) or (record and backend.grad_enabled()):
+        stages = _RecordedStages(f, tableau, backend)
     else:
         stages = _BufferedStages(f, tableau, y, backend, dense=dense)
     stages.start(y, f_0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -231,12 +232,12 @@ class ButcherTableau:
     @cached_property
     def e(self) -> FloatArray | None:
         """Error row b − b_hat, shape (s,); the local error estimate is ``h Σ e_i k_i``."""
-        return None if self.b_hat is None else self.b - self.b_hat
+        return None if self.b_hat is None else _frozen(self.b - self.b_hat)
 
     @cached_property
     def e2(self) -> FloatArray | None:
         """Second error row b − b_hat2, shape (s,)."""
-        return None if self.b_hat2 is None else self.b - self.b_hat2
+        return None if self.b_hat2 is None else _frozen(self.b - self.b_hat2)
 
     @property
     def error_order(self) -> int | None:
@@ -319,7 +320,7 @@ class ButcherTableau:
             A_hat=A_hat,
             B=float(norm(tau_hat)) / A_hat,
             C=float(norm(tau_hat - tau)) / A_hat,
-            D=float(max(np.abs(v).max() for v in (self.A, self.b, self.c))),
+            D=float(max(np.abs(v).max() for v in (self.A, self.b, self.b_hat, self.c))),
             E=float(norm(tau)) / A_hat,
         )
 
@@ -352,7 +353,14 @@ class ButcherTableau:
         """Largest x with ``|R(−ξ)| ≤ 1`` for all ξ in [0, x]."""
         self._explicit_only("real_stability_limit")
         flipped = self.stability_polynomial * (-1.0) ** np.arange(len(self.stability_polynomial))
-        return _first_exit(_squared_modulus(flipped, np.zeros_like(flipped)))
+        # R leaves [−1, 1] at a root of R − 1 or of R + 1. (Those of R² − 1 are the same, but where
+        # R only touches ±1 nearly, squaring doubles the digits that rounding takes.)
+        one = np.eye(1, len(flipped))[0]
+        edges = np.concatenate(
+            [_positive_roots((flipped - one)[1:]), _positive_roots(flipped + one)]
+        )
+        R = np.polynomial.Polynomial(flipped)
+        return _first_above(lambda x: abs(R(x)) - 1, np.sort(edges))
 
     @cached_property
     def imaginary_stability_limit(self) -> float:
@@ -412,7 +420,7 @@ class ButcherTableau:
         if not self.fsal:
             rows.append(list(self.b))
         rows += [list(row) for row in self.dense.A]
-        return _pad(rows, len(rows))
+        return _frozen(_pad(rows, len(rows)))
 
     @cached_property
     def bubble(self) -> FloatArray:
@@ -423,6 +431,9 @@ class ButcherTableau:
         form dense output meets y and y_new to the last bit.
         """
         P = _pad(self.dense.P).copy()
+        # Σ_i b_i(θ) = θ, else a constant slope is not met. Coefficients of 1e5 (vern6, vern8)
+        # round by more than the solution does; what is missing goes to the first stage.
+        P[0] -= P.sum(axis=0) - np.eye(1, P.shape[1])[0]
         P[: self.n_stages, 0] -= self.b
         return _frozen(np.cumsum(P, axis=1)[:, :-1].T)
 
@@ -437,7 +448,8 @@ class ButcherTableau:
 
     def __repr__(self) -> str:
         pair = "" if self.order_hat is None else f"({self.order_hat})"
-        return f"<ButcherTableau {self.name}, order {self.order}{pair}, {self.n_stages} stages>"
+        stages = "1 stage" if self.n_stages == 1 else f"{self.n_stages} stages"
+        return f"<ButcherTableau {self.name}, order {self.order}{pair}, {stages}>"
 
     def __str__(self) -> str:
         """Draw the tableau: c | A, then b and the embedded rows."""
@@ -477,13 +489,15 @@ class ButcherTableau:
         ------
         ImportError
             If matplotlib is not installed (``pip install stiffkit[plot]``).
+        ValueError
+            If the method is implicit.
         """
         from .._optional import matplotlib_axes
 
         ax = matplotlib_axes(ax)
         reach = 1.2 * max(self.real_stability_limit, self.imaginary_stability_limit, 2.0)
         x, y = np.meshgrid(np.linspace(-reach, 0.5 * reach, 301), np.linspace(-reach, reach, 401))
-        modulus = np.abs(self.R(x + 1j * y))
+        modulus = np.abs(np.polynomial.Polynomial(self.stability_polynomial)(x + 1j * y))
         ax.contourf(x, y, modulus, levels=[0.0, 1.0], alpha=0.2, colors=["C0"])
         ax.contour(x, y, modulus, levels=[1.0], **{"colors": ["C0"], **style})
         ax.axhline(0, lw=0.5, color="0.5")
@@ -530,13 +544,21 @@ def _first_exit(polynomial: tuple[FloatArray, FloatArray], vanishing: int = 0) -
     if len(lowest) == 0:
         return math.inf
     g = g[lowest[0] :]
-    if g[0] > 0:
-        return 0.0
-    roots = np.roots(g[::-1])
-    real = np.sort(roots.real[(np.abs(roots.imag) < 1e-9 * np.abs(roots)) & (roots.real > 0)])
-    value = np.polynomial.Polynomial(g)
-    for left, right in zip(real, [*real[1:], 2 * real[-1] if len(real) else 0.0], strict=True):
-        if value((left + right) / 2) > 0:
+    return _first_above(np.polynomial.Polynomial(g), np.sort(_positive_roots(g)))
+
+
+def _positive_roots(coefficients: FloatArray) -> FloatArray:
+    """Positive real roots of a polynomial in rising powers."""
+    roots = np.roots(coefficients[::-1])
+    real = (np.abs(roots.imag) < 1e-9 * np.abs(roots)) & (roots.real > 0)
+    return np.asarray(roots.real[real], dtype=np.float64)
+
+
+def _first_above(g: Callable[[float], float], edges: FloatArray) -> float:
+    """Left end of the first interval between sorted `edges`, 0 included, where g is positive."""
+    last = edges[-1] if len(edges) else 1.0
+    for left, right in pairwise([0.0, *edges.tolist(), 2 * last]):
+        if right > left and g((left + right) / 2) > 0:
             return float(left)
     return math.inf
 

@@ -11,7 +11,7 @@ import numpy as np
 from .._array import Array, backend_of, is_torch
 from ..solvers.problem import bind
 
-__all__ = ["JacobianOperator", "dense_jacobian", "row_norm", "slope", "time_like"]
+__all__ = ["JacobianOperator", "dense_jacobian", "increment", "row_norm", "slope", "time_like"]
 
 _METHODS = ("auto", "jvp", "torch", "difference", "central", "complex-step")
 
@@ -107,9 +107,7 @@ class JacobianOperator:
         eps = float(self.backend.xp.finfo(self.y.dtype).eps)
         # A complex step has no cancellation to fear: it need only be small.
         relative = {"central": eps ** (1 / 3), "complex-step": eps**2}.get(method, eps**0.5)
-        size = row_norm(self.rows(self.y), self.backend.xp)
-        xp = self.backend.xp
-        return relative * xp.where(size > 0, size, xp.ones_like(size))
+        return increment(self.rows(self.y), relative)
 
     def rows(self, x: Array) -> Array:
         """One flat row per sample."""
@@ -149,7 +147,8 @@ class JacobianOperator:
         import torch
 
         self.nfev += 1
-        return torch.func.jvp(lambda y: self.f(self.t, y), (self.y,), (v,))[1]
+        tangent = torch.func.jvp(lambda y: self.f(self.t, y), (self.y,), (v,))[1]
+        return tangent.to(v.dtype)  # of a number times a 0-d tensor torch makes float64
 
     def _difference(self, step: Array) -> Array:
         if self.method == "complex-step":
@@ -196,7 +195,7 @@ def slope(name: str, value: Any, y: Array) -> Array:
     try:
         result = backend_of(y).slope(value, y)
     except ValueError as error:
-        msg = str(error).replace("f(t0, y0)", name).replace("y0", "y")
+        msg = f"{name} does not fit y: {error}"
         raise ValueError(msg) from error
     if tuple(result.shape) != tuple(y.shape):
         msg = f"{name} has shape {tuple(result.shape)}, but y has shape {tuple(y.shape)}"
@@ -207,6 +206,13 @@ def slope(name: str, value: Any, y: Array) -> Array:
 def time_like(t: Any, y: Array) -> Any:
     """Return the time as `solve` gives it to f: a tensor beside a tensor state."""
     return backend_of(y).real_like(t, y) if is_torch(y) and not is_torch(t) else t
+
+
+def increment(y: Array, relative: float) -> Array:
+    """`relative` times each row's norm, shape (B, 1); `relative` itself where that underflows."""
+    backend = backend_of(y)
+    size = relative * row_norm(y, backend.xp)
+    return backend.xp.where(size > backend.tiny(y), size, relative * backend.xp.ones_like(size))
 
 
 def row_norm(x: Array, xp: Any) -> Array:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._array import Array, backend_of, is_torch
-from .jacobian import JacobianOperator, dense_jacobian, row_norm
+from .jacobian import JacobianOperator, dense_jacobian, increment, row_norm, slope, time_like
 
 __all__ = [
     "Eigenpair",
@@ -175,6 +175,7 @@ def power_iteration(
     and 4.3.3, doi:10.1137/1.9781611970739. L. F. Shampine, Diagnosing stiffness for Runge-Kutta
     methods, SIAM J. Sci. Stat. Comput. 12 (1991) 260-272, doi:10.1137/0912015.
     """
+    _positive("max_iterations", max_iterations)
     rows = _Rows(matvec, n, batched=batched, seed=seed)
     pair = _PowerPair(rows)
     done = np.zeros(rows.samples, dtype=bool)
@@ -263,8 +264,9 @@ def _ritz_pair_of_two(
     i = int(np.argmax(np.abs(thetas)))
     a, b = weights[:, i]
     x = a * v + b * q
-    residual = float(np.linalg.norm(a * u + b * image - thetas[i] * x))
-    return complex(thetas[i]), x, residual
+    norm = float(np.linalg.norm(x))  # q is orthogonal to v only as far as cancellation allows
+    residual = float(np.linalg.norm(a * u + b * image - thetas[i] * x)) / norm
+    return complex(thetas[i]), x / norm, residual
 
 
 def nonlinear_power_iteration(
@@ -298,7 +300,7 @@ def nonlinear_power_iteration(
         Stop, after the second iteration at the earliest, when the value changes by less than
         ``tol · max(value, smallest)``.
     max_iterations : int
-        Bound of the calls of f.
+        Bound of the calls of f, the one for f(t, y) not counted.
     smallest : float
         Values below this do not matter: RKC takes 1/h_max.
     batched : bool
@@ -315,8 +317,10 @@ def nonlinear_power_iteration(
     B. P. Sommeijer, L. F. Shampine, J. G. Verwer, RKC: an explicit solver for parabolic PDEs, J.
     Comput. Appl. Math. 88 (1998) 315-326, doi:10.1016/S0377-0427(97)00219-7.
     """
+    _positive("max_iterations", max_iterations)
     backend = backend_of(y)
     xp, y = backend.xp, backend.state(y)
+    t = time_like(t, y)
     shape = (len(y), -1) if batched else (1, -1)
     calls = 0
 
@@ -326,19 +330,17 @@ def nonlinear_power_iteration(
     def call(z: Array) -> Array:
         nonlocal calls
         calls += 1
-        value = f(t, z.reshape(y.shape))
-        return rows(value if backend.xp is not np else np.asarray(value))
+        z = z.reshape(y.shape)
+        return rows(slope("f(t, y)", f(t, z), z))
 
-    base = call(y) if f_0 is None else rows(f_0)
+    base = call(y) if f_0 is None else rows(slope("f_0", f_0, y))
     flat = rows(y)
-    direction = base if start is None else rows(backend.vector(start, y))
+    direction = base if start is None else rows(backend.vector(backend_of(start).numpy(start), y))
     # Without a slope any direction must do: all components alike.
     size = row_norm(direction, xp)
     direction = xp.where(size > 0, direction, xp.ones_like(direction))
-    eps = float(xp.finfo(y.dtype).eps)
-    y_norm = row_norm(flat, xp)
-    radius = eps**0.5 * xp.where(y_norm > 0, y_norm, xp.ones_like(y_norm))
-    step = direction * (radius / row_norm(direction, xp))
+    radius = increment(flat, float(xp.finfo(y.dtype).eps) ** 0.5)
+    step = direction / row_norm(direction, xp) * radius
     value = np.zeros(len(flat))
     change = np.full(len(flat), np.inf)
     done = np.zeros(len(flat), dtype=bool)
@@ -354,10 +356,11 @@ def nonlinear_power_iteration(
         if iteration >= 2:
             done |= change <= tol * np.maximum(value, smallest)
         flipped = backend.copy(step)
-        index = (iteration - 1) % flat.shape[1]
+        index = iteration % flat.shape[1]
         flipped[:, index] = -flipped[:, index]
         unit = difference / xp.where(norm > 0, norm, xp.ones_like(norm))
-        step = xp.where(norm > 0, unit * radius, flipped)
+        moved = xp.where(norm > 0, unit * radius, flipped)
+        step = xp.where(backend.real_like(running[:, None], y) > 0, moved, step)
         if done.all():
             break
     vector = backend.numpy(step / radius)
@@ -517,7 +520,7 @@ def lanczos(
     Saad (2011), section 6.6 (Kaniel-Paige-Saad bounds), doi:10.1137/1.9781611970739.
     """
     rows = _Rows(matvec, n, batched=batched, seed=seed)
-    krylov = _Krylov(rows, _dimension(k))
+    krylov = _Krylov(rows, _positive("k", k))
     krylov.extend()
     return _spectrum(krylov, np.abs, tol, symmetric=True)
 
@@ -584,7 +587,7 @@ def arnoldi(
         msg = "restarts are for one sample; with batched=True take a larger k"
         raise ValueError(msg)
     rows = _Rows(matvec, n, batched=batched, seed=seed)
-    krylov = _Krylov(rows, _dimension(k))
+    krylov = _Krylov(rows, _positive("k", k))
     krylov.extend()
     result = _spectrum(krylov, orders[which], tol, symmetric=False)
     for _ in range(restarts):
@@ -597,11 +600,11 @@ def arnoldi(
     return result
 
 
-def _dimension(k: int) -> int:
-    if k < 1:
-        msg = f"k={k!r} must be at least 1"
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        msg = f"{name}={value!r} must be at least 1"
         raise ValueError(msg)
-    return int(k)
+    return int(value)
 
 
 def _spectrum(

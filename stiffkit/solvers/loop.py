@@ -1,0 +1,375 @@
+"""The loop: fixed steps through a grid, or steps chosen by error control."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._array import Array
+from .control import ErrorRatio, first_step
+from .dense import DenseOutput, Segment
+from .events import EventFinder
+from .options import LOG_COLUMNS, Hooks, Progress, StepOptions
+from .problem import Problem, check_times, first_bad
+from .solution import Solution, Status, freeze_log
+from .step import Probe, Step, make_stages
+from .tableau import ButcherTableau
+
+if TYPE_CHECKING:
+    from ..stiffness.detect import StiffnessDetector
+
+__all__ = ["Run"]
+
+_LOGGER = logging.getLogger("stiffkit")
+
+MAX_NON_FINITE = 5
+"""Rejections of steps towards one time for NaN or inf in f, before the solve gives up."""
+
+
+class Run:
+    """One solve in progress. All that the Solution needs is kept here, step by step."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        tableau: ButcherTableau,
+        steps: StepOptions,
+        hooks: Hooks,
+        events: list[Callable[..., Any]],
+        t_eval: Any,
+        *,
+        dense: bool,
+        progress: bool,
+    ) -> None:
+        p, backend = problem, problem.backend
+        self.problem, self.tableau, self.steps, self.hooks = problem, tableau, steps, hooks
+        self.t, self.y = p.t0, p.y0
+        self.status, self.message = Status.success, Status.success.value
+        self.accepted = self.rejected = 0
+        self.probe: Probe | None = None
+        self.detector: StiffnessDetector | None = None
+        self.finder = EventFinder(events, p.y0, p.shape, backend) if events else None
+        self.segments: list[Segment] | None = [] if dense else None
+        self.breaks = [p.t0]
+        self.t_eval = None if t_eval is None else check_times("t_eval", t_eval, p.t0, p.t1)
+        self.i_eval = 0
+        self.t_out: list[float] = []
+        self.y_out: list[Array] = []
+        self.may_interpolate = dense or bool(events) or t_eval is not None
+        self.nfev_first = 0
+        self.stages: Any = None
+        self._record_time(p.t0, p.y0)
+        self.plain = t_eval is None and not (dense or events or hooks.wanted or progress)
+
+    # The loop -------------------------------------------------------------------------------------
+
+    def integrate(self, bar: Progress) -> None:
+        """Step until something ends the solve."""
+        p, backend = self.problem, self.problem.backend
+        self.nfev_first = 1
+        f_0 = p.first_slope()
+        if not bool(backend.xp.isfinite(f_0).all()):
+            bad = first_bad(f_0.reshape(p.shape), backend)
+            self.end(Status.non_finite, f"f(t0, y0) is not finite at component {bad}")
+            return
+        if self.finder is not None:
+            self.finder.start(p.t0)
+        if p.t0 == p.t1:
+            return
+        self.stages = make_stages(
+            p.f,
+            self.tableau,
+            p.y0,
+            f_0,
+            backend,
+            dense=self.may_interpolate,
+            record=self.hooks.guide is not None,
+        )
+        if self.steps.grid is not None:
+            self._follow_grid(self.steps.grid, bar)
+        else:
+            self._control_steps(bar)
+
+    def _follow_grid(self, grid: list[float], bar: Progress) -> None:
+        stages, isfinite = self.stages, self.problem.backend.xp.isfinite
+        for t_new in grid[1:]:
+            h = t_new - self.t
+            if self.accepted:
+                stages.advance(self.t, self.y)
+            y_new = stages.attempt(self.t, self.y, t_new)
+            if not bool(isfinite(y_new).all()):
+                self.end(Status.non_finite, self._where_not_finite(y_new))
+                return
+            self._log(h, math.nan, "grid", accepted=True)
+            if self._commit(t_new, y_new, bar):
+                return
+
+    def _control_steps(self, bar: Progress) -> None:
+        p, steps, stages, controller = self.problem, self.steps, self.stages, self.steps.controller
+        t, y, t1, direction = self.t, self.y, p.t1, p.direction
+        isfinite = p.backend.xp.isfinite
+        order = self.tableau.error_order or 0
+        wall = t1  # the nearest time towards which f was not finite
+        ratio_of = ErrorRatio(p.rtol, p.atol, y, p.backend)
+        memory, max_step, logging = controller.init(), steps.max_step, self.hooks.rows is not None
+        h_abs, limit, non_finite = self._first_step(order), "first_step", 0
+        attempts_left, retry, detector = steps.max_steps, False, self.detector
+        while True:
+            min_step = 10 * math.ulp(t)
+            if h_abs > max_step:
+                h_abs, limit = max_step, "max_step"
+            if h_abs < min_step:
+                if retry or max_step < min_step:
+                    self.end(Status.step_too_small, self._why_too_small(h_abs, non_finite))
+                    return
+                h_abs = min_step
+            if attempts_left == 0:
+                self.end(
+                    Status.max_steps,
+                    f"made max_steps = {steps.max_steps} attempts and reached t = {t!r} of {t1!r}; "
+                    f"the last step size was {h_abs:.3g}",
+                )
+                return
+            attempts_left -= 1
+            t_new = t + h_abs * direction
+            if (t_new - t1) * direction >= 0:
+                t_new, limit = t1, "end"
+            h = t_new - t
+            y_new = stages.attempt(t, y, t_new)
+            errors = stages.errors()
+            ratio = ratio_of(errors, y_new)
+            if not math.isfinite(ratio):
+                self.rejected += 1
+                non_finite += 1
+                self._log(h, ratio, limit, accepted=False)
+                stuck = not bool(isfinite(stages.get(0)).all())  # a smaller step starts there too
+                if non_finite == MAX_NON_FINITE or stuck:
+                    self.end(Status.non_finite, self._where_not_finite(y_new))
+                    return
+                # To the controller this is a rejection too: the next step does not grow.
+                _, _, memory = controller(math.inf, memory, order)
+                wall, h_abs, limit, retry = t_new, 0.1 * abs(h), "non_finite", True
+                continue
+            accept, factor, memory = controller(ratio, memory, order)
+            if logging:
+                self._log(h, ratio, limit, accepted=accept)
+            h_abs, limit, retry = abs(h) * factor, "accuracy", not accept
+            if retry:
+                self.rejected += 1
+                continue
+            if non_finite and (t_new - wall) * direction >= 0:
+                non_finite = 0  # past it: the next trouble is another
+            if detector is not None and detector.due():
+                self._look(detector, ratio_of, errors[0], ratio, t_new, y_new)
+            ratio_of.accept()
+            if self._commit(t_new, y_new, bar) or t_new == t1:
+                return
+            t, y = t_new, self.y
+            if y is not y_new:
+                ratio_of.moved(y)
+            stages.advance(t, y)
+
+    def _first_step(self, order: int) -> float:
+        p, steps = self.problem, self.steps
+        if steps.first is not None:
+            return float(steps.first)
+        self.stages.nfev += 1
+        return first_step(
+            p.f,
+            p.t0,
+            p.y0,
+            self.stages.get(0),
+            direction=p.direction,
+            order=order,
+            rtol=p.rtol,
+            atol=p.atol,
+            longest=abs(p.t1 - p.t0),
+            max_step=steps.max_step,
+            backend=p.backend,
+        )
+
+    def _look(
+        self,
+        detector: StiffnessDetector,
+        ratio_of: ErrorRatio,
+        err: Array,
+        ratio: float,
+        t_new: float,
+        y_new: Array,
+    ) -> None:
+        """Show the detector an accepted step, `err` being in units of the tolerance."""
+        p, stages, y, h = self.problem, self.stages, self.y, t_new - self.t
+        detach = p.backend.detach
+        f_new, z, i = detach(stages.f_new(t_new, y_new)), stages.probe_state(), self.tableau.probe
+        y_end = detach(y_new)
+        rise = ratio_of.norm(y_end - detach(y))
+        turn = ratio_of.norm(f_new - detach(stages.get(0)))
+        stage = None
+        if z is not None and i is not None:
+            below = ratio_of.square_sum(y_end - detach(z))
+            above = ratio_of.square_sum(f_new - detach(stages.get(i)))
+            stage = math.sqrt(above / below) if below > 0 else 0.0
+        if detector.suspicious(h, ratio, rise, turn, stage):
+            detector.prove(p.f, t_new, y_end, f_new, err * ratio_of.scale, h, p.backend)
+
+    # An accepted step -----------------------------------------------------------------------------
+
+    def _commit(self, t_new: float, y_new: Array, bar: Progress) -> bool:
+        """Take an accepted step: hooks, outputs, events. Return whether the solve ends here."""
+        t, y = self.t, self.y
+        if self.plain:  # the common case, and the whole of it
+            self.accepted += 1
+            self.t, self.y = t_new, y_new
+            self.t_out.append(t_new)
+            self.y_out.append(y_new)
+            return False
+        step = self._show(t_new, y_new) if self.hooks.wanted else None
+        if step is not None:
+            y_new = self._guide(step, y_new)
+            if not bool(self.problem.backend.xp.isfinite(y_new).all()):
+                bad = first_bad(y_new.reshape(self.problem.shape), self.problem.backend)
+                self.end(Status.non_finite, f"guide returned {bad} after t = {t!r}")
+                return True
+        i, t_eval, sign = self.i_eval, self.t_eval, self.problem.direction
+        due = t_eval is not None and i < len(t_eval) and (t_eval[i] - t_new) * sign < 0
+        segment = None
+        if due or self.segments is not None or self.finder is not None:
+            segment = self.stages.segment(t, y, t_new, y_new)
+        stop = None
+        if segment is not None and self.finder is not None:
+            stop = self.finder.step(segment)
+        if segment is not None and self.segments is not None:
+            self.segments.append(segment)
+        if stop is not None:
+            t_new, y_new = stop
+            self.end(Status.event, f"a terminal event occurred at t = {t_new!r}")
+        if due and segment is not None:
+            self._record_inside(segment, t_new)
+        self.accepted += 1
+        self.t, self.y = t_new, y_new
+        self.breaks.append(t_new)
+        self._record_time(t_new, y_new)
+        bar.update(t_new)
+        if self.hooks.callback is not None and stop is None and self.hooks.callback(step):
+            self.end(Status.interrupted, f"stopped by the callback at t = {t_new!r}")
+            return True
+        return stop is not None
+
+    def _show(self, t_new: float, y_new: Array) -> Step:
+        """Make the record of the step for hooks; whatever they do to it, the solve goes on."""
+        shape, s, copy = self.problem.shape, self.tableau.n_stages, self.problem.backend.copy
+        k = [copy(self.stages.get(i)).reshape(shape) for i in range(s)]
+        y, y_new = (copy(state).reshape(shape) for state in (self.y, y_new))
+        return Step(self.tableau, self.t, t_new - self.t, y, k, y_new, t_new)
+
+    def _guide(self, step: Step, y_new: Array) -> Array:
+        hooks, backend, probe = self.hooks, self.problem.backend, self.probe
+        for name, observer in hooks.observers.items():
+            reading = observer(step, probe)
+            if hooks.rows is not None:
+                hooks.rows[-1][name] = reading
+        if hooks.observers or hooks.guide is not None:
+            self.probe = step.probe
+        if hooks.guide is None:
+            return y_new
+        moved = hooks.guide(step, probe)
+        if moved is step.y_new and bool((moved.reshape(-1) == y_new).all()):
+            return y_new  # nothing was moved: the slope at y_new stands
+        like = self.problem.y0
+        if not (hasattr(moved, "shape") and getattr(moved, "dtype", None) == like.dtype):
+            kind = getattr(moved, "dtype", type(moved).__name__)
+            msg = f"guide must return a state of {like.dtype}, not {kind}"
+            raise TypeError(msg)
+        if tuple(moved.shape) != self.problem.shape:
+            msg = f"guide returned shape {tuple(moved.shape)} for a state of {self.problem.shape}"
+            raise ValueError(msg)
+        return backend.protect(backend.copy(moved).reshape(-1))
+
+    # Records --------------------------------------------------------------------------------------
+
+    def _record_time(self, t: float, y: Array) -> None:
+        """Keep a step's end: always without t_eval, else if it is the next of its times."""
+        if self.t_eval is not None:
+            if self.i_eval == len(self.t_eval) or self.t_eval[self.i_eval] != t:
+                return
+            self.i_eval += 1
+        self.t_out.append(t)
+        self.y_out.append(y)
+
+    def _record_inside(self, segment: Segment, t_end: float) -> None:
+        """Interpolate to the times of t_eval strictly before `t_end`."""
+        times, sign = self.t_eval or [], self.problem.direction
+        start = self.i_eval
+        while self.i_eval < len(times) and (times[self.i_eval] - t_end) * sign < 0:
+            self.i_eval += 1
+        if self.i_eval > start:
+            inside = times[start : self.i_eval]
+            self.t_out += inside
+            self.y_out += list(segment.many(np.array(inside), self.problem.backend))
+
+    def _log(self, h: float, ratio: float, limit: str, *, accepted: bool) -> None:
+        if self.hooks.rows is not None:
+            self.hooks.rows.append(
+                {"t": self.t, "h": h, "ratio": ratio, "accepted": accepted, "limit": limit}
+            )
+
+    def end(self, status: Status, message: str) -> None:
+        """Set how the solve ends."""
+        self.status, self.message = status, message
+
+    def _where_not_finite(self, y_new: Array) -> str:
+        """Say which stage and component of the last attempt was not finite."""
+        backend, shape = self.problem.backend, self.problem.shape
+        for i in range(self.tableau.n_stages):
+            k_i = self.stages.get(i)
+            if not bool(backend.xp.isfinite(k_i).all()):
+                bad = first_bad(k_i.reshape(shape), backend)
+                return f"f is not finite after t = {self.t!r}: stage {i + 1}, component {bad}"
+        if bool(backend.xp.isfinite(y_new).all()):
+            return f"the error estimate overflows after t = {self.t!r}"
+        bad = first_bad(y_new.reshape(shape), backend)
+        return f"the state overflows after t = {self.t!r}, component {bad}"
+
+    def _why_too_small(self, h_abs: float, non_finite: int) -> str:
+        cause = "f is not finite beyond it" if non_finite else "the solution may be singular there"
+        return (
+            f"the step size {h_abs:.3g} fell below the spacing of times at t = {self.t!r}: "
+            f"{cause}, or f is discontinuous, or the tolerances are too tight for the dtype"
+        )
+
+    def solution(self) -> Solution:
+        """Return all that was computed; the run is over."""
+        p, backend = self.problem, self.problem.backend
+        nfev = self.nfev_first + (0 if self.detector is None else self.detector.nfev)
+        nfev += 0 if self.stages is None else self.stages.nfev
+        self.stages = None  # its buffer is large, and the stack of all states is made next
+        shape = (len(self.y_out), *p.shape)
+        y = backend.xp.concatenate(self.y_out) if self.y_out else backend.empty(shape, p.y0)
+        interpolant = None
+        if self.segments is not None:
+            interpolant = DenseOutput(self.breaks, self.segments, p.shape, backend, p.y0)
+        message, found = self.message, self.detector and self.detector.summary(self.t)
+        if found:
+            message = f"{message}; {found}"
+            _LOGGER.info("%s", found)
+        return Solution(
+            t=backend.times(self.t_out, p.y0),
+            y=y.reshape(shape),
+            status=self.status,
+            message=message,
+            stiffness=() if self.detector is None else tuple(self.detector.evidence),
+            stats={
+                "nfev": nfev,
+                "accepted": self.accepted,
+                "rejected": self.rejected,
+                "njev": 0,
+                "nlu": 0,
+            },
+            log=None if self.hooks.rows is None else freeze_log(self.hooks.rows, LOG_COLUMNS),
+            events=() if self.finder is None else self.finder.records(),
+            interpolant=interpolant,
+        )

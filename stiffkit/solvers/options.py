@@ -1,0 +1,161 @@
+"""The arguments of `solve` that are not the problem: steps, hooks, events, progress."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .._optional import require
+from .control import CONTROLLERS, Controller
+from .problem import Problem, bind, check_positive, check_times
+
+__all__ = ["Hooks", "Progress", "StepOptions", "event_functions"]
+
+DEFAULT_CONTROLLER = "PI-DOPRI5"
+"""Chosen by measurement: docs/decisions/001-default-controller.md."""
+
+LOG_COLUMNS = ("t", "h", "ratio", "accepted", "limit")
+
+
+class StepOptions:
+    """What decides the step sizes, checked."""
+
+    grid: list[float] | None
+
+    def __init__(
+        self, controller: Any, first: Any, max_step: Any, max_steps: Any, grid: Any
+    ) -> None:
+        chosen = DEFAULT_CONTROLLER if controller is None else controller
+        if isinstance(chosen, str):
+            if chosen not in CONTROLLERS:
+                near = difflib.get_close_matches(chosen, CONTROLLERS, n=1, cutoff=0.4)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                msg = f"unknown controller {chosen!r}{hint} Known are: {', '.join(CONTROLLERS)}"
+                raise ValueError(msg)
+            chosen = CONTROLLERS[chosen]
+        if not (callable(chosen) and hasattr(chosen, "init")):
+            msg = f"controller must be a name or a Controller, not {chosen!r}"
+            raise TypeError(msg)
+        self.controller: Controller = chosen
+        self.first = None if first is None else check_positive("first_step", first)
+        self.max_step = check_positive("max_step", max_step)
+        self.max_steps = check_positive("max_steps", max_steps, whole=True)
+        self.grid_argument, self.grid = grid, None
+
+    def check(self, problem: Problem) -> None:
+        """Check what depends on the time span."""
+        t0, t1 = problem.t0, problem.t1
+        if self.first is not None and self.first > abs(t1 - t0) > 0:
+            msg = f"first_step={self.first!r} is longer than t_span ({t0!r}, {t1!r})"
+            raise ValueError(msg)
+        grid = self.grid_argument
+        if grid is None:
+            return
+        if isinstance(grid, (int, float, np.integer, np.floating)):
+            n = check_positive("grid", grid, whole=True)
+            self._bounded(n)
+            self.grid = np.linspace(t0, t1, int(n) + 1).tolist()
+        else:
+            self.grid = check_times("grid", grid, t0, t1)
+            self._bounded(len(self.grid) - 1)
+        if not self.grid or self.grid[0] != t0 or self.grid[-1] != t1:
+            msg = f"grid must start at t0 = {t0!r} and end at t1 = {t1!r}"
+            raise ValueError(msg)
+
+    def _bounded(self, steps: float) -> None:
+        if steps > self.max_steps:
+            msg = f"grid has {steps} steps, more than max_steps = {self.max_steps}"
+            raise ValueError(msg)
+
+
+class Hooks:
+    """What looks at steps, checked; `wanted` if anything does."""
+
+    def __init__(self, guide: Any, observe: Any, callback: Any, *, log: bool) -> None:
+        if (
+            observe is None
+            or isinstance(observe, (str, bytes))
+            or not (callable(observe) or np.iterable(observe))
+        ):
+            msg = f"observe must be a hook or a sequence of hooks, not {observe!r}"
+            raise TypeError(msg)
+        observers = [observe] if callable(observe) else list(observe)
+        named = [("observe", hook) for hook in observers]
+        named += [("guide", guide)] * (guide is not None)
+        named += [("callback", callback)] * (callback is not None)
+        for name, hook in named:
+            if not callable(hook):
+                msg = f"{name} must be callable, not {hook!r}"
+                raise TypeError(msg)
+        self.guide, self.callback = guide, callback
+        self.observers: dict[str, Callable[..., Any]] = {}
+        for hook in observers:
+            self.observers[self._free_name(hook)] = hook
+        self.wanted = bool(named)
+        self.rows: list[dict[str, Any]] | None = [] if log or observers else None
+
+    def _free_name(self, hook: Any) -> str:
+        """Name of the hook's column in the log; numbered where it is taken."""
+        name = str(getattr(hook, "name", None) or getattr(hook, "__name__", "observer"))
+        taken = {*LOG_COLUMNS, *self.observers}
+        numbered = (f"{name}_{i}" for i in range(2, len(taken) + 3))
+        return name if name not in taken else next(n for n in numbered if n not in taken)
+
+
+def event_functions(events: Any, args: Sequence[Any]) -> list[Callable[..., Any]]:
+    """Return the event functions with `args` bound and their attributes kept.
+
+    Raises
+    ------
+    TypeError
+        If one is not callable.
+    """
+    if events is None:
+        return []
+    if not (callable(events) or np.iterable(events)) or isinstance(events, (str, bytes)):
+        msg = f"events must be functions g(t, y), not {events!r}"
+        raise TypeError(msg)
+    bound = []
+    for event in [events] if callable(events) else list(events):
+        if not callable(event):
+            msg = f"events must be functions g(t, y), not {event!r}"
+            raise TypeError(msg)
+        g = bind(event, args)
+        if g is not event:
+            for name in ("terminal", "direction"):
+                setattr(g, name, getattr(event, name, None))
+        bound.append(g)
+    return bound
+
+
+class Progress:
+    """A tqdm bar over the time span, or nothing."""
+
+    def __init__(self, problem: Problem, *, enabled: bool) -> None:
+        self.t0, self.bar = problem.t0, None
+        if enabled:
+            tqdm = require("tqdm.auto", "diffusion", "progress=True").tqdm
+            length = abs(problem.t1 - problem.t0)
+            if length < 1e300:
+                layout = "{l_bar}{bar}| t = {n:.4g} of {total:.4g} [{elapsed}<{remaining}]"
+                self.bar = tqdm(total=length, bar_format=layout)
+            else:
+                self.bar = tqdm(bar_format="t = {n:.4g} [{elapsed}]")
+
+    def update(self, t: float) -> None:
+        """Move the bar to time t."""
+        if self.bar is not None:
+            reached = abs(t - self.t0)
+            # Rounding must not carry the sum of updates past the total.
+            self.bar.update(min(reached, self.bar.total or math.inf) - self.bar.n)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
