@@ -67,7 +67,7 @@ def test_a_right_hand_side_that_is_not_finite_ends_the_solve_at_once(method, bro
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("method", ADAPTIVE)
-def test_a_wall_of_nan_is_reached_and_reported_within_100_calls_of_the_first_nan(
+def test_a_wall_of_nan_is_reached_and_reported_within_few_steps_of_the_first_nan(
     method, bad, backend
 ):
     def walled(t, y):
@@ -84,7 +84,8 @@ def test_a_wall_of_nan_is_reached_and_reported_within_100_calls_of_the_first_nan
     assert all_finite(solution.y)
     # A step may end beyond the wall if the method does not look there, but none starts there.
     assert float(solution.t[-2]) <= 0.6
-    assert walled.after < 100
+    # Five rejections, with at most three accepted steps between two of them: 17 attempts.
+    assert walled.after <= 18 * sk.METHODS[method].n_stages
 
 
 def test_a_passing_nan_is_a_rejection_and_the_solve_goes_on():
@@ -275,9 +276,9 @@ def test_exactly_enough_steps_are_enough():
 
 
 def test_max_steps_bounds_a_grid_too():
-    solution = sk.solve(decay, (0.0, 1.0), [1.0], grid=10, max_steps=4)
-    assert solution.status is Status.max_steps
-    assert solution.t.tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    for grid in (10, np.linspace(0.0, 1.0, 11), 10**15):
+        with pytest.raises(ValueError, match="grid has .* more than max_steps = 4"):
+            sk.solve(decay, (0.0, 1.0), [1.0], grid=grid, max_steps=4)
     assert sk.solve(decay, (0.0, 1.0), [1.0], grid=10, max_steps=10).success
 
 

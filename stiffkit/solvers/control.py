@@ -86,7 +86,7 @@ def hairer_combination(first: float, second: float) -> float:
     """
     if not (math.isfinite(first) and math.isfinite(second)):
         return math.nan
-    return first * (first / math.hypot(first, 0.1 * second)) if first > 0 else 0.0
+    return first / math.hypot(1.0, 0.1 * (second / first)) if first > 0 else 0.0
 
 
 class Controller(Protocol):

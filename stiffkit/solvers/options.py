@@ -37,7 +37,7 @@ class StepOptions:
                 msg = f"unknown controller {chosen!r}{hint} Known are: {', '.join(CONTROLLERS)}"
                 raise ValueError(msg)
             chosen = CONTROLLERS[chosen]
-        if not (callable(chosen) and hasattr(chosen, "init")):
+        if isinstance(chosen, type) or not (callable(chosen) and hasattr(chosen, "init")):
             msg = f"controller must be a name or a Controller, not {chosen!r}"
             raise TypeError(msg)
         self.controller: Controller = chosen

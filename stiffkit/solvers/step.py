@@ -65,7 +65,7 @@ class _Stages:
     """The stages of one solve: what the loop needs to know of a method. Arrays are flat here.
 
     This class keeps the FSAL account and builds dense output; where the stage derivatives are
-    kept, and how they are combined, is the storage's affair (`put`, `get`, `weigh`, `attempt`).
+    kept, and how they are combined, is the storage's affair (`put`, `get`, `attempt`, ...).
     """
 
     def __init__(self, f: RHS, tableau: ButcherTableau, backend: Backend) -> None:
@@ -87,8 +87,8 @@ class _Stages:
         """Return k_i; the array is overwritten by later attempts."""
         raise NotImplementedError
 
-    def weigh(self, row: Sequence[float]) -> Array:
-        """Σ_j row_j k_j over the first len(row) stages."""
+    def weigh_changes(self, rows: Any) -> Sequence[Array]:
+        """Σ_j row_j (k_j − k_1) of each row, over as many stages as it has entries."""
         raise NotImplementedError
 
     def start(self, y: Array, k_1: Array) -> None:  # noqa: ARG002
@@ -128,10 +128,13 @@ class _Stages:
         dense = self.tableau.interpolant
         if moved or dense is None:  # a moved y_new is no combination of the stages any more
             return Segment.hermite(t, t_new, y, y_new, h * self.get(0), h * f_new)
+        k_1 = self.get(0)
         for i, (c_i, a_i) in enumerate(zip(dense.c, dense.A, strict=True), self.f_new_slot + 1):
             self.nfev += 1
-            self.put(i, self.f(t_new - (1 - c_i) * h, y + h * self.weigh(a_i)))
-        return Segment(t, t_new, y, y_new, [h * self.weigh(w) for w in self.tableau.bubble])
+            # Σ_j a_ij k_j with its sum c_i taken out; see `ButcherTableau.bubble`.
+            slope = c_i * k_1 + self.weigh_changes([a_i])[0]
+            self.put(i, self.f(t_new - (1 - c_i) * h, y + h * slope))
+        return Segment(t, t_new, y, y_new, [h * q for q in self.weigh_changes(self.tableau.bubble)])
 
 
 @final
@@ -178,8 +181,9 @@ class _BufferedStages(_Stages):
     def get(self, i: int) -> Array:
         return self.K[i]
 
-    def weigh(self, row: Sequence[float]) -> Array:
-        return self.backend.product(self.backend.vector(row, self.K), self.K[: len(row)])()
+    def weigh_changes(self, rows: Any) -> Sequence[Array]:
+        changes = self.K[: len(rows[0])] - self.K[0]
+        return list(self.backend.vector(rows, self.K) @ changes)
 
     def start(self, y: Array, k_1: Array) -> None:
         self.set_y(y)
@@ -235,8 +239,9 @@ class _RecordedStages(_Stages):
     def get(self, i: int) -> Array:
         return self.list[i]
 
-    def weigh(self, row: Sequence[float]) -> Array:
-        return combine([float(weight) for weight in row], self.list)
+    def weigh_changes(self, rows: Any) -> Sequence[Array]:
+        changes = [k_i - self.list[0] for k_i in self.list[: len(rows[0])]]
+        return [combine([float(weight) for weight in row], changes) for row in rows]
 
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
         self.y, self.h = y, t_new - t

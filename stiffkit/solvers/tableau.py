@@ -428,12 +428,11 @@ class ButcherTableau:
 
         The interpolant's b_i(θ) − θ b_i vanishes at both ends, so θ(1−θ) divides it, and the
         coefficients of the quotient are the running sums of those of b_i(θ)/θ − b_i. In this
-        form dense output meets y and y_new to the last bit.
+        form dense output meets y and y_new to the last bit. Σ_i b_i(θ) = θ makes every row sum
+        zero: the k_i may be replaced by k_i − k_1, and should be, where coefficients of 1e5 (vern6,
+        vern8) would round more of a nearly constant slope than the method's own error is.
         """
         P = _pad(self.dense.P).copy()
-        # Σ_i b_i(θ) = θ, else a constant slope is not met. Coefficients of 1e5 (vern6, vern8)
-        # round by more than the solution does; what is missing goes to the first stage.
-        P[0] -= P.sum(axis=0) - np.eye(1, P.shape[1])[0]
         P[: self.n_stages, 0] -= self.b
         return _frozen(np.cumsum(P, axis=1)[:, :-1].T)
 
