@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from scipy.integrate import solve_ivp
@@ -54,7 +55,7 @@ class Problem:
     """Published y(t1), its first components at least."""
 
     def trajectory(self, t: Array) -> Array:
-        """y at the times `t`, shape (len(t), n): exact, or the reference, good to 1e-11 or so."""
+        """Return y at the times `t`, shape (len(t), n): exact, or good to 1e-11 or so."""
         if self.exact is not None:
             return array([self.exact(t_i) for t_i in t.tolist()])
         ends, pieces = self._reference
@@ -78,7 +79,19 @@ class Problem:
         pieces, y = [], array(self.y0, dtype=float)
         for a, b in pairwise(ends):
             f = self._inside(a, b) if self.breaks else self.f
-            coarse = solve_ivp(f, (a, b), y, method="DOP853", rtol=1e-13, atol=1e-15)
+            # Splines want steps that do not grow much from one to the next: none is left to start
+            # tiny where y = 0, or to become long where y hardly changes.
+            longest = (b - a) / 50
+            coarse = solve_ivp(
+                f,
+                (a, b),
+                y,
+                method="DOP853",
+                rtol=1e-13,
+                atol=1e-15,
+                first_step=longest / 4,
+                max_step=longest,
+            )
             # Two steps for each of SciPy's, in the other implementation of the method, make
             # enough points for the spline, whose error is then below that of the points.
             t = np.sort(np.concatenate([coarse.t, (coarse.t[1:] + coarse.t[:-1]) / 2]))
@@ -88,7 +101,7 @@ class Problem:
         return ends, pieces
 
     def _inside(self, a: float, b: float) -> Callable[[float, Array], Array]:
-        """f continued from the inside of (a, b) to its ends."""
+        """Continue f from the inside of (a, b) to its ends."""
         low, high = math.nextafter(a, b), math.nextafter(b, a)
         return lambda t, y: self.f(min(max(t, low), high), y)
 
@@ -97,15 +110,20 @@ PROBLEMS: dict[str, Problem] = {}
 """Name to problem."""
 
 
-def _add(name: str, f: Callable[..., Array], t1: float, y0: Sequence[float], **more: object) -> None:
-    PROBLEMS[name] = Problem(name, f, (0.0, t1), tuple(y0), **more)  # type: ignore[arg-type]
+def _add(name: str, f: Callable[..., Array], t1: float, y0: Sequence[float], **more: Any) -> None:
+    PROBLEMS[name] = Problem(name, f, (0.0, t1), tuple(y0), **more)
 
 
 # DETEST A: single equations ---------------------------------------------------------------------
 
 _add(
-    "A1", lambda _, y: -y, 20, [1], exact=lambda t: [math.exp(-t)], y_end=(2.061153353012535e-9,)
-)  # fmt: skip
+    "A1",
+    lambda _, y: -y,
+    20,
+    [1],
+    exact=lambda t: [math.exp(-t)],
+    y_end=(2.061153353012535e-9,),
+)
 _add(
     "A2",
     lambda _, y: -(y**3) / 2,
@@ -196,8 +214,10 @@ def _second_difference(n: int) -> Array:
 # The Sun with the inner planets, Jupiter, Saturn, Uranus, Neptune, Pluto; 100 days, astronomical
 # units and solar masses.
 _SUN, _GRAVITY = 1.00000597682, 2.95912208286
-_PLANETS = array([9.54786104043e-4, 2.85583733151e-4, 4.37273164546e-5, 5.17759138449e-5, 2.77777777778e-6])  # fmt: skip
 # fmt: off
+_PLANETS = array([
+    9.54786104043e-4, 2.85583733151e-4, 4.37273164546e-5, 5.17759138449e-5, 2.77777777778e-6,
+])
 _PLANETS_Y0 = [
     3.42947415189, 3.35386959711, 1.35494901715,
     6.64145542550, 5.97156957878, 2.18231499728,
@@ -314,11 +334,12 @@ def pursuit(t: float, y: Array) -> Array:
     return array([b, math.sqrt(1 + b * b) / (25 - t)])
 
 
+_ROOT = math.sqrt(2 / math.pi)
 _add(
     "E1",
     bessel,
     20,
-    [math.sqrt(2 / math.pi) * math.sin(1), math.sqrt(2 / math.pi) * (math.cos(1) - math.sin(1) / 2)],
+    [_ROOT * math.sin(1), _ROOT * (math.cos(1) - math.sin(1) / 2)],  # J½(1) and its slope
     y_end=(0.1456723600728308, -0.09883500195574063),
 )
 _add("E2", van_der_pol(1.0), 20, [2, 0], y_end=(2.008149762174948, -0.04250887527320057))
@@ -425,9 +446,11 @@ _add(
     "pleiades",
     pleiades,
     3,
-    [3, 3, -1, -3, 2, -2, 2, 3, -3, 2, 0, 0, -4, 4]
-    + [0, 0, 0, 0, 0, 1.75, -1.5, 0, 0, 0, -1.25, 1, 0, 0],
-    # Bari test set.
+    [
+        *(3, 3, -1, -3, 2, -2, 2, 3, -3, 2, 0, 0, -4, 4),
+        *(0, 0, 0, 0, 0, 1.75, -1.5, 0, 0, 0, -1.25, 1, 0, 0),
+    ],
+    # IVP test set of Bari.
     y_end=(0.3706139143970502, 3.237284092057233, -3.222559032418324, 0.6597091455775310),
 )
 
@@ -436,12 +459,12 @@ _add(
 
 
 def stiff_scalar(t: float, y: Array) -> Array:
-    """Prothero and Robinson: y = cos t, and everything else decays as exp(−100 t)."""
+    """Prothero and Robinson: around y = cos t, everything decays as exp(−100 t)."""
     return -100 * (y - math.cos(t)) - math.sin(t)
 
 
 def stiff_spiral(t: float, y: Array) -> Array:
-    """y = (cos t, sin t), and everything else decays as exp((−50 ± 50i) t)."""
+    """Around y = (cos t, sin t), everything decays as exp((−50 ± 50i) t)."""
     c, s = math.cos(t), math.sin(t)
     a, b = float(y[0]) - c, float(y[1]) - s
     return array([-50 * a + 50 * b - s, -50 * a - 50 * b + c])

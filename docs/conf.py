@@ -1,6 +1,16 @@
 """Sphinx configuration. `make docs` builds with -n -W: every warning is an error."""
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+
+import figures  # noqa: E402
+
+# Figures and tables that follow from the package, made anew on every build.
+figures.make(DOCS / "_build" / "generated")
 
 project = "stiffkit"
 author = "The stiffkit developers"
@@ -12,9 +22,9 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
-    # The formulae are set by MathJax in the reader's browser, which fetches it; the build itself
-    # needs no network. A copy under _static and mathjax_path would make the pages work offline too.
     "sphinx.ext.mathjax",
+    # Puts MathJax beside the pages: neither the build nor the reader needs the network.
+    "sphinx-mathjax-offline",
     "sphinxcontrib.bibtex",
 ]
 exclude_patterns = ["_build"]

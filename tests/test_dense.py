@@ -31,9 +31,12 @@ def test_the_dense_output_has_its_order_and_no_more(method):
         errors.append(np.abs(solution(theta * h)[:, 0] - exact).max())
     # Halving h divides the error by 2^(q+1), as long as it is well above rounding; at h of about
     # one, where the highest orders must be measured, the next term is worth up to one order.
-    errors = np.array([e for e in errors if e > 1e-13])
+    largest = max(np.abs(row).max() for row in sk.METHODS[method].dense.P)
+    # The polynomials' coefficients round the slopes they weigh: 1e5 of them for vern6 and vern8.
+    floor = max(1e-13, 0.5 * np.finfo(float).eps * largest)
+    errors = np.array([e for e in errors if e > floor])
     observed = np.median(np.log2(errors[:-1] / errors[1:])[-3:])
-    assert q + 0.25 < observed < q + 2, (q, observed, errors)
+    assert q + 0.25 < observed < q + 2.5, (q, observed, errors)
 
 
 @pytest.mark.parametrize("method", [*ADAPTIVE, *FIXED])

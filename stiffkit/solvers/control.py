@@ -85,7 +85,7 @@ def hairer_combination(first: float, second: float) -> float:
     It behaves as h^8. HNW I, II.10, eq. 10.17, and dop853.f.
     """
     if not (math.isfinite(first) and math.isfinite(second)):
-        return math.nan
+        return first + second  # inf or NaN
     return first / math.hypot(1.0, 0.1 * (second / first)) if first > 0 else 0.0
 
 
@@ -119,15 +119,16 @@ class Controller(Protocol):
 
 
 _Memory = tuple[float, float, float, float, bool]
-"""Ratios of the two accepted steps before, the factors they gave, whether the last was rejected."""
+"""r of the two accepted steps before, the factors they gave, whether the last was rejected."""
 
 
 @dataclass(frozen=True)
 class PIDController:
     """Söderlind's digital filter of three error ratios and two step ratios.
 
-    h_(n+1)/h_n = safety · r_n^(−β₁/k) r_(n−1)^(−β₂/k) r_(n−2)^(−β₃/k)
-    · (h_n/h_(n−1))^(−α₂) (h_(n−1)/h_(n−2))^(−α₃), where r is the error ratio and k = q + 1.
+    h_(n+1)/h_n = r_n^(−β₁/k) r_(n−1)^(−β₂/k) r_(n−2)^(−β₃/k)
+    · (h_n/h_(n−1))^(−α₂) (h_(n−1)/h_(n−2))^(−α₃), where k = q + 1 and r is the error ratio over
+    its set point, safety^k.
 
     After a rejection the step shrinks by the elementary rule r^(−1/k), and the step that is then
     accepted does not grow.
@@ -137,7 +138,8 @@ class PIDController:
     beta_1, beta_2, beta_3, alpha_2, alpha_3 : float
         The filter. (1, 0, 0, 0, 0) is the I controller.
     safety : float
-        Aim at this fraction of the largest step that would pass.
+        Aim at this fraction of the largest step that would pass. (A factor in front of the
+        product, as in DOPRI5, would move the set point by the filter: to safety^(k/Σβ).)
     min_factor, max_factor : float
         Bounds of the change of h.
 
@@ -183,7 +185,9 @@ class PIDController:
         if ratio >= 1.0:
             factor = self.safety * ratio ** (-1 / k)
             return False, max(factor, self.min_factor), (r_1, r_2, f_1, f_2, True)
-        factor = self.safety * (ratio if ratio > 1e-12 else 1e-12) ** (-self.beta_1 / k)
+        set_point = self.safety**k
+        r = (ratio if ratio > 1e-12 else 1e-12) / set_point
+        factor = r ** (-self.beta_1 / k)
         if self.beta_2 or self.beta_3:
             factor *= r_1 ** (-self.beta_2 / k) * r_2 ** (-self.beta_3 / k)
         if self.alpha_2 or self.alpha_3:
@@ -195,7 +199,8 @@ class PIDController:
         elif factor < self.min_factor:
             factor = self.min_factor
         # As in DOPRI5: one step of almost no error should not rule the next ones.
-        return True, factor, (ratio if ratio > 1e-4 else 1e-4, r_1, factor, f_1, False)
+        r = ratio / set_point if ratio > 1e-4 else 1e-4 / set_point
+        return True, factor, (r, r_1, factor, f_1, False)
 
 
 CONTROLLERS: dict[str, PIDController] = {

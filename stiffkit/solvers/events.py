@@ -56,17 +56,14 @@ class EventFinder:
         backend: Backend,
     ) -> None:
         self.functions, self.shape, self.backend, self._like = list(functions), shape, backend, y0
-        self._rounding = 100 * float(backend.xp.finfo(y0.dtype).eps)
         self.direction = [_direction(g) for g in self.functions]
         self.budget = [_terminal(g) for g in self.functions]
         self.found: list[tuple[list[float], list[Array]]] = [([], []) for _ in self.functions]
         self.g_old = [0.0] * len(self.functions)
-        self._fresh = False
 
     def start(self, t0: float) -> None:
         """Evaluate at the start."""
         self.g_old = self.values(t0, self._like)
-        self._fresh = True
 
     def values(self, t: float, y: Array) -> list[float]:
         """G of every event at one point."""
@@ -90,10 +87,8 @@ class EventFinder:
         roots: list[tuple[float, int]] = []
         for i in range(len(self.functions)):
             g = [self.g_old[i], *(values[i] for values in g_inner), g_new[i]]
-            if self._fresh and abs(g[0]) <= self._rounding * max(map(abs, g)):
-                g[0] = 0.0  # a start on the event, but for rounding
             roots += [(root, i) for root in self._roots(i, segment, times, g)]
-        self.g_old, self._fresh = g_new, False
+        self.g_old = g_new
         return self._record(segment, sorted(roots, key=lambda r: abs(r[0] - t_0)))
 
     def _record(

@@ -8,14 +8,12 @@ order ``order_hat``, never the difference of the two. A method whose last row of
 
 from __future__ import annotations
 
-from .dop853 import dop853
 from .tableau import ButcherTableau, Interpolant
 
 __all__ = [
     "bosh3",
     "bs5",
     "cashkarp",
-    "dop853",
     "dopri5",
     "euler",
     "heun",

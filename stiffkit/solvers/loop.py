@@ -206,15 +206,17 @@ class Run:
         detach = p.backend.detach
         f_new, z, i = detach(stages.f_new(t_new, y_new)), stages.probe_state(), self.tableau.probe
         y_end = detach(y_new)
-        rise = ratio_of.norm(y_end - detach(y))
-        turn = ratio_of.norm(f_new - detach(stages.get(0)))
-        stage = None
+        rise, turn = y_end - detach(y), f_new - detach(stages.get(0))
+        err = err * ratio_of.scale
         if z is not None and i is not None:
             below = ratio_of.square_sum(y_end - detach(z))
             above = ratio_of.square_sum(f_new - detach(stages.get(i)))
             stage = math.sqrt(above / below) if below > 0 else 0.0
-        if detector.suspicious(h, ratio, rise, turn, stage):
-            detector.prove(p.f, t_new, y_end, f_new, err * ratio_of.scale, h, p.backend)
+        else:
+            stage = detector.along(p.f, t_new, y_end, f_new, err)
+        if detector.suspicious(h, ratio, ratio_of.norm(rise), ratio_of.norm(turn), stage):
+            changes = rise, turn, ratio_of.norm
+            detector.prove(p.f, t_new, y_end, f_new, err, h, changes)
 
     # An accepted step -----------------------------------------------------------------------------
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from . import explicit, verner
+from . import dop853, explicit, verner
 from .tableau import ButcherTableau
 
 __all__ = ["METHODS"]
 
 METHODS: dict[str, ButcherTableau] = {
     tableau.name: tableau
-    for module in (explicit, verner)
+    for module in (explicit, dop853, verner)
     for tableau in vars(module).values()
     if isinstance(tableau, ButcherTableau)
 }

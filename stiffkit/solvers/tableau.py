@@ -292,7 +292,7 @@ class ButcherTableau:
         """The C of y' = λy: y(t+h) − y_new = C z^(p+1) y + O(z^(p+2)), z = hλ."""
         r = self.stability_polynomial
         p = self.order
-        return 1 / math.factorial(p + 1) - (r[p + 1] if len(r) > p + 1 else 0.0)
+        return 1 / math.factorial(p + 1) - (float(r[p + 1]) if len(r) > p + 1 else 0.0)
 
     @cached_property
     def stage_order(self) -> int:
@@ -468,7 +468,7 @@ class ButcherTableau:
         ]
         rule = "─" * (width[0] + 1) + "┼" + "─" * (sum(width[1:]) + 2 * self.n_stages)
         lines.insert(self.n_stages, rule)
-        return "\n".join([repr(self)[1:-1], *lines])
+        return "\n".join([repr(self)[1:-1], *(line.rstrip() for line in lines)])
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
         """Draw the boundary of the stability region ``{z : |R(z)| ≤ 1}`` and its inside.

@@ -8,13 +8,15 @@ with Δ in units of the tolerance (divided by atol + rtol |y|):
   embedded method and q its order. Where this is far below the error that the pair reports, the
   error is not the solution's own: it is what is left of fast modes that the step barely damps.
 * Hairer's stage ratio: h ‖f_new − f(z)‖ / ‖y_new − z‖ of two states at one time, which comes
-  near the stability limit when such a mode dominates the difference.
+  near the stability limit when such a mode dominates the difference. A method without such a
+  stage spends one call of f on a state that is off by the error estimate instead.
 
 Three looks in a row that suspect either make a case. It is then put to the proof: an Arnoldi
 process started from the error estimate, which is rich in the mode that limits the step, runs until
 its dominant Ritz pair is good to 10 %, and the step is called limited by stability if hλ lies
-beyond 55 % of the method's limit along its own direction in the left half plane. A case that
-fails makes the next one wait longer, so that the proofs of a non-stiff solve cost a small share.
+beyond 55 % of the method's limit along its own direction in the left half plane, where the smooth
+path, without its part along that mode, would allow twice the step. A case that fails makes the
+next one wait longer, so that the proofs of a non-stiff solve cost a small share.
 
 References
 ----------
@@ -26,6 +28,7 @@ SIAM J. Sci. Stat. Comput. 12 (1991) 260-272, doi:10.1137/0912015.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -35,7 +38,7 @@ import numpy as np
 from .._array import Array, Backend
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio
-from .jacobian import JacobianOperator
+from .jacobian import JacobianOperator, row_norm
 from .spectrum import _Krylov, _Rows
 
 __all__ = ["Evidence", "Stiffness", "StiffnessDetector"]
@@ -134,13 +137,22 @@ class StiffnessDetector:
         running = self.steps - self._entered if self.state is not Stiffness.non_stiff else 0
         return self._stiff_steps + running
 
+    def along(self, f: Any, t: float, y: Array, f_new: Array, err: Array) -> float:
+        """Return ‖J err‖ / ‖err‖ for a method without a probe: a second state costs it one call."""
+        operator = JacobianOperator(f, t, y, method="difference", f_0=f_new)
+        size = float(row_norm(err[None], operator.backend.xp)[0, 0])
+        if not 0 < size < math.inf:
+            return 0.0
+        self.nfev += 1
+        return float(row_norm(operator(err / size)[None], operator.backend.xp)[0, 0])
+
     def suspicious(
         self,
         h: float,
         ratio: float,
         rise: float,
         turn: float,
-        stage: float | None,
+        stage: float,
     ) -> bool:
         """Look at a step.
 
@@ -152,21 +164,17 @@ class StiffnessDetector:
             Error estimate over tolerance.
         rise, turn : float
             ‖y_new − y‖ and ‖f_new − f‖, rms in units of the tolerance.
-        stage : float, optional
-            ‖f_new − f(z)‖ / ‖y_new − z‖, where there is such a stage.
+        stage : float
+            ‖f_new − f(z)‖ / ‖y_new − z‖ of two states at one time.
 
         Returns
         -------
         bool
             Whether there is a case to prove now.
         """
-        kappa = abs(h) * turn / rise if rise > 0 else math.inf
-        smooth = self.error_norm * kappa**self.order * rise if rise > 0 else 0.0
-        self.accuracy_step = (
-            abs(h) * (0.5 / smooth) ** (1 / (self.order + 1)) if smooth > 0 else math.inf
-        )
+        smooth = self._smooth_error(h, rise, turn)
         unexplained = ratio > 1e-3 and ratio > self.UNEXPLAINED * smooth
-        near_limit = stage is not None and abs(h) * stage > self.STAGE_RATIO * self.limit
+        near_limit = abs(h) * stage > self.STAGE_RATIO * self.limit
         if not (unexplained or near_limit):
             self.hits, self.wait = 0, self.interval
             self._relax()
@@ -174,6 +182,15 @@ class StiffnessDetector:
         self.hits += 1
         self.wait = 1
         return self.hits >= self.looks
+
+    def _smooth_error(self, h: float, rise: float, turn: float) -> float:
+        """Error over tolerance that the smooth path explains; sets `accuracy_step` by it."""
+        kappa = abs(h) * turn / rise if rise > 0 else 0.0
+        smooth = self.error_norm * kappa**self.order * rise
+        self.accuracy_step = (
+            abs(h) * (0.5 / smooth) ** (1 / (self.order + 1)) if smooth > 0 else math.inf
+        )
+        return smooth
 
     def _relax(self) -> None:
         """Let a verdict lapse after as many quiet looks as it took suspicious ones."""
@@ -185,7 +202,14 @@ class StiffnessDetector:
             self.state, self.since, self.misses = Stiffness.non_stiff, None, 0
 
     def prove(
-        self, f: Any, t: float, y: Array, f_new: Array, err: Array, h: float, backend: Backend
+        self,
+        f: Any,
+        t: float,
+        y: Array,
+        f_new: Array,
+        err: Array,
+        h: float,
+        changes: tuple[Array, Array, Callable[[Array], float]],
     ) -> Evidence:
         """Find the dominant eigenvalue from the error estimate on, and judge.
 
@@ -199,8 +223,9 @@ class StiffnessDetector:
             State, slope, and error estimate there.
         h : float
             Signed step size.
-        backend : Backend
-            Of the state.
+        changes : (flat array, flat array, callable)
+            y_new − y, f_new − f, and the rms in units of the tolerance: without their part along
+            the mode that is found, they tell the step that the rest of the solution would allow.
 
         Returns
         -------
@@ -208,6 +233,7 @@ class StiffnessDetector:
             Also appended to `evidence`.
         """
         operator = JacobianOperator(f, t, y, method="difference", f_0=f_new)
+        backend = operator.backend
         start = err if float(backend.xp.abs(err).max()) > 0 else f_new
         if float(backend.xp.abs(start).max()) == 0:
             start = backend.xp.ones_like(y)
@@ -216,12 +242,16 @@ class StiffnessDetector:
         value, residual = 0j, math.inf
         for m in range(2, krylov.k + 1) if krylov.k > 1 else [1]:
             krylov.extend(m)
-            values, _, residuals = krylov.ritz(0, symmetric=False)
+            values, weights, residuals = krylov.ritz(0, symmetric=False)
             i = int(np.argmax(np.abs(values)))
             value, residual = complex(values[i]), float(residuals[i])
             if residual <= self.RITZ_TOLERANCE * abs(value) or int(krylov.length[0]) <= m:
                 break
         self.nfev += operator.nfev
+        mode = krylov.vectors(0, weights[:, [i]])[:, 0]
+        rise, turn, norm = changes
+        rest = [_without(x, mode, backend) for x in (rise, turn)]
+        self._smooth_error(h, norm(rest[0]), norm(rest[1]))
         found = self._judge(t, h, value, residual, operator.nfev)
         self.evidence.append(found)
         self.hits = 0
@@ -268,7 +298,8 @@ class StiffnessDetector:
         decays = (value * h).real < 0
         verdict = Stiffness.non_stiff
         trusted = residual <= 2 * self.RITZ_TOLERANCE * abs(value)
-        if trusted and self.PROOF <= share < math.inf and decays:
+        roomy = self.accuracy_step >= 2 * abs(h)
+        if trusted and roomy and self.PROOF <= share < math.inf and decays:
             if abs(value.imag) > abs(value.real):
                 verdict = Stiffness.oscillatory
             elif abs(value.imag) > 0.1 * abs(value.real):
@@ -278,3 +309,12 @@ class StiffnessDetector:
                 stages = math.sqrt(abs(value) * min(self.accuracy_step, 1e300))
                 verdict = Stiffness.mildly_stiff if stages < 50 else Stiffness.stiff
         return Evidence(t, h, value, residual, share, self.accuracy_step, products, verdict)
+
+
+def _without(x: Array, mode: np.ndarray[Any, Any], backend: Backend) -> Array:
+    """Return `x` without its part in the real span of a (complex) mode."""
+    plane = np.column_stack([mode.real, mode.imag] if x.dtype == x.real.dtype else [mode])
+    basis, triangle = np.linalg.qr(plane)
+    weight = np.abs(np.diagonal(triangle))
+    basis = backend.vector(basis[:, weight > 1e-6 * weight.max()], x)
+    return x - basis @ (backend.xp.conj(basis).T @ x)

@@ -1,0 +1,246 @@
+"""Figures of the documentation, and the table of methods; `conf.py` calls `make`."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import stiffkit as sk
+
+STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 9.0,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "savefig.bbox": "tight",
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "stiffkit",
+}
+
+
+def make(out: Path) -> None:
+    """Write all figures, and the table of methods, to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "methods.md").write_text(methods_table(), encoding="utf-8")
+    drawings = {
+        "orbit": orbit,
+        "stability": stability,
+        "controllers": controllers,
+        "dense_error": dense_error,
+        "events": events,
+    }
+    with mpl.rc_context(STYLE):
+        for name, draw in drawings.items():
+            figure = draw()
+            figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+            plt.close(figure)
+
+
+def by_order() -> list[Any]:
+    """All tableaus, lowest order first."""
+    return sorted(sk.METHODS.values(), key=lambda tableau: tableau.order)
+
+
+# The table of methods -----------------------------------------------------------------------------
+
+
+def methods_table() -> str:
+    """Return one row per method, all columns derived from its tableau."""
+    keys = bibliography(Path(__file__).parent / "references.bib")
+    head = "| name | order | stages | limits: real | imag. | error norm | dense order | reference |"
+    lines = [head, "|:--|:--|:--|--:|--:|:--|:--|:--|"]
+    for tableau in by_order():
+        hats = [q for q in (tableau.order_hat, tableau.order_hat2) if q is not None]
+        order = f"{tableau.order}" + (f"({','.join(map(str, hats))})" if hats else "")
+        dense = f"{tableau.dense.order}"
+        if tableau.interpolant is None:
+            dense += " H"
+        elif tableau.dense.c:
+            dense += f", +{len(tableau.dense.c)}"
+        doi = re.search(r"doi:(\S+?)(,|$)", tableau.reference)
+        if doi is None or doi[1] not in keys:
+            msg = f"the reference of {tableau.name!r} is not in references.bib"
+            raise ValueError(msg)
+        cells = [
+            f"`{tableau.name}`",
+            order,
+            f"{tableau.n_stages}" + (" FSAL" if tableau.fsal else ""),
+            f"{tableau.real_stability_limit:.3f}",
+            f"{tableau.imaginary_stability_limit:.3f}",
+            f"`{tableau.principal_error_norm:.1e}`",
+            dense,
+            f"{{cite}}`{keys[doi[1]]}`",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def bibliography(path: Path) -> dict[str, str]:
+    """Return DOI to BibTeX key."""
+    entries = re.findall(r"@\w+\{(\w+),(.*?)\n\}", path.read_text(encoding="utf-8"), re.DOTALL)
+    dois = {key: re.search(r"doi = \{(.*?)\}", body) for key, body in entries}
+    return {doi[1]: key for key, doi in dois.items() if doi is not None}
+
+
+# Figures ------------------------------------------------------------------------------------------
+
+MU = 0.012277471
+PERIOD = 17.0652165601579625588917206249
+
+
+def arenstorf(t: float, y: np.ndarray) -> list[float]:  # noqa: ARG001
+    """Return the slope of a satellite's state in the rotating frame of Earth and Moon."""
+    u, v, du, dv = y.tolist()
+    d_1, d_2 = math.hypot(u + MU, v) ** 3, math.hypot(u + MU - 1, v) ** 3
+    ddu = u + 2 * dv - (1 - MU) * (u + MU) / d_1 - MU * (u + MU - 1) / d_2
+    return [du, dv, ddu, v - 2 * du - (1 - MU) * v / d_1 - MU * v / d_2]
+
+
+def orbit() -> Any:
+    """The Arenstorf orbit with its steps, and their sizes."""
+    y0 = [0.994, 0.0, 0.0, -2.00158510637908252240537862224]
+    solution = sk.solve(
+        arenstorf, (0, PERIOD), y0, "vern7", rtol=1e-9, atol=1e-11, dense=True, log=True
+    )
+    path = solution(np.linspace(0, PERIOD, 1500))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
+    left.plot(path[:, 0], path[:, 1], lw=1)
+    left.plot(solution.y[:, 0], solution.y[:, 1], "C0.", ms=4)
+    left.plot([-MU, 1 - MU], [0, 0], "k*", ms=7)
+    left.annotate("Earth", (-MU, 0), (5, 5), textcoords="offset points")
+    left.annotate("Moon", (1 - MU, 0), (-10, 14), textcoords="offset points")
+    left.set(aspect="equal", xlabel="x", ylabel="y", title="Arenstorf orbit, rotating frame")
+    taken = solution.log["accepted"]
+    t, h = solution.log["t"], solution.log["h"]
+    right.semilogy(t[taken], h[taken], ".-", lw=0.5, ms=4, label=f"{taken.sum()} accepted")
+    right.semilogy(t[~taken], h[~taken], "C3x", ms=5, label=f"{(~taken).sum()} rejected")
+    right.set(xlabel="t", title="step size h, vern7 at rtol 1e-9")
+    right.legend()
+    return figure
+
+
+def stability() -> Any:
+    """Stability regions of all methods, one panel for each group of orders."""
+    groups = [
+        ("orders 1 to 4", lambda p: p <= 4, (-3.7, 1.2), 3.6),
+        ("order 5", lambda p: p == 5, (-5.2, 1.7), 5.1),
+        ("orders 6 to 9", lambda p: p >= 6, (-7.2, 2.4), 7.1),
+    ]
+    figure, axes = plt.subplots(1, 3, figsize=(8.4, 4.0))
+    figure.subplots_adjust(wspace=0.2)
+    for ax, (title, wanted, x_limits, y_limit) in zip(axes, groups, strict=True):
+        x, y = np.meshgrid(np.linspace(*x_limits, 240), np.linspace(-y_limit, y_limit, 321))
+        regions: dict[tuple[float, ...], list[Any]] = {}
+        for tableau in by_order():
+            if wanted(tableau.order):
+                polynomial = tableau.stability_polynomial
+                regions.setdefault(tuple(np.round(polynomial, 12)), []).append(tableau)
+        handles = []
+        for i, tableaus in enumerate(regions.values()):
+            z = x + 1j * y
+            modulus = np.abs(np.polyval(tableaus[0].stability_polynomial[::-1], z))
+            ax.contour(x, y, modulus, levels=[1.0], colors=[f"C{i}"], linewidths=1.2)
+            label = ", ".join(tableau.name for tableau in tableaus)
+            handles.append(mpl.lines.Line2D([], [], color=f"C{i}", label=label))
+        ax.axhline(0, lw=0.6, color="0.4")
+        ax.axvline(0, lw=0.6, color="0.4")
+        ax.set(aspect="equal", title=title, xlabel="Re z")
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+        ax.legend(handles=handles, handlelength=1, columnspacing=1, fontsize=8, **place)
+    axes[0].set_ylabel("Im z")
+    return figure
+
+
+def controllers() -> Any:
+    """Step sizes and error ratios on a problem whose steps stability limits."""
+    figure, axes = plt.subplots(2, 3, figsize=(8.4, 4.0), sharex=True, layout="constrained")
+    limit = sk.METHODS["tsit5"].real_stability_limit
+    for column, name in zip(axes.T, ("I", "PI-DOPRI5", "H211b"), strict=True):
+        log = sk.solve(
+            lambda t, y: -1000 * (y - np.cos(t)) - np.sin(t),
+            (0.0, 0.5),
+            [1.1],
+            "tsit5",
+            rtol=1e-4,
+            atol=1e-7,
+            controller=name,
+            log=True,
+        ).log
+        taken = log["accepted"]
+        for ax, value in zip(column, (1000 * log["h"], log["ratio"]), strict=True):
+            ax.plot(log["t"][taken], value[taken], ".", ms=3)
+            ax.plot(log["t"][~taken], value[~taken], "C3x", ms=4)
+        column[0].axhline(limit, lw=0.8, color="0.3")
+        column[1].axhline(1, lw=0.8, color="0.3")
+        rejected = int((~taken).sum())
+        column[0].set(title=f"{name}: {len(taken)} steps, {rejected} rejected", ylim=(2.2, 4.8))
+        column[1].set(xlabel="t", yscale="log", ylim=(1e-3, 100))
+    axes[0, 0].set_ylabel("h|λ|")
+    axes[1, 0].set_ylabel("error / tolerance")
+    return figure
+
+
+PENDULUM_Y0 = [1.0, 0.5]
+
+
+def pendulum(_: float, y: np.ndarray) -> np.ndarray:
+    """Return the slope of a pendulum's angle and angular velocity."""
+    return np.array([y[1], -np.sin(y[0])])
+
+
+def dense_error() -> Any:
+    """Error of one step's dense output, over the step."""
+    figure, ax = plt.subplots(figsize=(8.4, 3.0), layout="constrained")
+    theta = np.linspace(0, 1, 201)
+    h, names = 0.5, ("cashkarp", "dopri5", "tsit5", "bs5", "vern6", "vern7")
+    for name in names:
+        solution = sk.solve(pendulum, (0, h), PENDULUM_Y0, name, grid=1, dense=True)
+        exact = reference(theta * h)
+        error = np.abs(solution(theta * h) - exact).max(axis=1)
+        order = sk.METHODS[name].dense.order
+        ax.semilogy(theta[1:], error[1:], lw=1.2, label=f"{name}, dense order {order}")
+    ax.set(xlabel="θ", ylabel="error", ylim=(1e-12, 1e-2), xlim=(0, 1))
+    ax.legend(ncols=3, loc="upper center")
+    return figure
+
+
+def reference(t: np.ndarray) -> np.ndarray:
+    """Return the pendulum to rounding."""
+    tight = {"rtol": 1e-13, "atol": 1e-14}
+    return sk.solve(pendulum, (0, t[-1]), PENDULUM_Y0, "vern9", t_eval=t, **tight).y
+
+
+def events() -> Any:
+    """What an event function does within one step, and what is found."""
+    figure, axes = plt.subplots(1, 3, figsize=(8.4, 2.6), sharey=True, layout="constrained")
+    theta = np.linspace(0, 1, 401)
+    cases = [
+        ("a sign change", lambda s: 2.2 * (s - 0.62)),
+        ("a pair between samples", lambda s: 14 * (s - 0.36) ** 2 - 0.06),
+        ("a touch: no sign change", lambda s: 4 * (s - 0.62) ** 2),
+    ]
+    for ax, (title, g) in zip(axes, cases, strict=True):
+        solution = sk.solve(
+            lambda _, y: 0 * y, (0.0, 1.0), [0.0], grid=1, events=lambda t, _, g=g: g(t)
+        )
+        roots = solution.events[0].t
+        samples = np.array([0, 0.25, 0.5, 0.75, 1])
+        ax.axhline(0, color="0.3", lw=0.8)
+        ax.plot(theta, g(theta), lw=1.2)
+        ax.plot(samples, g(samples), "ko", ms=4, label="sampled")
+        ax.plot(roots, 0 * roots, "C3D", ms=6, mfc="none", label="found")
+        ax.set(title=title, xlabel="θ", ylim=(-1.5, 1.5))
+    axes[0].set_ylabel("g")
+    axes[0].legend(loc="upper left")
+    return figure
