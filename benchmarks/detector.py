@@ -36,28 +36,18 @@ MAX_STEPS = 4000
 TOLERANCES = (1e-3, 1e-5, 1e-7, 1e-9)
 
 
-class Watched(StiffnessDetector):
-    """A detector that keeps its verdict for each accepted step."""
-
-    def due(self) -> bool:
-        """Remember the verdict that stands before this step is looked at."""
-        self.history.append(self.state)
-        return super().due()
-
-    history: list[Stiffness]
-
-
-def trace(problem: Any, method: str, rtol: float, atol: Any) -> tuple[Any, Watched, Any]:
-    """Solve with the detector watched; return the solution, the detector and the steps."""
+def trace(
+    problem: Any, method: str, rtol: float, atol: Any
+) -> tuple[Any, StiffnessDetector, Any, list[Stiffness]]:
+    """Solve; return the solution, its detector, the steps, and the verdict after each of them."""
     import stiffkit.stiffness.detect as room
 
-    made: list[Watched] = []
+    made: list[StiffnessDetector] = []
+    history: list[Stiffness] = []
 
-    def make(tableau: Any) -> Watched:
-        detector = Watched(tableau)
-        detector.history = []
-        made.append(detector)
-        return detector
+    def make(tableau: Any) -> StiffnessDetector:
+        made.append(StiffnessDetector(tableau))
+        return made[-1]
 
     original, room.StiffnessDetector = room.StiffnessDetector, make  # type: ignore[misc]
     try:
@@ -70,11 +60,13 @@ def trace(problem: Any, method: str, rtol: float, atol: Any) -> tuple[Any, Watch
             atol=atol,
             max_steps=MAX_STEPS,
             log=True,
+            callback=lambda _: history.append(made[0].state),
         )
     finally:
         room.StiffnessDetector = original  # type: ignore[misc]
     taken = solution.log["accepted"]
-    return solution, made[0], np.column_stack([solution.log["t"][taken], solution.log["h"][taken]])
+    steps = np.column_stack([solution.log["t"][taken], solution.log["h"][taken]])
+    return solution, made[0], steps, history
 
 
 def labels(
@@ -113,7 +105,7 @@ def labels(
 
 def judge(name: str, problem: Any, reference: Any, method: str, rtol: float, atol: Any) -> dict:
     """Compare verdicts with labels for one solve."""
-    solution, detector, steps = trace(problem, method, rtol, atol)
+    solution, detector, steps, history = trace(problem, method, rtol, atol)
     steps = steps[:1500]  # labels cost n calls each
     label, shares = labels(problem, reference, steps, method, rtol, atol)
     alarms = [found for found in detector.evidence if found.verdict is not Stiffness.non_stiff]
@@ -127,11 +119,11 @@ def judge(name: str, problem: Any, reference: Any, method: str, rtol: float, ato
         if run == 10:
             start = i - 9
             # A phase counts once: a verdict that stands already covers it.
-            if phases and detector.history[start] is not Stiffness.non_stiff:
+            if phases and history[start] is not Stiffness.non_stiff:
                 continue
             phases += 1
             after = [j - start for j in index if j >= start]
-            standing = detector.history[min(start, len(detector.history) - 1)]
+            standing = history[min(start, len(history) - 1)]
             if standing is not Stiffness.non_stiff:
                 delays.append(0)
             elif after and after[0] <= 30:

@@ -118,6 +118,7 @@ class Run:
         memory, max_step, logging = controller.init(), steps.max_step, self.hooks.rows is not None
         h_abs, limit, non_finite = self._first_step(order), "first_step", 0
         attempts_left, retry, detector = steps.max_steps, False, self.detector
+        countdown = detector.wait if detector is not None else 0
         while True:
             min_step = 10 * math.ulp(t)
             if h_abs > max_step:
@@ -163,8 +164,11 @@ class Run:
                 continue
             if non_finite and (t_new - wall) * direction >= 0:
                 non_finite = 0  # past it: the next trouble is another
-            if detector is not None and detector.due():
-                self._look(detector, ratio_of, errors[0], ratio, t_new, y_new)
+            if detector is not None:
+                countdown -= 1
+                if countdown == 0:
+                    self._look(detector, ratio_of, errors[0], ratio, t_new, y_new)
+                    countdown = detector.wait
             ratio_of.accept()
             if self._commit(t_new, y_new, bar) or t_new == t1:
                 return
@@ -207,16 +211,15 @@ class Run:
         f_new, z, i = detach(stages.f_new(t_new, y_new)), stages.probe_state(), self.tableau.probe
         y_end = detach(y_new)
         rise, turn = y_end - detach(y), f_new - detach(stages.get(0))
-        err = err * ratio_of.scale
         if z is not None and i is not None:
             below = ratio_of.square_sum(y_end - detach(z))
             above = ratio_of.square_sum(f_new - detach(stages.get(i)))
             stage = math.sqrt(above / below) if below > 0 else 0.0
         else:
-            stage = detector.along(p.f, t_new, y_end, f_new, err)
+            stage = detector.along(p.f, t_new, y_end, f_new, err * ratio_of.scale)
         if detector.suspicious(h, ratio, ratio_of.norm(rise), ratio_of.norm(turn), stage):
             changes = rise, turn, ratio_of.norm
-            detector.prove(p.f, t_new, y_end, f_new, err, h, changes)
+            detector.prove(p.f, t_new, y_end, f_new, err * ratio_of.scale, h, changes)
 
     # An accepted step -----------------------------------------------------------------------------
 

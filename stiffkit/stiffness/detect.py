@@ -97,6 +97,10 @@ class StiffnessDetector:
         All proofs, successful or not.
     nfev : int
         Calls of f that proofs have cost.
+    wait : int
+        Accepted steps from one look to the next.
+    steps : int
+        Accepted steps up to the last look.
     """
 
     # An error that is 30 times what the smooth path explains is not the path's.
@@ -107,7 +111,7 @@ class StiffnessDetector:
     DIMENSION = 20
     LONGEST_PAUSE = 24
 
-    def __init__(self, tableau: ButcherTableau, *, interval: int = 10, looks: int = 3) -> None:
+    def __init__(self, tableau: ButcherTableau, *, interval: int = 20, looks: int = 3) -> None:
         quality = tableau.pair_quality
         if quality is None or tableau.error_order is None:
             msg = f"method {tableau.name!r} has no embedded row to detect stiffness with"
@@ -124,12 +128,6 @@ class StiffnessDetector:
         self.wait = interval
         self.pause = interval
         self.accuracy_step = math.inf
-
-    def due(self) -> bool:
-        """Count an accepted step; say whether to look at this one."""
-        self.steps += 1
-        self.wait -= 1
-        return self.wait <= 0
 
     @property
     def stiff_steps(self) -> int:
@@ -172,6 +170,7 @@ class StiffnessDetector:
         bool
             Whether there is a case to prove now.
         """
+        self.steps += self.wait
         smooth = self._smooth_error(h, rise, turn)
         unexplained = ratio > 1e-3 and ratio > self.UNEXPLAINED * smooth
         near_limit = abs(h) * stage > self.STAGE_RATIO * self.limit
@@ -260,7 +259,7 @@ class StiffnessDetector:
             # two to four calls in 25 steps of six costs two per cent.
             self.pause = self.wait = min(2 * self.pause, self.LONGEST_PAUSE)
         else:
-            self.wait, self.misses = 10 * self.interval, 0
+            self.wait, self.misses = 5 * self.interval, 0
             self.pause = self.interval
             if self.state is Stiffness.non_stiff:
                 self.since, self._entered = t, self.steps
