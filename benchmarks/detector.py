@@ -198,11 +198,11 @@ def main() -> None:
                 )
     radii = np.array([x for r in results for x in r["radius_ratios"]])
     good = np.mean((radii >= 0.8) & (radii <= 1.25)) if len(radii) else np.nan
+    totals = {key: sum(r[key] for r in results) for key in ("false", "alarms", "missed", "phases")}
     print(
-        f"\nfalse alarms {sum(r['false'] for r in results)} of {sum(r['alarms'] for r in results)}; "
-        f"phases missed {sum(r['missed'] for r in results)} of {sum(r['phases'] for r in results)}; "
-        f"radius within [0.8, 1.25]: {good:.1%} of {len(radii)} proofs; "
-        f"largest cost {max(r['cost'] for r in results):.1%} of the calls"
+        "\nfalse alarms {false} of {alarms}; phases missed {missed} of {phases};".format(**totals),
+        f"radius within [0.8, 1.25]: {good:.1%} of {len(radii)} proofs;",
+        f"largest cost {max(r['cost'] for r in results):.1%} of the calls",
     )
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))
