@@ -9,7 +9,6 @@ import scipy.sparse.linalg
 from _tolerance import gamma
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.polynomial import chebyshev
 from problems import counted
 
 import stiffkit as sk
@@ -389,7 +388,7 @@ def test_pairs_of_one_modulus_are_found_at_the_ratio_of_the_third(kind, seed, ra
 
 
 def test_a_defective_eigenvalue_is_found_slowly_but_surely():
-    """Jordan blocks of size 3: the error falls as 1/k, so four times the products gain a factor 4."""
+    """Jordan blocks of size 3: the error falls as 1/k, four times for four."""
     A = np.zeros((6, 6))
     A[:3, :3] = np.eye(3) + np.eye(3, k=1)
     A[3:, 3:] = 0.5 * np.eye(3)
@@ -403,8 +402,8 @@ def test_a_defective_eigenvalue_is_found_slowly_but_surely():
 
 
 def cheb(m, x):
-    """T_m(x)."""
-    return chebyshev.chebval(x, [0] * m + [1])
+    """T_m(x) for x ≥ 1, infinite x included."""
+    return math.cosh(m * math.acosh(x)) if m else 1.0
 
 
 @given(seed=seeds, n=st.integers(4, 24), k=st.integers(1, 10), gap=st.floats(0.01, 2.0))
@@ -455,20 +454,24 @@ def test_ritz_values_move_outwards_as_the_space_grows(seed, n):
     np.testing.assert_allclose([low, high], ends, rtol=0, atol=slack)
 
 
-@given(seed=seeds, n=st.integers(2, 24), distinct=st.integers(1, 6), k=st.integers(6, 40))
-def test_lanczos_finds_all_that_the_start_vector_holds_and_stops(seed, n, distinct, k):
-    """One copy of each degenerate value, and no ghosts, whatever k is."""
+@given(seed=seeds, n=st.integers(2, 24), distinct=st.integers(1, 6))
+def test_no_ghosts_appear_however_long_lanczos_runs(seed, n, distinct):
+    """Every value is found, and none more often than it occurs.
+
+    In exact arithmetic a degenerate value is found once. Rounding may show further copies, which
+    are eigenvalues too; copies beyond the multiplicity would be ghosts.
+    """
     rng = np.random.default_rng(seed)
     wanted = np.linspace(-3.0, 2.0, distinct)
     values = np.concatenate([wanted, rng.choice(wanted, n)])[:n]
     A, _ = with_spectrum(values, rng)
-    product = matvec(A)
-    found = lanczos(product, rng.standard_normal(n), k=k)
-    wanted = np.unique(values)
-    assert found.values.shape == wanted.shape
-    np.testing.assert_allclose(np.sort(found.values), wanted, atol=1e-12 * n)
+    found = lanczos(matvec(A), rng.standard_normal(n), k=n + 20)
+    nearest = np.abs(np.subtract.outer(found.values, wanted))
+    assert nearest.min(axis=1).max() <= krylov_rounding(A, n) + gamma(10 * n) * norm(A)
     assert found.converged.all()
-    assert product.calls == found.products == len(wanted)
+    for lam in np.unique(values):
+        copies = (np.abs(found.values - lam) < 0.1).sum()
+        assert 1 <= copies <= (values == lam).sum()
 
 
 @given(seed=seeds, n=st.integers(3, 24), dimension=st.integers(1, 3))
@@ -533,10 +536,8 @@ def test_scaling_the_matrix_scales_the_results_and_nothing_else(family, power):
         one, other = estimate(A), estimate(scaled)
         assert finite(other)
         assert one.products == other.products
-        if hasattr(one, "value"):
-            fields = ("value", "residual")
-        else:
-            fields = ("values", "residuals")
+        pair = hasattr(one, "value")
+        fields = ("value", "residual") if pair else ("values", "residuals")
         for field in fields:
             unscaled = np.asarray(getattr(other, field)) / 2.0**power
             slack = gamma(200) * norm(A)  # LAPACK may rescale by a factor of its own
@@ -704,9 +705,7 @@ def test_samples_whose_space_closes_early_do_not_disturb_the_others(backend, k):
             # Converged values of a symmetric matrix, and Ritz values of small spaces, are well
             # conditioned; rounding grows in between, where nothing is compared.
             if k <= 5 or alone.converged.all():
-                np.testing.assert_allclose(
-                    together.values[b, :m], alone.values, rtol=0, atol=1e-10 * norm(M)
-                )
+                same_points(together.values[b, :m], alone.values, 1e-10 * norm(M))
             # A closed space has nothing more to say: its last value stands for the rest.
             np.testing.assert_array_equal(together.values[b, m:], together.values[b, m - 1])
             residuals = true_residuals(M, together.values[b], together.vectors[b])
@@ -716,10 +715,10 @@ def test_samples_whose_space_closes_early_do_not_disturb_the_others(backend, k):
 
 
 def test_samples_of_the_power_iteration_stop_at_their_own_time():
-    A = np.stack([np.diag([1.0, 0.1, 0.0]), np.diag([1.0, 0.9, 0.0]), np.zeros((3, 3))])
-    start = np.ones((3, 3))
+    A = np.stack([np.diag([1.0, r, r**2, -r, 0.3]) for r in (0.1, 0.8)] + [np.zeros((5, 5))])
+    start = np.ones((3, 5))
     together = power_iteration(batched_matvec(A), start, tol=1e-6, batched=True)
-    alone = [power_iteration(matvec(M), np.ones(3), tol=1e-6) for M in A]
+    alone = [power_iteration(matvec(M), np.ones(5), tol=1e-6) for M in A]
     np.testing.assert_array_equal(together.iterations, [one.iterations for one in alone])
     assert len(set(together.iterations)) == 3
     for b, one in enumerate(alone):
@@ -776,12 +775,13 @@ def transport(n):
 
 
 def test_lanczos_agrees_with_eigsh_and_svds():
-    A = laplacian(60, None)
+    rng = np.random.default_rng(0)
+    A, start = laplacian(60, rng), rng.standard_normal(60)
     found = lanczos(matvec(A), 60, k=60)
-    for which, pick in (("LM", np.min), ("SA", np.min)):
-        wanted = scipy.sparse.linalg.eigsh(A, k=1, which=which, v0=np.ones(60))[0][0]
+    for which, pick in (("LM", np.min), ("SA", np.min), ("LA", np.max)):
+        wanted = scipy.sparse.linalg.eigsh(A, k=1, which=which, v0=start)[0][0]
         np.testing.assert_allclose(pick(found.values), wanted, rtol=1e-10)
-    B = np.random.default_rng(0).standard_normal((40, 40))
+    B = rng.standard_normal((40, 40))
     norm_2 = math.sqrt(lanczos(matvec(B.T @ B), 40, k=40).values[0])
     wanted = scipy.sparse.linalg.svds(B, k=1, return_singular_vectors=False, v0=np.ones(40))[0]
     np.testing.assert_allclose(norm_2, wanted, rtol=1e-10)
@@ -908,7 +908,7 @@ SCALES += [(np.float32, 1.0), (np.float32, 1e30), (np.float32, 1e-30)]
 def awkward_starts(n, rng):
     first, last = np.zeros(n), np.zeros(n)
     first[0] = last[-1] = 1.0
-    return [rng.standard_normal(n), first, last, np.ones(n)]
+    return [rng.standard_normal(n), last, first + last]
 
 
 @pytest.mark.parametrize(("dtype", "scale"), SCALES)
@@ -917,31 +917,31 @@ def awkward_starts(n, rng):
 def test_every_estimate_of_every_matrix_is_a_number(backend, family, dtype, scale):
     """Warnings are errors here. Sizes from 1 on, k beyond n, starts in invariant subspaces."""
     rng = np.random.default_rng(0)
-    for n in (1, 2, 3, 8) if backend == "numpy" else (1, 7):
+    for n in (1, 2, 7) if backend == "numpy" else (5,):
         A = (scale * FAMILIES[family](n, rng)).astype(dtype)
         for start in awkward_starts(n, rng):
             x, product = start.astype(dtype), matvec(A)
             if backend == "torch":
                 x, product = torch.as_tensor(x), matvec(torch.as_tensor(A))
             for tol in (1e-2, 0.0):
-                found = power_iteration(product, x, tol=tol)
+                found = power_iteration(product, x, tol=tol, max_iterations=40)
                 assert finite(found)
                 slack = power_rounding(A / scale) * scale
                 residual = true_residuals(A, found.value, found.vector[:, None])[0]
                 assert residual <= found.residual + slack
-            for k in (1, 3, 20):
-                results = [
-                    arnoldi(product, x, k=k, which=which, restarts=3, tol=tol)
-                    for which in ("LM", "LR")
-                    for tol in (1e-8, 0.0)
-                ]
-                results += [lanczos(product, x, k=k)] if family in SYMMETRIC else []
-                for found in results:
-                    assert finite(found)
-                    assert np.isfinite(found.field_of_values).all()
-                    residuals = true_residuals(A, found.values, found.vectors)
-                    slack = krylov_rounding(A / scale, k, 3) * scale
-                    assert (residuals <= found.residuals + slack).all()
+            results = [
+                arnoldi(product, x, k=1),
+                arnoldi(product, x, k=4, which="LR", restarts=3, tol=0.0),
+                arnoldi(product, x, k=20, restarts=3, tol=0.0),
+            ]
+            if family in SYMMETRIC:
+                results += [lanczos(product, x, k=k) for k in (1, 4, 20)]
+            for found in results:
+                assert finite(found)
+                assert np.isfinite(found.field_of_values).all()
+                residuals = true_residuals(A, found.values, found.vectors)
+                slack = krylov_rounding(A / scale, 20, 3) * scale
+                assert (residuals <= found.residuals + slack).all()
             assert finite(spectral_abscissa(product, x, k=4, restarts=3))
         found = eigenvalues(A)
         assert finite(found)
@@ -1358,7 +1358,7 @@ def test_a_batch_of_the_nonlinear_iteration_is_its_samples_one_by_one(backend, s
     together = nonlinear_power_iteration(f, 0.0, y, batched=True)
     assert together.products == 1 + together.iterations.max()
     for b in range(4):
-        alone = nonlinear_power_iteration(lambda t, z: A[b] @ z, 0.0, y[b])
+        alone = nonlinear_power_iteration(lambda t, z, M=A[b]: M @ z, 0.0, y[b])
         assert together.iterations[b] == alone.iterations
         assert together.converged[b] == alone.converged
         np.testing.assert_allclose(together.value[b], alone.value, rtol=1e-5)

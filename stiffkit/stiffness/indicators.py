@@ -110,5 +110,5 @@ def time_scales(eigenvalues: npt.ArrayLike, span: float | None = None) -> Any:
     modulus = np.abs(np.asarray(eigenvalues).reshape(-1))
     if span is not None:
         return float(abs(span) * modulus.max(initial=0.0))
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         return np.sort(1.0 / modulus)

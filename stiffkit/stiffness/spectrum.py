@@ -6,6 +6,10 @@ independent matrices at once; results then have a leading axis B.
 
 A Ritz pair (θ, x), ‖x‖ = 1, comes with its residual r = ‖A x − θ x‖. It is an exact eigenpair of a
 matrix at distance r from A, whatever A is; for a normal A an eigenvalue lies within r of θ.
+
+`converged` says that r is small, no more. That no other eigenvalue is larger, or further right, is
+likely after a random start and cannot be known: products show nothing of a direction that no vector
+has had. Eigenvalues of multiplicity m may be found once or up to m times.
 """
 
 from __future__ import annotations
@@ -662,8 +666,10 @@ def spectral_abscissa(
     Returns
     -------
     Eigenpair
-        If `converged` is False the true abscissa may lie further right: a rightmost eigenvalue
-        that is small beside the spectral radius is found last.
+        `converged` compares the residual with the largest modulus in the space and speaks of this
+        pair alone. If it is False the true abscissa may well lie further right: a rightmost
+        eigenvalue that is small beside the spectral radius is found last. If it is True that is
+        rare, and rarer the larger k.
     """
     found = arnoldi(matvec, n, k=k, which="LR", restarts=restarts, tol=tol, seed=seed)
     return Eigenpair(
