@@ -277,7 +277,7 @@ def test_exactly_enough_steps_are_enough():
 
 def test_max_steps_bounds_a_grid_too():
     for grid in (10, np.linspace(0.0, 1.0, 11), 10**15):
-        with pytest.raises(ValueError, match="grid has .* more than max_steps = 4"):
+        with pytest.raises(ValueError, match=r"grid has .* more than max_steps = 4"):
             sk.solve(decay, (0.0, 1.0), [1.0], grid=grid, max_steps=4)
     assert sk.solve(decay, (0.0, 1.0), [1.0], grid=10, max_steps=10).success
 
