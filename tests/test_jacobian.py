@@ -391,11 +391,21 @@ def test_no_direction_no_product(method, batched):
 
 
 @pytest.mark.parametrize("method", ["difference", "central", "complex-step"])
-@pytest.mark.parametrize("size", [0.0, 1e-320, 1e-310, 1e-200, 1e150])
-def test_a_linear_problem_has_its_jacobian_at_any_size_of_state(method, size):
-    A = np.array([[-1.0, 2.0], [3.0, -4.0]])
-    operator = JacobianOperator(lambda t, y: A @ y, 0.0, size * np.ones(2), method=method)
-    np.testing.assert_allclose(operator(np.array([1.0, 1.0])), [1.0, -1.0], rtol=1e-6)
+@pytest.mark.parametrize("rate", [1.0, 1e-6])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(np.float64, x) for x in (0.0, 1e-320, 1e-314, 1e-310, 1e-200, 1e150)]
+    + [(np.float32, x) for x in (0.0, 1e-44, 1e-40, 1e-12, 1e-9, 1e20)],
+)
+def test_a_linear_problem_has_its_jacobian_at_any_size_of_state(method, dtype, size, rate):
+    """No increment underflows, nor is it so small that subnormal numbers make it coarse."""
+    A = (rate * np.array([[-1.0, 2.0], [3.0, -4.0]])).astype(dtype)
+    y = np.full(2, size, dtype)
+    got = JacobianOperator(lambda t, y: A @ y, 0.0, y, method=method)(np.ones(2, dtype))
+    # Rounding of y + δv and of A y, ‖A‖ being 5.4: of the order u‖A‖ ‖y‖/δ, a rounding if complex.
+    eps = float(np.finfo(dtype).eps)
+    relative = {"difference": eps**0.5, "central": eps ** (2 / 3), "complex-step": eps}[method]
+    np.testing.assert_allclose(got / rate, [1.0, -1.0], rtol=0, atol=4 * 5.4 * relative)
 
 
 SCALES = np.array([1e-8, 1.0, 1e8])

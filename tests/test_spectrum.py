@@ -387,6 +387,22 @@ def test_pairs_of_one_modulus_are_found_at_the_ratio_of_the_third(kind, seed, ra
         assert distance(found.value, wanted) <= bound + power_rounding(A)
 
 
+@given(
+    seed=seeds,
+    large=st.floats(1.0, 5.0),
+    share=st.floats(-0.95, 0.95),
+    sign=st.sampled_from([1.0, -1.0]),
+)
+def test_of_two_values_that_the_start_holds_the_larger_is_taken(seed, large, share, sign):
+    """The plane of the two is invariant, so that both of its Ritz pairs are exact."""
+    rng = np.random.default_rng(seed)
+    A, Q = with_spectrum(np.array([sign * large, share * large, 0.3, -0.2]), rng)
+    start = Q[:, 0] + rng.uniform(0.5, 2.0) * Q[:, 1]
+    found = power_iteration(matvec(A), start, tol=1e-8, max_iterations=3)
+    assert found.converged
+    assert abs(found.value - sign * large) <= power_rounding(A)
+
+
 def test_a_defective_eigenvalue_is_found_slowly_but_surely():
     """Jordan blocks of size 3: the error falls as 1/k, four times for four."""
     A = np.zeros((6, 6))
@@ -841,8 +857,9 @@ def test_the_krylov_relation_survives_restarts(family, seed, n, k, which, comple
         krylov.extend()
 
 
+@pytest.mark.parametrize("wanted", [np.abs, np.real, lambda z: np.abs(z.imag)])
 @given(seed=seeds, n=st.integers(6, 24), k=st.integers(4, 9))
-def test_a_restart_keeps_the_ritz_values_that_are_wanted(seed, n, k):
+def test_a_restart_keeps_the_ritz_values_that_are_wanted(wanted, seed, n, k):
     rng = np.random.default_rng(seed)
     A = rng.standard_normal((n, n))
     k = min(k, n - 1)
@@ -850,11 +867,15 @@ def test_a_restart_keeps_the_ritz_values_that_are_wanted(seed, n, k):
     krylov.extend()
     H = krylov.H[0, :k, :k].copy()
     before, X = np.linalg.eig(H)
-    krylov.restart(k // 2, np.real)
+    krylov.restart(k // 2, wanted)
     p = len(krylov.V) - 1
     kept = np.linalg.eigvals(krylov.H[0, :p, :p])
-    wanted = before[np.argsort(-before.real, kind="stable")[:p]]
-    same_points(kept, wanted, np.linalg.cond(X) * gamma(16 * k**2) * norm(H))
+    slack = np.linalg.cond(X) * gamma(16 * k**2) * norm(H)
+    # Each kept value is one from before, and all that are left out are wanted less.
+    assert distance(kept, before).max() <= slack
+    left = before[distance(before, kept) > slack]
+    assert len(left) == k - p
+    assert wanted(left).max(initial=-math.inf) <= wanted(kept).min() + slack
 
 
 def test_restarts_find_what_one_sweep_cannot():
@@ -979,17 +1000,16 @@ def test_images_of_very_different_size_do_not_overflow():
         assert finite(power_iteration(matvec(A), start[1], tol=0.0))
 
 
-@pytest.mark.parametrize("size", [1e-300, 1e300])
+@pytest.mark.parametrize("size", [1e-300, 1.7e308])
 def test_the_length_of_the_start_vector_is_no_matter(size):
+    """Up to components whose norm overflows."""
     A = symmetric(6, np.random.default_rng(0))
-    start = np.random.default_rng(1).standard_normal(6)
+    start = np.random.default_rng(1).uniform(0.5, 1.0, 6)
+    start /= start.max()
     for estimate in (power_iteration, arnoldi, lanczos):
         one, other = estimate(matvec(A), start), estimate(matvec(A), size * start)
-        np.testing.assert_allclose(
-            getattr(one, "values", getattr(one, "value", None)),
-            getattr(other, "values", getattr(other, "value", None)),
-            rtol=1e-10,
-        )
+        field = "value" if estimate is power_iteration else "values"
+        np.testing.assert_allclose(getattr(one, field), getattr(other, field), rtol=1e-10)
 
 
 def test_a_start_may_be_any_array_like():

@@ -47,8 +47,8 @@ def logarithmic_norm(A: npt.ArrayLike, p: float = 2) -> float:
     A : array_like, shape (n, n)
         Real or complex matrix.
     p : {1, 2, inf}
-        Which norm: the largest of Re a_jj + Σ_(i≠j) |a_ij| over columns, of the eigenvalues of
-        (A + A*)/2, or of Re a_ii + Σ_(j≠i) |a_ij| over rows.
+        Which norm: the largest of ``Re a_jj + Σ_(i≠j) |a_ij|`` over columns, of the eigenvalues
+        of ``(A + A*)/2``, or of ``Re a_ii + Σ_(j≠i) |a_ij|`` over rows.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def logarithmic_norm(A: npt.ArrayLike, p: float = 2) -> float:
 
 
 def stiffness_ratio(eigenvalues: npt.ArrayLike) -> float:
-    """Ratio max |Re λ| / min |Re λ| over the decaying modes (Re λ < 0); 1 if there are none.
+    """Ratio ``max |Re λ| / min |Re λ|`` over the decaying modes (Re λ < 0); 1 if there are none.
 
     Eigenvalues below rounding, 1e-12 of the largest modulus, count as zero: conserved quantities
     do not make a problem stiff.
@@ -93,7 +93,7 @@ def stiffness_ratio(eigenvalues: npt.ArrayLike) -> float:
 
 
 def time_scales(eigenvalues: npt.ArrayLike, span: float | None = None) -> Any:
-    """1/|λ| of each mode, rising; with `span`, how many of the smallest fit into the span.
+    """``1/|λ|`` of each mode, rising; with `span`, how many of the smallest fit into the span.
 
     Parameters
     ----------

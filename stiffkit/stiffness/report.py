@@ -57,7 +57,7 @@ class StiffnessReport:
     spectral_abscissa: float
     """Largest real part (of the Ritz values, unless exact)."""
     stiffness_ratio: float
-    """max |Re λ| / min |Re λ| over the decaying modes."""
+    """``max |Re λ| / min |Re λ|`` over the decaying modes."""
     log_norm: float
     """μ₂, the rate at which solutions can start to grow apart (from inside, unless exact)."""
     departure: float
