@@ -1,7 +1,8 @@
-"""Figures of the documentation, and the table of methods; `conf.py` calls `make`."""
+"""Figures and tables of the documentation; `conf.py` calls `make`."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -30,9 +31,11 @@ STYLE = {
 
 
 def make(out: Path) -> None:
-    """Write all figures, and the table of methods, to `out`."""
+    """Write all figures and tables to `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "methods.md").write_text(methods_table(), encoding="utf-8")
+    tables = {"methods": methods_table, "estimators": estimators_table, "detector": detector_table}
+    for name, write in tables.items():
+        (out / f"{name}.md").write_text(write(), encoding="utf-8")
     drawings = {
         "orbit": orbit,
         "stability": stability,
@@ -91,6 +94,63 @@ def bibliography(path: Path) -> dict[str, str]:
     entries = re.findall(r"@\w+\{(\w+),(.*?)\n\}", path.read_text(encoding="utf-8"), re.DOTALL)
     dois = {key: re.search(r"doi = \{(.*?)\}", body) for key, body in entries}
     return {doi[1]: key for key, doi in dois.items() if doi is not None}
+
+
+# Tables of measurements ---------------------------------------------------------------------------
+
+DATA = Path(__file__).parent / "data"
+
+
+def estimators_table() -> str:
+    """Return what benchmarks/estimators.py measured, one row per estimator."""
+    measured = json.loads((DATA / "estimators.json").read_text(encoding="utf-8"))
+    head = "| | estimator | 5 % | 50 % | 95 % | no number | sign | angle 50 % | 95 % | calls |"
+    lines = [head, "|:--|:--|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    for key, title in (("stiff", "stiff"), ("detest", "DETEST")):
+        for i, (name, row) in enumerate(measured[key]["all"].items()):
+            angles = ["", ""] if row["angle"] is None else [f"{a:.1f}°" for a in row["angle"]]
+            cells = [
+                "" if i else f"**{title}**",
+                name,
+                *(f"{ratio:.3g}" for ratio in row["ratio"]),
+                f"{row['unusable']:.0%}" if row["unusable"] else "",
+                "" if row["sign"] is None else f"{row['sign']:.0%}",
+                *angles,
+                f"{row['calls']:.1f}" if row["calls"] else "0",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def detector_table() -> str:
+    """Return what benchmarks/detector.py measured, one row per method."""
+    measured = json.loads((DATA / "detector.json").read_text(encoding="utf-8"))
+    head = (
+        "| method | solves | proofs | alarms | false | stiff phases | missed | delay 50 % | 95 % "
+        "| radius within 25 % | cost 50 % | worst |"
+    )
+    lines = [head, "|:--|" + "--:|" * 11]
+    for name in dict.fromkeys(solve["method"] for solve in measured):
+        solves = [solve for solve in measured if solve["method"] == name]
+        total = {
+            key: sum(solve[key] for solve in solves)
+            for key in ("proofs", "alarms", "false", "phases", "missed")
+        }
+        delays = [delay for solve in solves for delay in solve["delays"]]
+        radii = np.array([ratio for solve in solves for ratio in solve["radius_ratios"]])
+        costs = [solve["cost"] for solve in solves]
+        cells = [
+            f"`{name}`",
+            f"{len(solves)}",
+            *(f"{count}" for count in total.values()),
+            f"{np.median(delays):.0f}",
+            f"{np.quantile(delays, 0.95):.0f}",
+            f"{np.mean((radii >= 0.8) & (radii <= 1.25)):.1%}",
+            f"{np.median(costs):.1%}",
+            f"{max(costs):.1%}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 # Figures ------------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ def quiet_arithmetic() -> Iterator[None]:
 
     def called(kind: str, flag: int) -> None:
         caller = sys._getframe(1)
+        while caller.f_code is called.__code__ and caller.f_back is not None:
+            caller = caller.f_back  # a solve inside f hands on what its own f does
         if str(caller.f_globals.get("__name__", "")).startswith("stiffkit."):
             return
         mode = modes[keys.get(kind, "invalid")]  # type: ignore[literal-required]
@@ -156,6 +158,13 @@ class Backend:
         x.setflags(write=False)
         return x
 
+    def __reduce__(self) -> Any:
+        return _backend_named, (type(self).__name__,)
+
+    def no_grad(self) -> AbstractContextManager[None]:
+        """Keep autograd out."""
+        return nullcontext()
+
     def quiet(self) -> AbstractContextManager[None]:
         """Silence the floating-point warnings of stiffkit's own arithmetic, and only those."""
         return quiet_arithmetic()
@@ -275,6 +284,9 @@ class _Torch(Backend):
     def protect(self, x: Array) -> Array:
         return x
 
+    def no_grad(self) -> AbstractContextManager[None]:
+        return self.xp.no_grad()  # type: ignore[no-any-return]
+
     def quiet(self) -> AbstractContextManager[None]:
         return nullcontext()
 
@@ -315,6 +327,11 @@ _NUMPY = Backend()
 @cache
 def _torch() -> _Torch:
     return _Torch()
+
+
+def _backend_named(name: str) -> Backend:
+    """Return the one backend of that class: modules cannot be pickled, and need not be."""
+    return _NUMPY if name == "Backend" else _torch()
 
 
 def backend_of(y: object) -> Backend:

@@ -105,7 +105,7 @@ def test_first_step_beyond_the_span_is_refused():
         ("tsit", "tsit5"),
         ("dopri", "dopri5"),
         ("Vern7", "vern7"),
-        ("RK-45", "rkf45"),
+        ("RK-45", "RK45"),
         ("bosh", "bosh3"),
     ],
 )

@@ -72,9 +72,12 @@ def solve_ivp(
 
     Notes
     -----
-    Three things differ from SciPy, on purpose: events of even number inside one step are found,
-    an event function that is zero at the start does not count as an event there, and a
-    right-hand side that returns NaN or inf ends the solve with status −1 instead of looping.
+    Some things differ from SciPy, on purpose: events of even number inside one step are found;
+    an event function that is zero at the start does not count as an event there; a right-hand
+    side that returns NaN or inf ends the solve with status −1 instead of looping; one that
+    changes its argument, or returns a number for a vector, is refused; the probe that chooses the
+    first step stays within `max_step` (steps differ only where that bound is shorter than the
+    probe); and DOP853 counts fewer calls, since a rejected step needs no slope at its end.
     """
     plain = isinstance(method, str) and method in _SCIPY_OWN
     if plain or inspect.isclass(method):

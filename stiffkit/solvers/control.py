@@ -146,7 +146,8 @@ class PIDController:
     Raises
     ------
     ValueError
-        If `safety` or `min_factor` is not in (0, 1), or `max_factor` is not above 1.
+        If `safety` is not in (0, 1], `min_factor` not in (0, 1), `max_factor` not above 1, or a
+        filter parameter not finite.
 
     References
     ----------
@@ -165,6 +166,10 @@ class PIDController:
     max_factor: float = 10.0
 
     def __post_init__(self) -> None:
+        for name in ("beta_1", "beta_2", "beta_3", "alpha_2", "alpha_3"):
+            if not math.isfinite(getattr(self, name)):
+                msg = f"{name}={getattr(self, name)!r} is not finite"
+                raise ValueError(msg)
         for name, good in (
             ("safety", 0.0 < self.safety <= 1.0),
             ("min_factor", 0.0 < self.min_factor < 1.0),
@@ -184,7 +189,8 @@ class PIDController:
         r_1, r_2, f_1, f_2, rejected = memory
         if ratio >= 1.0:
             factor = self.safety * ratio ** (-1 / k)
-            return False, max(factor, self.min_factor), (r_1, r_2, f_1, f_2, True)
+            factor = max(factor, self.min_factor)
+            return False, factor, (r_1, r_2, f_1 * factor, f_2, True)
         set_point = self.safety**k
         r = (ratio if ratio > 1e-12 else 1e-12) / set_point
         factor = r ** (-self.beta_1 / k)
@@ -205,8 +211,9 @@ class PIDController:
 
 CONTROLLERS: dict[str, PIDController] = {
     "I": PIDController(),
-    # Hairer's DOPRI5: exponents 0.2 - 0.75 beta and beta = 0.04, for k = 5.
-    "PI-DOPRI5": PIDController(0.85, -0.2),
+    # The filter of Hairer's DOPRI5, exponents 0.2 - 0.75 beta and beta = 0.04 for k = 5. (His 0.9
+    # in front of the product makes a set point of 0.85.)
+    "PI-DOPRI5": PIDController(0.85, -0.2, safety=0.8),
     "PI3333": PIDController(2 / 3, -1 / 3),
     "PI3040": PIDController(0.7, -0.4),
     "PI4020": PIDController(0.6, -0.2),

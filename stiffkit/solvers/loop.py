@@ -167,7 +167,9 @@ class Run:
             if detector is not None:
                 countdown -= 1
                 if countdown == 0:
-                    self._look(detector, ratio_of, errors[0], ratio, t_new, y_new)
+                    stages.f_new(t_new, y_new)  # the next step starts with it: autograd included
+                    with p.backend.no_grad():
+                        self._look(detector, ratio_of, errors[0], ratio, t_new, y_new)
                     countdown = detector.wait
             ratio_of.accept()
             if self._commit(t_new, y_new, bar) or t_new == t1:
@@ -357,7 +359,7 @@ class Run:
         interpolant = None
         if self.segments is not None:
             interpolant = DenseOutput(self.breaks, self.segments, p.shape, backend, p.y0)
-        message, found = self.message, self.detector and self.detector.summary(self.t)
+        message, found = self.message, self.detector and self.detector.summary()
         if found:
             message = f"{message}; {found}"
             _LOGGER.info("%s", found)

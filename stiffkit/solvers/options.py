@@ -33,7 +33,7 @@ class StepOptions:
         if isinstance(chosen, str):
             if chosen not in CONTROLLERS:
                 near = difflib.get_close_matches(chosen, CONTROLLERS, n=1, cutoff=0.4)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = f"; did you mean {near[0]!r}?" if near else "."
                 msg = f"unknown controller {chosen!r}{hint} Known are: {', '.join(CONTROLLERS)}"
                 raise ValueError(msg)
             chosen = CONTROLLERS[chosen]

@@ -180,8 +180,11 @@ def check_method(
     else:
         name = SCIPY_NAMES.get(method, method) if isinstance(method, str) else None
         if name is None or name not in methods:
-            near = difflib.get_close_matches(str(method).lower(), methods, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            aliases = {alias.lower(): alias for alias in (*SCIPY_NAMES, *methods)}
+            near = difflib.get_close_matches(str(method).lower(), aliases, n=1, cutoff=0.5)
+            hint = f"; did you mean {aliases[near[0]]!r}?" if near else "."
+            if isinstance(method, str) and method in ("Radau", "BDF", "LSODA"):
+                hint = ", which is SciPy's: stiffkit.solve_ivp runs it."
             msg = f"unknown method {_short(method)}{hint} Known are: {', '.join(methods)}"
             raise ValueError(msg)
         tableau = methods[name]

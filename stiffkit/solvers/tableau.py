@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +176,10 @@ class ButcherTableau:
     def _check(self) -> None:
         for label, row in (("b", self.b), ("b_hat", self.b_hat), ("b_hat2", self.b_hat2)):
             if row is not None and not abs(row.sum() - 1.0) <= _TOL * (1 + np.abs(row).sum()):
-                self._refuse(self.name, f"{label} sums to {row.sum()!r} instead of 1")
+                self._refuse(self.name, f"{label} sums to {float(row.sum())!r} instead of 1")
+        for label, row in (("b_hat", self.b_hat), ("b_hat2", self.b_hat2)):
+            if row is not None and np.array_equal(row, self.b):
+                self._refuse(self.name, f"{label} equals b: it would estimate every error as zero")
         _check_row_sums(self.name, "A", self.A, self.c)
         if self.interpolant is not None:
             self._check_interpolant(self.interpolant)
@@ -371,6 +374,7 @@ class ButcherTableau:
         # R agrees with e^z up to z^p, and |e^(iη)| = 1: every coefficient up to η^p vanishes.
         return _first_exit(_squared_modulus(r.real, r.imag), vanishing=self.order)
 
+    @cache  # noqa: B019 - tableaus live as long as the program, and angles are few
     def stability_limit(self, angle: float) -> float:
         """Largest r with ``|R(ρ e^(i·angle))| ≤ 1`` for all ρ in [0, r].
 
@@ -521,8 +525,8 @@ def _pad(rows: Sequence[Row], width: int | None = None) -> FloatArray:
 def _check_row_sums(name: str, label: str, A: FloatArray, c: FloatArray) -> None:
     for i, (row, node) in enumerate(zip(A, c, strict=True)):
         if not abs(row.sum() - node) <= _TOL * (1 + np.abs(row).sum()):
-            row_sum = f"row {i + 1} of {label} sums to {row.sum()!r}"
-            msg = f"tableau {name!r}: {row_sum}, not to c = {node!r}"
+            row_sum = f"row {i + 1} of {label} sums to {float(row.sum())!r}"
+            msg = f"tableau {name!r}: {row_sum}, not to c = {float(node)!r}"
             raise ValueError(msg)
 
 

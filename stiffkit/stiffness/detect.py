@@ -109,7 +109,7 @@ class StiffnessDetector:
     PROOF = 0.55
     RITZ_TOLERANCE = 0.1
     DIMENSION = 20
-    LONGEST_PAUSE = 24
+    LONGEST_PAUSE = 1000
 
     def __init__(self, tableau: ButcherTableau, *, interval: int = 20, looks: int = 3) -> None:
         quality = tableau.pair_quality
@@ -126,7 +126,8 @@ class StiffnessDetector:
         self._stiff_steps = self._entered = 0
         self.hits = self.misses = 0
         self.wait = interval
-        self.pause = interval
+        self.pause = self.resume = interval
+        self.near = self.near_failed = 0.0
         self.accuracy_step = math.inf
 
     @property
@@ -172,14 +173,17 @@ class StiffnessDetector:
         """
         self.steps += self.wait
         smooth = self._smooth_error(h, rise, turn)
+        near = abs(h) * stage / self.limit
         unexplained = ratio > 1e-3 and ratio > self.UNEXPLAINED * smooth
-        near_limit = abs(h) * stage > self.STAGE_RATIO * self.limit
-        if not (unexplained or near_limit):
+        # After a proof that failed the case rests, unless the stage ratio has grown since.
+        rests = self.steps < self.resume and near < 1.5 * self.near_failed
+        if rests or not (unexplained or near > self.STAGE_RATIO):
+            self.near = near
             self.hits, self.wait = 0, self.interval
             self._relax()
             return False
         self.hits += 1
-        self.wait = 1
+        self.wait, self.near = 1, near
         return self.hits >= self.looks
 
     def _smooth_error(self, h: float, rise: float, turn: float) -> float:
@@ -255,9 +259,10 @@ class StiffnessDetector:
         self.evidence.append(found)
         self.hits = 0
         if found.verdict is Stiffness.non_stiff:
-            # A solve that stays suspicious without being stiff is asked less often: a proof of
-            # two to four calls in 25 steps of six costs two per cent.
-            self.pause = self.wait = min(2 * self.pause, self.LONGEST_PAUSE)
+            # A solve that stays suspicious without being stiff is asked less and less often.
+            self.pause = min(2 * self.pause, self.LONGEST_PAUSE)
+            self.resume, self.near_failed = self.steps + self.pause, self.near
+            self.wait = self.interval
         else:
             self.wait, self.misses = 5 * self.interval, 0
             self.pause = self.interval
@@ -268,26 +273,23 @@ class StiffnessDetector:
         self.state = found.verdict
         return found
 
-    def summary(self, t: float) -> str | None:
-        """Say in one sentence what was found in a solve that reached t; None for nothing.
+    def summary(self) -> str | None:
+        """Say in one sentence what was found; None for nothing.
 
         Nothing is also a phase that no other method would shorten by much: fewer than 20 steps,
         or less than a tenth of all.
         """
         proofs = [found for found in self.evidence if found.verdict is not Stiffness.non_stiff]
-        if not proofs or self.stiff_steps < max(20, 0.1 * self.steps):
+        if len(proofs) < 2 or self.stiff_steps < max(20, 0.1 * self.steps):
             return None
         first, last = proofs[0], proofs[-1]
-        span = abs(t - first.t)
-        rate = float(np.mean([1 / max(found.accuracy_step, 1e-300) for found in proofs]))
-        steps = max(round(span * rate), 1)
         ratio = f"hρ = {abs(last.h * last.eigenvalue):.3g}"
         limit = f"{abs(last.h * last.eigenvalue) / last.stability_ratio:.3g}"
         now = "" if self.state is not Stiffness.non_stiff else f" until about t = {last.t:.6g}"
         return (
             f"limited by stability since t = {first.t:.6g}{now}: {last.verdict.value}, {ratio} at "
-            f"the limit {limit} of {self.tableau.name}; an implicit method, such as "
-            f"solve_ivp(method='Radau'), would take about {steps} steps over the same time"
+            f"the limit {limit} of {self.tableau.name}; try an implicit method, such as "
+            f"solve_ivp(method='Radau')"
         )
 
     def _judge(

@@ -217,14 +217,16 @@ def diagnose(
     (1000, 1000)
     """
     backend = backend_of(y)
-    state = backend.state(y)
+    state, numpy = backend.state(y), backend.numpy
+    finite = bool(np.isfinite(numpy(state)).all())
     # Central differences: chemistry is quadratic, and one-sided ones see fast reactions of species
     # that are not there yet.
     method = "auto" if jvp is not None or is_torch(state) else "central"
-    operator = JacobianOperator(f, t, state, args=args, jvp=jvp, method=method)
-    numpy = backend.numpy
-    f_0 = numpy(operator.f_0).reshape(-1)
-    if not (np.isfinite(numpy(state)).all() and np.isfinite(f_0).all()):
+    if finite:
+        operator = JacobianOperator(f, t, state, args=args, jvp=jvp, method=method)
+        f_0 = numpy(operator.f_0).reshape(-1)
+        finite = bool(np.isfinite(f_0).all())
+    if not finite:
         msg = "y and f(t, y) must be finite for a diagnosis"
         raise ValueError(msg)
     exact = operator.n <= 200 if exact is None else exact

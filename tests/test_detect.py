@@ -1,0 +1,394 @@
+"""The detector: what makes it suspicious, what it proves, and silence where nothing is stiff."""
+
+import math
+
+import numpy as np
+import pytest
+from problems import counted, decay, oscillator, pendulum, van_der_pol
+
+import stiffkit as sk
+from stiffkit.stiffness import Evidence, Stiffness, StiffnessDetector
+
+torch = pytest.importorskip("torch")
+
+TSIT5 = sk.METHODS["tsit5"]
+
+
+def detector(**options):
+    return StiffnessDetector(TSIT5, **options)
+
+
+def rms(x):
+    return float(np.sqrt(np.mean(np.square(x))))
+
+
+def prove(watch, A, h, err, rise, turn=None):
+    """Prove a case on y' = A y at y = 1; changes along a smooth path are given."""
+    A = np.asarray(A, dtype=float)
+    y = np.ones(len(A))
+    turn = 0.01 * np.asarray(rise) if turn is None else turn
+    changes = np.asarray(rise, dtype=float), np.asarray(turn, dtype=float), rms
+    return watch.prove(lambda t, y: A @ y, 1.0, y, A @ y, np.asarray(err, dtype=float), h, changes)
+
+
+def proved(solution):
+    return [e for e in solution.stiffness if e.verdict is not Stiffness.non_stiff]
+
+
+# Suspicion ----------------------------------------------------------------------------------------
+
+
+def test_quiet_looks_keep_the_interval():
+    watch = detector(interval=7)
+    for _ in range(5):
+        assert not watch.suspicious(0.1, 0.5, 10.0, 1000.0, 0.1)
+        assert watch.wait == 7
+    assert (watch.hits, watch.steps, watch.nfev) == (0, 35, 0)
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_unexplained_error_makes_a_case_after_some_looks(looks):
+    watch = detector(looks=looks)
+    # kappa = 0.01: the path explains next to nothing of a ratio of 0.5.
+    found = [watch.suspicious(0.1, 0.5, 10.0, 1.0, 0.0) for _ in range(looks)]
+    assert found == [False] * (looks - 1) + [True]
+    assert watch.wait == 1
+
+
+def test_stage_ratio_alone_makes_a_case():
+    stage = 0.71 * TSIT5.real_stability_limit / 0.1
+    assert detector(looks=1).suspicious(-0.1, 0.0, 10.0, 100.0, stage)
+    assert not detector(looks=1).suspicious(0.1, 0.0, 10.0, 100.0, 0.95 * stage)
+
+
+def test_a_quiet_look_clears_the_count():
+    watch = detector(looks=2)
+    assert not watch.suspicious(0.1, 0.5, 10.0, 1.0, 0.0)
+    assert not watch.suspicious(0.1, 0.5, 10.0, 1000.0, 0.0)
+    assert not watch.suspicious(0.1, 0.5, 10.0, 1.0, 0.0)
+
+
+def test_rounding_is_no_evidence():
+    assert not detector(looks=1).suspicious(0.1, 9e-4, 1e-3, 1e-9, 0.0)
+
+
+def test_smooth_error_is_the_formula():
+    watch = detector()
+    h, rise, turn = 0.2, 50.0, 100.0
+    watch.suspicious(h, 0.5, rise, turn, 0.0)
+    kappa, q = h * turn / rise, TSIT5.error_order
+    smooth = TSIT5.pair_quality.A_hat * kappa**q * rise
+    assert watch.accuracy_step == pytest.approx(h * (0.5 / smooth) ** (1 / (q + 1)), rel=1e-14)
+
+
+@pytest.mark.parametrize(("rise", "turn"), [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0)])
+def test_a_path_that_does_not_turn_allows_any_step(rise, turn):
+    watch = detector()
+    watch.suspicious(0.1, 0.0, rise, turn, 0.0)
+    assert watch.accuracy_step == math.inf
+
+
+def test_a_method_without_estimate_is_refused():
+    with pytest.raises(ValueError, match="rk4"):
+        StiffnessDetector(sk.METHODS["rk4"])
+
+
+# Proof --------------------------------------------------------------------------------------------
+
+
+def test_proof_of_a_real_mode():
+    watch = detector()
+    found = prove(watch, np.diag([-1000.0, -1.0, -2.0]), 0.0033, [1, 1e-3, 1e-3], [0, 1, 1])
+    assert found.eigenvalue == pytest.approx(-1000, rel=0.02)
+    assert found.stability_ratio == pytest.approx(3.3 / TSIT5.real_stability_limit, rel=0.02)
+    assert found.verdict in (Stiffness.mildly_stiff, Stiffness.stiff)
+    assert watch.state is found.verdict
+    assert watch.since == found.t == 1.0
+    assert watch.nfev == found.products >= 2
+    assert watch.evidence == [found]
+
+
+@pytest.mark.parametrize(
+    ("block", "verdict"),
+    [
+        ([[-700, 700], [-700, -700]], Stiffness.stiff),
+        ([[-300, 1000], [-1000, -300]], Stiffness.oscillatory),
+    ],
+)
+def test_proof_of_a_complex_pair(block, verdict):
+    A = np.zeros((3, 3))
+    A[:2, :2] = block
+    A[2, 2] = -1
+    h = 0.9 * TSIT5.stability_limit(np.angle(complex(*block[0]))) / np.hypot(*block[0])
+    found = prove(detector(), A, h, [1, 0.5, 1e-3], [0, 0, 1])
+    assert abs(found.eigenvalue) == pytest.approx(np.hypot(*block[0]), rel=0.05)
+    assert found.stability_ratio == pytest.approx(0.9, rel=0.1)
+    # On the diagonal |Im| = |Re| rounding decides between the two names.
+    allowed = {verdict, Stiffness.oscillatory}
+    assert found.verdict in allowed
+
+
+def test_many_stages_are_stiff_few_are_mild():
+    h, A, err = 0.0033, np.diag([-1000.0, -1.0]), [1, 0]
+    mild = prove(detector(), A, h, err, [0, 1], [0, 1])
+    assert mild.verdict is Stiffness.mildly_stiff
+    assert abs(mild.eigenvalue) * mild.accuracy_step < 50**2
+    stiff = prove(detector(), A, h, err, [0, 1], [0, 1e-3])
+    assert stiff.verdict is Stiffness.stiff
+    assert abs(stiff.eigenvalue) * stiff.accuracy_step > 50**2
+
+
+@pytest.mark.parametrize(
+    ("rate", "h"),
+    [(1000.0, 0.0033), (-1000.0, 0.5 * 0.0035), (-1000.0, -0.0033)],
+    ids=["growing", "half the limit", "backward"],
+)
+def test_no_proof(rate, h):
+    watch = detector()
+    found = prove(watch, np.diag([rate, -1.0]), h, [1, 0], [0, 1])
+    assert found.verdict is Stiffness.non_stiff
+    assert watch.state is Stiffness.non_stiff
+    assert watch.since is None
+
+
+def test_backward_in_time_a_growing_mode_limits_the_step():
+    found = prove(detector(), np.diag([1000.0, 1.0]), -0.0033, [1, 0], [0, 1])
+    assert found.verdict is not Stiffness.non_stiff
+
+
+def test_the_mode_is_taken_out_of_the_path():
+    # The path turns fast, but along the mode alone.
+    A, h = np.diag([-1000.0, -1.0]), 0.0033
+    rise, turn = [1e6, 1.0], [1e9, 0.01]
+    watch = detector()
+    watch.suspicious(h, 0.5, rms(rise), rms(turn), 0.0)
+    assert watch.accuracy_step < h
+    found = prove(watch, A, h, [1, 0], rise, turn)
+    assert found.accuracy_step > 2 * h
+    assert found.verdict is not Stiffness.non_stiff
+
+
+def test_accuracy_acquits():
+    found = prove(detector(), np.diag([-1000.0, -1.0]), 0.0033, [1, 0], [0, 1e6], [0, 1e9])
+    assert found.accuracy_step < 2 * 0.0033
+    assert found.verdict is Stiffness.non_stiff
+
+
+def test_failures_make_the_next_case_wait_longer():
+    watch = detector(interval=5)
+    pauses = []
+    for _ in range(9):
+        prove(watch, -np.eye(2), 0.1, [1, 0], [0, 1])
+        pauses.append(watch.resume - watch.steps)
+        assert watch.wait == 5  # looks are free: they go on
+    assert pauses == [10, 20, 40, 80, 160, 320, 640, 1000, 1000]
+    prove(watch, np.diag([-1000.0, -1.0]), 0.0033, [1, 0], [0, 1])
+    assert watch.wait == 25
+    assert watch.pause == 5
+
+
+@pytest.mark.parametrize("err", [[0.0, 0.0], [1e-300, 0.0]])
+def test_a_vanishing_error_estimate_is_no_obstacle(err):
+    found = prove(detector(), np.diag([-1000.0, -1.0]), 0.0033, err, [0, 1])
+    assert found.eigenvalue == pytest.approx(-1000, rel=0.1)
+
+
+def test_one_equation():
+    found = prove(detector(), [[-1000.0]], 0.0033, [1], [1])
+    assert found.eigenvalue == pytest.approx(-1000)
+    assert found.products == 1
+
+
+def test_a_verdict_lapses_after_quiet_looks():
+    watch = detector(interval=10, looks=2)
+    prove(watch, np.diag([-1000.0, -1.0]), 0.0033, [1, 0], [0, 1])
+    for state in (Stiffness.mildly_stiff, Stiffness.non_stiff):
+        watch.suspicious(0.1, 0.5, 10.0, 1000.0, 0.0)
+        assert (watch.state is Stiffness.non_stiff) == (state is Stiffness.non_stiff)
+    assert watch.since is None
+    # The look at a verdict comes after five intervals, the next one after one.
+    assert watch.stiff_steps == 60
+
+
+# Summary ------------------------------------------------------------------------------------------
+
+
+def evidence(t, verdict=Stiffness.stiff, **changes):
+    values = {"h": 0.0035, "eigenvalue": -1000 + 0j, "residual": 0.0, "stability_ratio": 1.0}
+    values |= {"accuracy_step": 0.5, "products": 2, "verdict": verdict}
+    return Evidence(t=t, **(values | changes))
+
+
+def summary(steps, entered, proofs, *, state=Stiffness.stiff):
+    watch = detector()
+    watch.evidence, watch.state = proofs, state
+    watch.steps, watch._entered = steps, entered
+    return watch.summary()
+
+
+def test_nothing_proved_says_nothing():
+    assert summary(1000, 0, []) is None
+    assert summary(1000, 0, [evidence(1.0, Stiffness.non_stiff)]) is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "stiff", "speaks"), [(100, 19, False), (100, 20, True), (1000, 99, False)]
+)
+def test_short_phases_are_not_mentioned(steps, stiff, speaks):
+    proofs = [evidence(1.0), evidence(2.0)]
+    assert (summary(steps, steps - stiff, proofs) is not None) == speaks
+    assert summary(steps, 0, [evidence(1.0)]) is None  # one proof alone is not mentioned
+
+
+def test_message_text():
+    text = summary(1000, 0, [evidence(1.0), evidence(5.0)])
+    assert text == (
+        "limited by stability since t = 1: stiff, hρ = 3.5 at the limit 3.5 of tsit5; try an "
+        "implicit method, such as solve_ivp(method='Radau')"
+    )
+
+
+# Solves -------------------------------------------------------------------------------------------
+
+
+def linear(values):
+    """y' = A y with these eigenvalues (pairs by their upper member), in mixed coordinates."""
+    blocks = []
+    for value in values:
+        a, b = complex(value).real, complex(value).imag
+        blocks.append(np.array([[a, b], [-b, a]]) if b else np.array([[a]]))
+    n = sum(map(len, blocks))
+    A, i = np.zeros((n, n)), 0
+    for block in blocks:
+        A[i : i + len(block), i : i + len(block)] = block
+        i += len(block)
+    Q = np.linalg.qr(np.random.default_rng(n).standard_normal((n, n)))[0]
+    A = Q @ A @ Q.T
+    return A, Q @ np.ones(n)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "tsit5", "bosh3", "vern7", "dop853"])
+@pytest.mark.parametrize("values", [[-2000, -1, -0.5], [-1000 + 1000j, -1], [-500 + 1500j, -0.5]])
+def test_prescribed_spectra_are_found(method, values):
+    A, y0 = linear(values)
+    solution = sk.solve(lambda t, y: A @ y, (0.0, 3.0), y0, method, rtol=1e-5, atol=1e-7)
+    found = proved(solution)
+    assert found
+    assert "limited by stability" in solution.message
+    top = max(abs(complex(v)) for v in values)
+    for e in found:
+        assert abs(e.eigenvalue) == pytest.approx(top, rel=0.1)
+        assert e.eigenvalue.real < 0
+    if values[0] == -500 + 1500j:
+        assert found[0].verdict is Stiffness.oscillatory
+    if values[0] == -2000:
+        assert found[0].verdict in (Stiffness.mildly_stiff, Stiffness.stiff)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "tsit5", "vern7", "bosh3"])
+@pytest.mark.parametrize(
+    ("f", "y0"),
+    [
+        (decay, [1.0]),
+        (oscillator, [1.0, 0.0]),
+        (pendulum, [1.0, 0.5]),
+        (van_der_pol, [2.0, 0.0]),
+        (lambda t, y: y * math.cos(t), [1.0]),
+        (lambda t, y: np.array([2 * (y[0] - y[0] * y[1]), y[0] * y[1] - y[1]]), [1.0, 3.0]),
+        (lambda t, y: np.array([y[1] * y[2], -y[0] * y[2], -0.51 * y[0] * y[1]]), [0.0, 1.0, 1.0]),
+    ],
+    ids=["A1", "circle", "pendulum", "E2", "A3", "B1", "B5"],
+)
+def test_no_alarm_where_nothing_is_stiff(method, f, y0):
+    for rtol in (1e-5, 1e-8):
+        solution = sk.solve(f, (0.0, 12.0), y0, method, rtol=rtol, atol=1e-2 * rtol)
+        assert not proved(solution)
+        assert "stability" not in solution.message
+
+
+@pytest.mark.parametrize("method", ["dopri5", "tsit5"])
+@pytest.mark.parametrize("rtol", [1e-3, 1e-5, 1e-7])
+def test_stiff_phase_is_found_within_30_steps(method, rtol):
+    """From the start on the path: all steps but the first few are limited by stability."""
+
+    def relax(t, y):
+        return -5000 * (y - [math.cos(t), math.sin(t)]) + [-math.sin(t), math.cos(t)]
+
+    solution = sk.solve(relax, (0.0, 1.0), [1.0, 0.0], method, rtol=rtol, atol=rtol, log=True)
+    log = solution.log
+    taken = log["accepted"]
+    h, ends = log["h"][taken], (log["t"] + log["h"])[taken]
+    limited = 5000 * h > 0.7 * sk.METHODS[method].real_stability_limit
+    start = int(np.argmax(limited))
+    found = proved(solution)[0]
+    assert int(np.searchsorted(ends, found.t * (1 - 1e-12))) - start <= 30
+
+
+@pytest.mark.parametrize("method", ["tsit5", "bosh3", "dop853"])
+@pytest.mark.parametrize("detect", [True, False])
+def test_every_call_is_counted(method, detect):
+    f = counted(lambda t, y: -1000 * (y - math.cos(t)))
+    solution = sk.solve(f, (0.0, 2.0), [0.0], method, detect=detect)
+    assert solution.stats["nfev"] == f.calls
+    assert bool(solution.stiffness) == detect
+    assert ("stability" in solution.message) == detect
+
+
+def test_the_detector_leaves_the_solution_alone():
+    runs = [
+        sk.solve(lambda t, y: -1000 * (y - math.cos(t)), (0.0, 1.0), [0.0], detect=detect)
+        for detect in (True, False)
+    ]
+    np.testing.assert_array_equal(runs[0].y, runs[1].y)
+
+
+def test_proofs_cost_little():
+    solution = sk.solve(lambda t, y: -1000 * (y - math.cos(t)), (0.0, 5.0), [0.0])
+    plain = sk.solve(lambda t, y: -1000 * (y - math.cos(t)), (0.0, 5.0), [0.0], detect=False)
+    cost = solution.stats["nfev"] - plain.stats["nfev"]
+    assert cost == sum(e.products for e in solution.stiffness)
+    assert cost <= 0.02 * plain.stats["nfev"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_torch_finds_what_numpy_finds(dtype):
+    rates = torch.tensor([-1000.0, -1.0, -2.0], dtype=dtype)
+    y0 = torch.ones(3, dtype=dtype)
+    options = {"rtol": 1e-4, "atol": 1e-6}
+    ours = sk.solve(lambda t, y: rates * y, (0.0, 2.0), y0, **options)
+    plain = rates.numpy().astype(float)
+    numpy = sk.solve(lambda t, y: plain * y, (0.0, 2.0), np.ones(3), **options)
+    assert proved(ours)
+    assert proved(numpy)
+    a, b = proved(ours)[0], proved(numpy)[0]
+    assert a.eigenvalue.real == pytest.approx(b.eigenvalue.real, rel=0.05)
+    assert a.verdict is b.verdict
+    if dtype == torch.float64:
+        assert a.t == pytest.approx(b.t, rel=1e-6)
+
+
+def test_complex_states():
+    rates = np.array([-1000 + 100j, -1.0])
+    solution = sk.solve(lambda t, y: rates * y, (0.0, 2.0), np.ones(2, dtype=complex))
+    assert proved(solution)[0].eigenvalue == pytest.approx(-1000 + 100j, rel=0.05)
+
+
+def test_backward_solves_are_watched_too():
+    solution = sk.solve(lambda t, y: 1000 * (y - math.cos(t)), (0.0, -1.0), [0.0])
+    assert proved(solution)[0].eigenvalue == pytest.approx(1000, rel=0.01)
+    assert "stability" in solution.message
+
+
+def test_the_finding_is_logged(caplog):
+    with caplog.at_level("INFO", logger="stiffkit"):
+        sk.solve(lambda t, y: -1000 * (y - math.cos(t)), (0.0, 1.0), [0.0])
+        assert "limited by stability" in caplog.text
+        caplog.clear()
+        sk.solve(decay, (0.0, 1.0), [1.0])
+        assert not caplog.text
+
+
+@pytest.mark.parametrize("more", [{"grid": 5000}, {"guide": lambda step, probe: step.y_new}])
+def test_grids_and_guides_are_not_watched(more):
+    solution = sk.solve(lambda t, y: -1000 * (y - math.cos(t)), (0.0, 1.0), [0.0], **more)
+    assert solution.stiffness == ()

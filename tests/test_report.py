@@ -1,0 +1,237 @@
+"""diagnose(): right numbers, and the right verdict where the answer is known."""
+
+import html
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import scipy.integrate
+from problems import counted, decay, oscillator
+
+import stiffkit as sk
+
+torch = pytest.importorskip("torch")
+
+
+def robertson(t, y):
+    a, b, c = y
+    slow, fast = 0.04 * a - 1e4 * b * c, 3e7 * b * b
+    return np.array([-slow, slow - fast, fast])
+
+
+def robertson_jacobian(y):
+    _, b, c = y
+    top = np.array([-0.04, 1e4 * c, 1e4 * b])
+    return np.array([top, -top - [0, 6e7 * b, 0], [0, 6e7 * b, 0]])
+
+
+def robertson_state(t):
+    run = scipy.integrate.solve_ivp(
+        robertson, (0, t), [1.0, 0, 0], "Radau", rtol=1e-9, atol=[1e-9, 1e-13, 1e-9]
+    )
+    return run.y[:, -1]
+
+
+def heat(n):
+    A = (n + 1) ** 2 * (np.eye(n, k=1) + np.eye(n, k=-1) - 2 * np.eye(n))
+    k = np.arange(1, n + 1)
+    values = -4 * (n + 1) ** 2 * np.sin(k * np.pi / (2 * (n + 1))) ** 2
+    return A, values, np.sin(np.pi * k / (n + 1))
+
+
+# Numbers ------------------------------------------------------------------------------------------
+
+
+def test_eigenvalues_of_robertson_are_those_of_its_jacobian():
+    y = robertson_state(100.0)
+    report = sk.diagnose(robertson, 100.0, y)
+    J = robertson_jacobian(y)
+    exact = np.linalg.eigvals(J)
+    exact = exact[np.argsort(-np.abs(exact))]
+    assert report.exact
+    assert report.n == len(report.eigenvalues) == 3
+    # Rounding of the products, in units of the largest eigenvalue.
+    np.testing.assert_allclose(report.eigenvalues, exact, atol=1e-8 * abs(exact[0]))
+    assert report.spectral_radius == pytest.approx(abs(exact[0]), rel=1e-8)
+    assert report.log_norm == pytest.approx(sk.stiffness.logarithmic_norm(J), rel=1e-6)
+    square = np.linalg.norm(J) ** 2
+    departure = math.sqrt(1 - (np.abs(exact) ** 2).sum() / square)
+    assert report.departure == pytest.approx(departure, rel=1e-6)
+
+
+def test_a_species_that_is_not_there_yet_is_not_seen():
+    report = sk.diagnose(robertson, 0.0, [1.0, 0.0, 0.0])
+    assert report.spectral_radius == pytest.approx(0.04, rel=1e-6)
+
+
+def test_krylov_branch():
+    A, values, y = heat(60)
+    exact = sk.diagnose(lambda t, y: A @ y, 0.0, y)
+    some = sk.diagnose(lambda t, y: A @ y, 0.0, y, exact=False, k=30)
+    np.testing.assert_allclose(np.sort(exact.eigenvalues.real), np.sort(values), rtol=1e-8)
+    assert not some.exact
+    assert len(some.eigenvalues) == 30
+    assert some.spectral_radius == pytest.approx(np.abs(values).max(), rel=1e-3)
+    assert math.isnan(some.departure)
+    assert some.log_norm <= exact.log_norm + 1e-8 * exact.spectral_radius
+    assert "30 Ritz values" in str(some)
+    assert "≥" in str(some)
+
+
+def test_large_states_take_the_krylov_branch():
+    def f(t, y):
+        return -np.arange(1.0, 202.0) * y
+
+    assert sk.diagnose(f, 0.0, np.ones(201)).exact is False
+    assert sk.diagnose(lambda t, y: -y, 0.0, np.ones(200)).exact is True
+
+
+def test_scales_of_a_circle():
+    # |y| = |f| = |f'| for the unit circle.
+    report = sk.diagnose(oscillator, 0.0, [1.0, 0.0], atol=1e-6, rtol=0.0)
+    assert report.slope_time == pytest.approx(1, rel=1e-5)
+    assert report.fastest_time == pytest.approx(1, rel=1e-8)
+    assert report.departure == pytest.approx(0, abs=1e-4)
+
+
+def test_accuracy_step_scales_with_the_tolerance():
+    order = sk.METHODS["tsit5"].error_order + 1
+    loose, tight = (
+        sk.diagnose(oscillator, 0.0, [1.0, 0.0], rtol=0.0, atol=atol).accuracy_step
+        for atol in (1e-4, 1e-8)
+    )
+    assert loose / tight == pytest.approx(1e4 ** (1 / order), rel=1e-3)
+
+
+def test_accuracy_step_is_near_what_a_solve_takes():
+    report = sk.diagnose(oscillator, 0.0, [1.0, 0.5])
+    log = sk.solve(oscillator, (0.0, 20.0), [1.0, 0.5], log=True).log
+    assert 0.3 < report.accuracy_step / np.median(log["h"]) < 3
+
+
+def test_calls_are_counted():
+    f = counted(robertson)
+    assert sk.diagnose(f, 0.0, [1.0, 0.0, 0.0]).nfev == f.calls == 2 * 3 + 2
+
+
+def test_args_and_jvp():
+    A = np.array([[-1000.0, 0.0], [1.0, -1.0]])
+    by_hand = sk.diagnose(
+        lambda t, y, A: A @ y, 0.0, [1.0, 1.0], args=(A,), jvp=lambda t, y, v: A @ v
+    )
+    np.testing.assert_allclose(by_hand.eigenvalues.real, [-1000, -1])
+
+
+# Verdicts -----------------------------------------------------------------------------------------
+
+
+def test_oscillator_and_decay_are_not_stiff():
+    for f, y in ((oscillator, [1.0, 0.0]), (decay, [1.0])):
+        report = sk.diagnose(f, 0.0, y)
+        assert report.verdict.startswith("Not stiff")
+        assert report.costs[0].limited_by == "accuracy"
+
+
+def test_fast_oscillation_beside_a_slow_path():
+    A = np.array([[-1.0, 1000.0, 0.0], [-1000.0, -1.0, 0.0], [0.0, 0.0, -1.0]])
+    report = sk.diagnose(lambda t, y: A @ y, 0.0, [0.0, 0.0, 1.0])
+    assert "oscillates" in report.verdict
+    assert not any("RKC" in cost.name for cost in report.costs)
+
+
+def test_heat_equation_is_mildly_stiff():
+    A, _, y = heat(50)
+    report = sk.diagnose(lambda t, y: A @ y, 0.0, y)
+    assert "Mildly stiff" in report.verdict
+    explicit, stabilised, implicit = report.costs
+    assert explicit.limited_by == "stability"
+    assert explicit.step == pytest.approx(
+        sk.METHODS["tsit5"].real_stability_limit / report.spectral_radius
+    )
+    assert stabilised.calls < explicit.calls
+    assert implicit.factorisations > 0
+
+
+def test_robertson_is_stiff_later_on():
+    assert sk.diagnose(robertson, 0.0, [1.0, 0.0, 0.0]).verdict.startswith("Not stiff")
+    report = sk.diagnose(robertson, 100.0, robertson_state(100.0))
+    assert report.verdict.endswith("Stiff: an implicit method fits.")
+    assert report.stiffness_ratio > 1e5
+
+
+@pytest.mark.parametrize("f", [lambda t, y: 0 * y, lambda t, y: 0 * y + 1.0])
+def test_nothing_moves_or_nothing_turns(f):
+    report = sk.diagnose(f, 0.0, [1.0, 2.0])
+    assert report.accuracy_step == math.inf
+    assert report.fastest_time == math.inf
+    assert report.verdict.startswith("Not stiff")
+    assert str(report)
+
+
+# Views --------------------------------------------------------------------------------------------
+
+
+def test_text_and_html_say_the_same():
+    report = sk.diagnose(robertson, 100.0, robertson_state(100.0))
+    text, page = str(report), report._repr_html_()
+    for label, value in report.rows():
+        assert f"{label:26} {value}" in text
+        assert html.escape(value) in page
+    for cost in report.costs:
+        assert cost.name in text
+        assert cost.name in page
+    assert text.endswith(report.verdict)
+    assert html.escape(report.verdict) in page
+    assert page.count("<tr>") == page.count("</tr>")
+
+
+def test_plot():
+    for y, scale in ((robertson_state(100.0), "symlog"), ([1.0, 0.0, 0.0], "linear")):
+        report = sk.diagnose(robertson, 0.0, y)
+        ax = report.plot()
+        assert ax.get_xscale() == scale
+        labels = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert [label.split(", ")[1] for label in labels[:3]] == ["tsit5", "vern7", "dop853"]
+        plt.close(ax.figure)
+    figure, ax = plt.subplots()
+    assert report.plot(["rk4"], ax) is ax
+    plt.close(figure)
+
+
+# torch, and errors --------------------------------------------------------------------------------
+
+
+def test_torch_equals_numpy():
+    A = np.array([[-100.0, 3.0], [1.0, -1.0]])
+    tensor = torch.from_numpy(A)
+    ours = sk.diagnose(lambda t, y: tensor @ y, 0.0, torch.tensor([1.0, 1.0], dtype=torch.float64))
+    numpy = sk.diagnose(lambda t, y: A @ y, 0.0, np.ones(2))
+    np.testing.assert_allclose(ours.eigenvalues, numpy.eigenvalues, rtol=1e-8)
+    assert ours.accuracy_step == pytest.approx(numpy.accuracy_step, rel=1e-4)
+    assert ours.verdict.split(":")[0] == numpy.verdict.split(":")[0]
+
+
+def test_single_precision():
+    y = torch.tensor([1.0, 1.0], dtype=torch.float32)
+    report = sk.diagnose(lambda t, y: torch.stack([-500 * (y[0] - y[1]), -y[1]]), 0.0, y)
+    assert report.spectral_radius == pytest.approx(500, rel=1e-5)
+
+
+def test_shapes_are_flattened():
+    report = sk.diagnose(decay, 0.0, np.ones((2, 3)))
+    assert report.n == 6
+    np.testing.assert_allclose(report.eigenvalues, -1, rtol=1e-8)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_refused(bad):
+    with pytest.raises(ValueError, match="finite"):
+        sk.diagnose(decay, 0.0, [1.0, bad])
+    with pytest.raises(ValueError, match="finite"):
+        sk.diagnose(lambda t, y: y * bad, 0.0, [1.0])
+
+
+def test_a_slope_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match="shape"):
+        sk.diagnose(lambda t, y: np.ones(3), 0.0, [1.0, 2.0])
