@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import counted
 
+from stiffkit.solvers.jacobian import row_norm
 from stiffkit.stiffness import JacobianOperator, dense_jacobian, eigenvalues
-from stiffkit.stiffness.jacobian import row_norm
 
 torch = pytest.importorskip("torch")
 

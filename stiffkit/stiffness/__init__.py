@@ -1,8 +1,8 @@
 """Stiffness: how fast a problem's fastest mode is, and what that means for a method."""
 
+from ..solvers.jacobian import JacobianOperator, dense_jacobian
 from .detect import Evidence, Stiffness, StiffnessDetector
 from .indicators import logarithmic_norm, stability_ratio, stiffness_ratio, time_scales
-from .jacobian import JacobianOperator, dense_jacobian
 from .report import MethodCost, StiffnessReport, diagnose
 from .secant import NormRatio, PathSecant, RayleighQuotient, StageRatio
 from .spectrum import (

@@ -36,9 +36,9 @@ from typing import Any
 import numpy as np
 
 from .._array import Array, Backend, backend_of
+from ..solvers.jacobian import JacobianOperator
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio
-from .jacobian import JacobianOperator
 from .spectrum import _Krylov, _Rows
 
 __all__ = ["Evidence", "Stiffness", "StiffnessDetector"]

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._array import Array, backend_of, is_torch
+from ..solvers.jacobian import JacobianOperator, dense_jacobian
 from ..solvers.methods import METHODS
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio, stiffness_ratio
-from .jacobian import JacobianOperator, dense_jacobian
 from .spectrum import arnoldi, eigenvalues
 
 if TYPE_CHECKING:

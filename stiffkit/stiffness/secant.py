@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .._array import Array, backend_of
+from ..solvers.jacobian import row_norm
 from ..solvers.step import Probe, Step
-from .jacobian import row_norm
 
 __all__ = ["NormRatio", "PathSecant", "RayleighQuotient", "Secant", "StageRatio", "secant_at_start"]
 

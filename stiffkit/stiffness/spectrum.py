@@ -22,7 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .._array import Array, backend_of, is_torch
-from .jacobian import JacobianOperator, dense_jacobian, increment, row_norm, slope, time_like
+from ..solvers.jacobian import (
+    JacobianOperator,
+    dense_jacobian,
+    increment,
+    row_norm,
+    slope,
+    time_like,
+)
 
 __all__ = [
     "Eigenpair",

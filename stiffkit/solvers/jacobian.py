@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._array import Array, backend_of, is_torch
-from ..solvers.problem import bind
+from .problem import bind
 
 __all__ = ["JacobianOperator", "dense_jacobian", "increment", "row_norm", "slope", "time_like"]
 
