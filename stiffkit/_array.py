@@ -101,6 +101,8 @@ class Backend:
 
     def product(self, row: Array, k: Array, out: Array | None = None) -> Any:
         """Return a function of nothing for Σ_j row_j k_j, k of shape (m, n)."""
+        if k.shape[1] > 10_000:  # dot clears its result first, matmul does not; dot starts sooner
+            return partial(np.matmul, row, k) if out is None else partial(np.matmul, row, k, out)
         return partial(row.dot, k) if out is None else partial(row.dot, k, out)
 
     def detach(self, x: Array) -> Array:

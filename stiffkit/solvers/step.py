@@ -141,7 +141,7 @@ class _Stages:
 class _BufferedStages(_Stages):
     """States and stages in one preallocated buffer, whose rows are y, k_1, ..., k_m.
 
-    The coefficients are scaled by h once an attempt; with a 1 on top of each column, every stage's
+    The coefficients are scaled by h once an attempt; with a 1 in front of each row, every stage's
     state is then one product with a view of the buffer. Only y_new is summed as y + h Σ b_i k_i,
     the increment first, so that a step rounds the state once.
     """
@@ -154,23 +154,24 @@ class _BufferedStages(_Stages):
         self.fsal, self.multiply, self.protect = tableau.fsal, backend.xp.multiply, backend.protect
         self.buffer = buffer = backend.empty((self.f_new_slot + 2 + extra, y.shape[0]), y)
         self.K = K = buffer[1:]
-        # Column i holds the coefficients of stage i + 1, the next one b, the last ones the errors.
-        columns = np.column_stack([*tableau.A, tableau.b, *_error_rows(tableau)])
-        self.columns = backend.vector(columns, y)
-        scaled = backend.vector(np.vstack([np.ones(columns.shape[1]), columns]), y)
-        self.h_columns = scaled[1:]
+        # Row i holds the coefficients of stage i + 1, the next one b, the last ones the errors.
+        # Rows, not columns: BLAS takes a strided vector a tenth more slowly.
+        rows = np.vstack([tableau.A, tableau.b, *_error_rows(tableau)])
+        self.rows = backend.vector(rows, y)
+        scaled = backend.vector(np.column_stack([np.ones(len(rows)), rows]), y)
+        self.h_rows = scaled[:, 1:]
         inner = range(1, s - 1 if self.fsal else s)
         # Times are counted back from t_new: t + (t_new − t) may round to a time past the span.
         self.plan = [
-            (backend.product(scaled[: i + 1, i], buffer[: i + 1]), backend.writer(K[i]), 1 - c_i)
+            (backend.product(scaled[i, : i + 1], buffer[: i + 1]), backend.writer(K[i]), 1 - c_i)
             for i, c_i in enumerate(tableau.c.tolist())
             if i in inner
         ]
         m = s - 1 if self.fsal else s
-        self.increment = backend.product(self.h_columns[:m, s], K[:m])
+        self.increment = backend.product(self.h_rows[s, :m], K[:m])
         self.error_products = [
-            backend.product(self.h_columns[:, j], K[:s], backend.empty((y.shape[0],), y))
-            for j in range(s + 1, columns.shape[1])
+            backend.product(self.h_rows[j], K[:s], backend.empty((y.shape[0],), y))
+            for j in range(s + 1, len(rows))
         ]
         self.set_y, self.set_k_1 = backend.writer(buffer[0]), backend.writer(K[0])
         self.set_f_new, self.f_new_row = backend.writer(K[self.f_new_slot]), K[self.f_new_slot]
@@ -197,7 +198,7 @@ class _BufferedStages(_Stages):
 
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
         f, h = self.f, t_new - t
-        self.multiply(self.columns, h, out=self.h_columns)
+        self.multiply(self.rows, h, out=self.h_rows)
         stage = None
         try:
             for stage in self.plan:

@@ -1,0 +1,194 @@
+"""Implicit, additive and Rosenbrock tableaus: orders sharp on both sides, stability, transforms."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stiffkit import ButcherTableau
+from stiffkit.solvers import implicit, rosenbrock, trees
+from stiffkit.solvers.implicit import AdditiveTableau, radau_transformation
+from stiffkit.solvers.rosenbrock import RosenbrockTableau
+
+
+def found(module, kind):
+    values = [v for v in vars(module).values() if isinstance(v, kind)]
+    return pytest.mark.parametrize("tab", values, ids=[v.name for v in values])
+
+
+def worst(residuals):
+    return max(map(abs, residuals.values()))
+
+
+every_implicit = found(implicit, ButcherTableau)
+every_additive = found(implicit, AdditiveTableau)
+every_rosenbrock = found(rosenbrock, RosenbrockTableau)
+
+
+def assert_sharp(conditions, order):
+    assert max(worst(conditions(p)) for p in range(1, order + 1)) < 1e-13
+    assert worst(conditions(order + 1)) > 1e-5
+
+
+@every_implicit
+def test_orders_are_sharp(tab):
+    assert_sharp(tab.order_conditions, tab.order)
+    if tab.b_hat is not None:
+        assert_sharp(lambda p: tab.order_conditions(p, "b_hat"), tab.order_hat)
+
+
+@every_implicit
+def test_stage_order_and_stability(tab):
+    assert tab.stiffly_accurate
+    assert tab.stage_order == (3 if tab.name == "radau5" else 2)
+    assert np.abs(tab.R(1j * np.logspace(-3, 6, 4001))).max() <= 1 + 1e-12
+    eigenvalues = np.linalg.eigvals(tab.A)  # poles are their inverses
+    assert (eigenvalues[np.abs(eigenvalues) > 1e-12].real > 0).all()
+    at_infinity = 0.71752469 if tab.name == "kvaerno4" else 0.0
+    assert abs(tab.R(-1e9)) == pytest.approx(at_infinity, abs=1e-6)
+
+
+def coloured(tree, matrices):
+    """Stage weights of `tree` with each edge to a child's f_explicit or f_implicit."""
+    us = [np.ones(len(matrices[0]))]
+    for child in tree:
+        us = [u * (A @ v) for u in us for A in matrices for v in coloured(child, matrices)]
+    return us
+
+
+@every_additive
+def test_coupling_conditions(tab):
+    matrices = tab.implicit.A, tab.explicit.A
+    for p in range(1, tab.implicit.order + 1):
+        for tree in trees.rooted_trees(p):
+            for u in coloured(tree, matrices):
+                assert tab.implicit.b @ u == pytest.approx(1 / trees.density(tree), abs=1e-13)
+                if p <= tab.implicit.order_hat:
+                    assert tab.implicit.b_hat @ u == pytest.approx(
+                        1 / trees.density(tree), abs=1e-13
+                    )
+
+
+@every_additive
+def test_published_dense_output_has_its_order(tab):
+    for method in (tab.implicit, tab.explicit):
+        q = method.dense.order
+        for theta in (0.2, 0.5, 0.9):
+            assert max(worst(method.dense_conditions(p, theta)) for p in range(1, q + 1)) < 1e-12
+            assert worst(method.dense_conditions(q + 1, theta)) > 1e-5
+
+
+def test_additive_refuses_strangers():
+    with pytest.raises(ValueError, match="'x': order differs"):
+        AdditiveTableau("x", implicit.kencarp3, implicit.ark4.explicit)
+    with pytest.raises(ValueError, match="'x': the explicit method is implicit"):
+        AdditiveTableau("x", implicit.kencarp3, implicit.kencarp3)
+
+
+def test_radau_transformation_is_that_of_radau5_f():
+    r = radau_transformation()
+    T = [
+        [9.1232394870892942792e-2, -0.14125529502095420843, -3.0029194105147424492e-2],
+        [0.24171793270710701896, 0.20412935229379993199, 0.38294211275726193779],
+        [0.96604818261509293619, 1, 0],
+    ]
+    np.testing.assert_allclose(r.T, T, rtol=0, atol=1e-14)
+    block = np.array([[r.gamma, 0, 0], [0, r.alpha, -r.beta], [0, r.beta, r.alpha]])
+    derived = r.T_inv @ np.linalg.inv(implicit.radau5.A) @ r.T
+    np.testing.assert_allclose(derived, block, rtol=0, atol=1e-13)
+    root = np.sqrt(6)
+    e = [-(13 + 7 * root) / 3, (-13 + 7 * root) / 3, -1 / 3]
+    np.testing.assert_allclose(r.e, e, rtol=1e-13)
+
+
+@every_rosenbrock
+def test_rosenbrock_orders_are_sharp(tab):
+    for row, order in (("b", tab.order), ("b_hat", tab.order_hat)):
+        if tab.name == "ros23" and row == "b_hat":
+            assert max(worst(tab.order_conditions(p, row)) for p in (1, 2, 3)) < 1e-13
+            assert worst(tab.order_conditions(4, row)) > 1e-5
+            continue
+        assert_sharp(lambda p, row=row: tab.order_conditions(p, row, w=tab.w_method), order)
+
+
+@every_rosenbrock
+def test_rosenbrock_stability(tab):
+    assert tab.a_stable
+    assert tab.l_stable
+    assert abs(tab.R(-1e9)) < 1e-6
+    assert tab.stiffly_accurate == (tab.name != "ros23")
+
+
+def test_rodas4_is_no_w_method():
+    assert worst(rosenbrock.rodas4.order_conditions(2, w=True)) > 1e-2
+
+
+@every_rosenbrock
+@given(
+    where=st.sampled_from(["c", "d", "m"]),
+    i=st.integers(0, 2),
+    change=st.floats(1e-6, 1.0),
+    sign=st.sampled_from([-1, 1]),
+)
+def test_broken_rosenbrock_is_refused(tab, where, i, change, sign):
+    row = list(getattr(tab, where))
+    row[i] += sign * change
+    with pytest.raises(ValueError, match=f"Rosenbrock tableau '{tab.name}'"):
+        dataclasses.replace(tab, **{where: row})
+
+
+# A run on y' = f(t, y), nonautonomous and nonlinear, with y = (cos t, sin t) as exact solution.
+
+
+def f(t, y):
+    return np.array([-y[1] + y[0] ** 2 - np.cos(t) ** 2, y[0] - 3 * (y[1] ** 3 - np.sin(t) ** 3)])
+
+
+def jacobian(y):
+    return np.array([[2 * y[0], -1.0], [1.0, -9 * y[1] ** 2]])
+
+
+def f_t(t):
+    return np.array([np.sin(2 * t), 9 * np.sin(t) ** 2 * np.cos(t)])
+
+
+def rosenbrock_run(tab, n, J_of=jacobian):
+    y, h = np.array([1.0, 0.0]), 1 / n
+    for step in range(n):
+        t, J, u = step * h, J_of(y), np.zeros((tab.n_stages, 2))
+        for i in range(tab.n_stages):
+            rhs = f(t + tab.c[i] * h, y + np.array(tab.A[i]) @ u[:i] if i else y)
+            rhs = rhs + (np.array(tab.C[i]) @ u[:i] / h if i else 0) + tab.d[i] * h * f_t(t)
+            u[i] = np.linalg.solve(np.eye(2) / (h * tab.gamma) - J, rhs)
+        y = y + np.array(tab.m) @ u
+    return np.linalg.norm(y - [np.cos(1), np.sin(1)])
+
+
+def implicit_run(tab, n):
+    y, h, s = np.array([1.0, 0.0]), 1 / n, tab.n_stages
+    for step in range(n):
+        k = np.tile(f(step * h, y), (s, 1))
+        for _ in range(8):
+            Y = y + h * tab.A @ k
+            times = (step + tab.c) * h
+            gap = k - np.array([f(t, x) for t, x in zip(times, Y, strict=True)])
+            D = np.eye(2 * s) - h * np.block(
+                [[tab.A[i, j] * jacobian(Y[i]) for j in range(s)] for i in range(s)]
+            )
+            k = k - np.linalg.solve(D, gap.ravel()).reshape(s, 2)
+        y = y + h * tab.b @ k
+    return np.linalg.norm(y - [np.cos(1), np.sin(1)])
+
+
+@every_implicit
+def test_observed_order(tab):
+    rate = np.log2(implicit_run(tab, 16) / implicit_run(tab, 32))
+    assert rate == pytest.approx(tab.order, abs=0.5)
+
+
+@every_rosenbrock
+def test_observed_rosenbrock_order(tab):
+    rate = np.log2(rosenbrock_run(tab, 32) / rosenbrock_run(tab, 64))
+    assert rate == pytest.approx(tab.order, abs=0.5)
