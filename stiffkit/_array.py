@@ -105,6 +105,18 @@ class Backend:
             return partial(np.matmul, row, k) if out is None else partial(np.matmul, row, k, out)
         return partial(row.dot, k) if out is None else partial(row.dot, k, out)
 
+    def scaled(self, rows: Any, like: Array) -> tuple[Array, Callable[[float], None]]:
+        """Return the matrix [1 | h rows], and the function of h that sets it."""
+        source = self.vector(np.column_stack([np.ones(len(rows)), rows]), like)
+        target, multiply = source.copy(), np.multiply
+        fill_first = target[:, 0].fill
+
+        def scale(h: float) -> None:
+            multiply(source, h, out=target)  # the whole of it: twice as fast as a part
+            fill_first(1.0)
+
+        return target, scale
+
     def detach(self, x: Array) -> Array:
         """Return `x` as autograd does not see it."""
         return x
@@ -131,7 +143,7 @@ class Backend:
 
         return on_flat
 
-    def slope(self, value: Any, y: Array) -> Array:
+    def slope(self, value: Any, y: Array, at: str = "(t0, y0)") -> Array:
         """Return what f gave as an array like y.
 
         Raises
@@ -142,13 +154,13 @@ class Backend:
         try:
             f = np.asarray(value)
         except ValueError as error:
-            msg = f"f(t0, y0) is not an array: {error}"
+            msg = f"f{at} is not an array: {error}"
             raise ValueError(msg) from error
         if f.dtype.kind not in "iubfc":
-            msg = f"f(t0, y0) has dtype {f.dtype}; it must return numbers"
+            msg = f"f{at} has dtype {f.dtype}; it must return numbers"
             raise ValueError(msg)
         if f.dtype.kind == "c" and y.dtype.kind != "c":
-            msg = "f returns complex values for a real y0: give y0 as a complex array"
+            msg = f"f{at} is complex for a real y0: give y0 as a complex array"
             raise ValueError(msg)
         return f.astype(y.dtype)  # a copy: f may return one and the same buffer each time
 
@@ -176,8 +188,24 @@ class Backend:
         return None
 
     def keeping(self, f: Any) -> Any:
-        """Return `f` for states that are kept: it cannot change them, or is found out."""
-        return f  # NumPy's states are read-only
+        """Return `f` for states that are kept, once a step: where it breaks its word it is told.
+
+        It cannot change NumPy's states, which are read-only; what it returns must be a slope.
+        """
+
+        def call(t: float, y: Array) -> Array:
+            value = f(t, y)
+            if getattr(value, "shape", None) != y.shape or value.dtype != y.dtype:
+                value = self.slope(value, y, at=f"(t={t!r}, y)")
+                if value.shape != y.shape:
+                    msg = (
+                        f"f returned shape {value.shape} at t = {t!r} for a state of shape "
+                        f"{y.shape}"
+                    )
+                    raise ValueError(msg)
+            return value
+
+        return call
 
     def square_sum(self, y: Array) -> Callable[[Array], float]:
         """Return the cheapest x -> ‖x‖² for arrays like `y`."""
@@ -231,6 +259,16 @@ class _Torch(Backend):
     def product(self, row: Array, k: Array, out: Array | None = None) -> Any:
         return partial(self.xp.mv, k.t(), row, out=out)
 
+    def scaled(self, rows: Any, like: Array) -> tuple[Array, Callable[[float], None]]:
+        source = self.vector(np.column_stack([np.ones(len(rows)), rows]), like)
+        target, multiply = source.clone(), self.xp.multiply
+        inner, given = target[:, 1:], source[:, 1:]
+
+        def scale(h: float) -> None:
+            multiply(given, h, out=inner)
+
+        return target, scale
+
     def detach(self, x: Array) -> Array:
         return x.detach()
 
@@ -268,13 +306,13 @@ class _Torch(Backend):
 
         return on_flat
 
-    def slope(self, value: Any, y: Array) -> Array:
+    def slope(self, value: Any, y: Array, at: str = "(t0, y0)") -> Array:
         if not is_torch(value):
-            msg = f"f(t0, y0) returned {type(value).__name__} for a torch y0; it must be a tensor"
+            msg = f"f{at} returned {type(value).__name__} for a torch y0; it must be a tensor"
             raise ValueError(msg)
         if value.dtype != y.dtype or value.device != y.device:
             msg = (
-                f"f(t0, y0) returned {value.dtype} on {value.device} for a y0 of {y.dtype} on "
+                f"f{at} returned {value.dtype} on {value.device} for a y0 of {y.dtype} on "
                 f"{y.device}; nothing is converted silently"
             )
             raise ValueError(msg)

@@ -576,6 +576,7 @@ def test_junk_for_several_arguments_gives_a_solution_or_an_error_that_names_one(
     fuzzed(arguments)
 
 
+@pytest.mark.filterwarnings("ignore:rtol and atol ask for")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(
     st.floats(-1e308, 1e308),
@@ -590,3 +591,67 @@ def test_any_finite_span_and_tolerance_ends_with_a_status(dtype, t0, t1, rtol, a
         )
     assert isinstance(solution.status, Status)
     assert bool(np.isfinite(solution.y).all())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_tolerance_below_the_rounding_of_the_state_is_told(dtype):
+    y0 = np.ones(2, dtype)
+    eps = float(np.finfo(dtype).eps)
+    with pytest.warns(UserWarning, match="below the rounding error of float"):
+        sk.solve(lambda t, y: -y, (0.0, 1e-3), y0, rtol=eps / 8, atol=0.0)
+    sk.solve(lambda t, y: -y, (0.0, 1e-3), y0, rtol=1e-300, atol=1e-5)  # absolute control: no word
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.nan])
+def test_a_controller_that_gives_no_step_is_refused(factor):
+    class Broken:
+        def init(self):
+            return None
+
+        def __call__(self, _ratio, memory, _order):
+            return True, factor, memory
+
+    with pytest.raises(ValueError, match="controller returned factor=") as caught:
+        sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], controller=Broken())
+    assert caught.value.solution.t[0] == 0.0
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex")  # NumPy speaks of it too
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+@pytest.mark.parametrize(
+    ("late", "message"),
+    [
+        (lambda y: np.float64(-1.0), "shape"),
+        (lambda y: -y[:1], "shape"),
+        (lambda y: -y * 1j, "complex"),
+    ],
+)
+def test_f_that_breaks_its_word_in_a_later_step_is_told(method, late, message):
+    def f(t, y):
+        return -y if t < 0.5 else late(y)
+
+    grid = np.linspace(0.0, 1.0, 21) if method == "rk4" else None
+    with pytest.raises(ValueError, match=message) as caught:
+        sk.solve(f, (0.0, 1.0), [1.0, 2.0], method, grid=grid)
+    assert 0.3 < caught.value.solution.t[-1] <= 0.55
+
+
+def test_f_may_return_a_list_or_integers_throughout():
+    lists = sk.solve(lambda t, y: [-1, 2], (0.0, 1.0), [1.0, 2.0])
+    np.testing.assert_allclose(lists.y[-1], [0.0, 4.0], atol=1e-12)
+
+
+def test_solve_ivp_refuses_a_tensor_by_name():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"stiffkit\.solve takes torch"):
+        sk.solve_ivp(lambda t, y: -y, (0, 1), torch.ones(2))
+
+
+def test_a_controller_is_found_whatever_its_case():
+    with pytest.raises(ValueError, match="did you mean 'PI3040'"):
+        sk.solve(lambda t, y: -y, (0, 1), [1.0], controller="pi3040")
+
+
+def test_a_grid_may_be_a_number_of_numpy():
+    solution = sk.solve(lambda t, y: -y, (0, 1), [1.0], "rk4", grid=np.array(10))
+    assert len(solution.t) == 11

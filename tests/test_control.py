@@ -223,11 +223,11 @@ def test_the_error_ratio_follows_the_step():
     assert ratio([err.copy()], y1) == pytest.approx(1 / 2.0)  # max(1, 10)
     ratio([err.copy()], y2)  # a rejected attempt leaves no trace
     assert ratio([err.copy()], y1) == pytest.approx(1 / 2.0)
-    ratio.accept()
+    ratio.accept(y1)
     assert ratio([err.copy()], y2) == pytest.approx(1 / 2.0)  # max(10, 2)
-    ratio.accept()
+    ratio.accept(y2)
     assert ratio([err.copy()], y2) == pytest.approx(1 / 1.2)  # max(2, 2)
-    ratio.moved(np.full(1, 90.0))
+    ratio.accept(np.full(1, 90.0))  # a guide moved the state
     assert ratio([err.copy()], y2) == pytest.approx(1 / 10.0)  # max(90, 2)
 
 

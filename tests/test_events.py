@@ -438,3 +438,18 @@ def test_events_see_the_state_that_a_guide_commits(grid):
         events=lambda t, y: y[0] - 0.5,
     )
     assert len(roots_of(solution)) == 0
+
+
+def test_the_last_step_before_a_terminal_event_is_shown_and_logged():
+    shown = []
+
+    def low(t, y):
+        return y[0] - 0.5
+
+    low.terminal = True
+    solution = sk.solve(
+        lambda t, y: -y, (0.0, 9.0), [1.0], events=low, callback=shown.append, log=True
+    )
+    assert solution.status is sk.Status.event
+    assert len(shown) == solution.stats["accepted"] == solution.log["accepted"].sum()
+    assert solution.log["limit"][-1] == "event"

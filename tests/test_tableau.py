@@ -73,7 +73,7 @@ def test_the_consistent_pair_is_accepted():
         ({"b_hat": None}, "b_hat and its order must be given together"),
         ({"order_hat2": None}, "b_hat2 and its order must be given together"),
         ({"b_hat2": None}, "b_hat2 and its order must be given together"),
-        ({"order": 0}, "order must be at least 1, not 0"),
+        ({"order": 0}, "order must be a whole number, at least 1, not 0"),
         ({"c": [0, 0.5]}, r"row 2 of A sums to .*1\.0.*, not to c = .*0\.5"),
         ({"c": [0.5, 1]}, r"row 1 of A sums to .*0\.0.*, not to c = .*0\.5"),
         ({"b": [0.5, 0.25]}, r"b sums to .*0\.75.* instead of 1"),
@@ -461,3 +461,16 @@ def test_plot_draws_into_given_axes_in_a_given_style():
 def test_the_names_are_public():
     assert sk.METHODS is METHODS
     assert {"ButcherTableau", "Interpolant", "METHODS"} <= set(sk.__all__)
+
+
+def test_a_claimed_order_is_checked_at_construction():
+    with pytest.raises(ValueError, match=r"tableau 'false': b misses .* order 3"):
+        ButcherTableau("false", order=3, c=[0, 1], A=[[], [1]], b=[0.5, 0.5])
+    with pytest.raises(ValueError, match=r"b_hat misses .* order 2"):
+        ButcherTableau(
+            "false", order=2, c=[0, 1], A=[[], [1]], b=[0.5, 0.5], b_hat=[1, 0], order_hat=2
+        )
+    with pytest.raises(ValueError, match="whole number"):
+        ButcherTableau("false", order=1.5, c=[0, 1], A=[[], [1]], b=[0.5, 0.5])
+    with pytest.raises(TypeError, match="name must be a string"):
+        ButcherTableau(5, order=1, c=[0], A=[[]], b=[1])

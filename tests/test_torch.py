@@ -295,6 +295,7 @@ def test_events_and_hooks_work_while_a_gradient_is_recorded():
     assert gradient[0].item() == pytest.approx(0.5, abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:rtol and atol ask for")
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_huge_error_is_a_rejection_and_no_exception(grad):
     # Squares of norms leave the numbers long before the norms do.

@@ -15,7 +15,7 @@ from scipy.integrate import OdeSolution, OdeSolver
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 from scipy.optimize import OptimizeResult
 
-from .._array import backend_of
+from .._array import backend_of, is_torch
 from .control import ErrorRatio, PIDController, first_step
 from .dense import Segment
 from .methods import METHODS
@@ -84,6 +84,9 @@ def solve_ivp(
         call = {"t_eval": t_eval, "dense_output": dense_output, "events": events}
         call |= {"vectorized": vectorized, "args": args, **options}
         return scipy_solve_ivp(fun, t_span, y0, method, **call)
+    if is_torch(y0):
+        msg = "solve_ivp takes NumPy states, as SciPy does; stiffkit.solve takes torch tensors"
+        raise TypeError(msg)
     tableau = check_method(method, METHODS, adaptive=True)
     _check_like_scipy(y0, args)
     t0, t1 = map(float, t_span)
@@ -271,7 +274,7 @@ class _RungeKutta(OdeSolver):
             ratio = ratio if math.isfinite(ratio) else math.inf
             accept, factor, self.memory = self.controller(ratio, self.memory, self.error_order)
             h_abs = abs(h) * factor
-        self.ratio.accept()
+        self.ratio.accept(y_new)
         self.h_abs, self.y_old, self.t, self.y = h_abs, y, t_new, y_new
         return True, None
 

@@ -40,27 +40,29 @@ class ErrorRatio:
         self.size = max(int(math.prod(y.shape)), 1)
         self.square_sum, self.xp = backend.square_sum(y), backend.xp
         self.abs, self.maximum, self.detach = backend.xp.abs, backend.xp.maximum, backend.detach
-        # |y| at both ends of the step and the scale live in three arrays made once: large states
-        # would spend more time on getting memory than on the arithmetic.
-        self.size_old = self.abs(self.detach(y))
-        self.size_new, self.scale = self.size_old + 0.0, self.size_old + 0.0
+        # |y| at both ends of the step live in two arrays made once: large states would spend more
+        # time on getting memory than on the arithmetic. The scale takes the place of the first.
+        self.y = y
+        self.size_old = self.scale = self.abs(self.detach(y))
+        self.size_new, self.judged = self.size_old + 0.0, False
 
     def norm(self, x: Array) -> float:
         """Return the rms of `x` in units of the tolerance at the step last judged."""
         return math.sqrt(self.square_sum(x / self.scale) / self.size) / (self.scalar or 1.0)
 
-    def accept(self) -> None:
-        """Move to the end of the step last judged."""
-        self.size_old, self.size_new = self.size_new, self.size_old
-
-    def moved(self, y: Array) -> None:
-        """Say that the state is now `y`, not the y_new last judged."""
-        self.abs(self.detach(y), out=self.size_old)
+    def accept(self, y: Array) -> None:
+        """Move to the end `y` of the step last judged."""
+        if y is self.y_new:
+            self.size_old, self.size_new, self.judged = self.size_new, self.size_old, False
+        self.y = y
 
     def __call__(self, errors: list[Array], y_new: Array) -> float:
         """Return the ratio; NaN or inf where the error estimate is. Overwrites `errors`."""
+        if self.judged:  # another attempt from the same state
+            self.abs(self.detach(self.y), out=self.size_old)
         self.abs(self.detach(y_new), out=self.size_new)
-        scale = self.maximum(self.size_old, self.size_new, out=self.scale)
+        scale = self.scale = self.maximum(self.size_old, self.size_new, out=self.size_old)
+        self.judged, self.y_new = True, y_new
         if self.scalar is None:
             scale *= self.rtol
         scale += self.offset

@@ -42,10 +42,17 @@ class Segment:
         return self._at(backend.real_like(theta[:, None], self.y_0))
 
     def _at(self, theta: Any) -> Array:
-        bubble: Any = 0.0
-        for q in reversed(self.Q):
-            bubble = q + theta * bubble
-        return (1 - theta) * self.y_0 + theta * self.y_1 + theta * (1 - theta) * bubble
+        y = (1 - theta) * self.y_0
+        y += theta * self.y_1
+        if self.Q:
+            *rest, last = self.Q
+            bubble = theta * last
+            for q in reversed(rest):
+                bubble += q
+                bubble *= theta
+            bubble *= 1 - theta
+            y += bubble
+        return y
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,17 +69,25 @@ class Run:
 
     def integrate(self, bar: Progress) -> None:
         """Step until something ends the solve."""
+        if self._start():
+            if self.steps.grid is not None:
+                self._follow_grid(self.steps.grid, bar)
+            else:
+                self._control_steps(bar)
+
+    def _start(self) -> bool:
+        """Evaluate at t0, and get the stages ready; return whether there is a step to take."""
         p, backend = self.problem, self.problem.backend
         self.nfev_first = 1
         f_0 = p.first_slope()
         if not bool(backend.xp.isfinite(f_0).all()):
             bad = first_bad(f_0.reshape(p.shape), backend)
             self.end(Status.non_finite, f"f(t0, y0) is not finite at component {bad}")
-            return
+            return False
         if self.finder is not None:
             self.finder.start(p.t0)
         if p.t0 == p.t1:
-            return
+            return False
         self.stages = make_stages(
             p.f,
             self.tableau,
@@ -89,10 +97,7 @@ class Run:
             dense=self.may_interpolate,
             record=self.hooks.guide is not None,
         )
-        if self.steps.grid is not None:
-            self._follow_grid(self.steps.grid, bar)
-        else:
-            self._control_steps(bar)
+        return True
 
     def _follow_grid(self, grid: list[float], bar: Progress) -> None:
         stages, isfinite = self.stages, self.problem.backend.xp.isfinite
@@ -114,9 +119,9 @@ class Run:
         isfinite = p.backend.xp.isfinite
         order = self.tableau.error_order or 0
         wall = t1  # the nearest time towards which f was not finite
+        h_abs, limit, non_finite = self._first_step(order), "first_step", 0
         ratio_of = ErrorRatio(p.rtol, p.atol, y, p.backend)
         memory, max_step, logging = controller.init(), steps.max_step, self.hooks.rows is not None
-        h_abs, limit, non_finite = self._first_step(order), "first_step", 0
         attempts_left, retry, detector = steps.max_steps, False, self.detector
         countdown = detector.wait if detector is not None else 0
         while True:
@@ -156,6 +161,9 @@ class Run:
                 wall, h_abs, limit, retry = t_new, 0.1 * abs(h), "non_finite", True
                 continue
             accept, factor, memory = controller(ratio, memory, order)
+            if not factor > 0:
+                msg = f"controller returned factor={factor!r} for the ratio {ratio!r}; must be > 0"
+                raise ValueError(msg)
             if logging:
                 self._log(h, ratio, limit, accepted=accept)
             h_abs, limit, retry = abs(h) * factor, "accuracy", not accept
@@ -171,12 +179,10 @@ class Run:
                     with p.backend.no_grad():
                         self._look(detector, ratio_of, errors[0], ratio, t_new, y_new)
                     countdown = detector.wait
-            ratio_of.accept()
             if self._commit(t_new, y_new, bar) or t_new == t1:
                 return
             t, y = t_new, self.y
-            if y is not y_new:
-                ratio_of.moved(y)
+            ratio_of.accept(y)
             stages.advance(t, y)
 
     def _first_step(self, order: int) -> float:
@@ -253,6 +259,8 @@ class Run:
             self.segments.append(segment)
         if stop is not None:
             t_new, y_new = stop
+            if self.hooks.rows is not None:
+                self.hooks.rows[-1]["limit"] = "event"
             self.end(Status.event, f"a terminal event occurred at t = {t_new!r}")
         if due and segment is not None:
             self._record_inside(segment, t_new)
@@ -261,10 +269,10 @@ class Run:
         self.breaks.append(t_new)
         self._record_time(t_new, y_new)
         bar.update(t_new)
-        if self.hooks.callback is not None and stop is None and self.hooks.callback(step):
+        stopped = self.hooks.callback is not None and self.hooks.callback(step)
+        if stopped and stop is None:
             self.end(Status.interrupted, f"stopped by the callback at t = {t_new!r}")
-            return True
-        return stop is not None
+        return stopped or stop is not None
 
     def _show(self, t_new: float, y_new: Array) -> Step:
         """Make the record of the step for hooks; whatever they do to it, the solve goes on."""

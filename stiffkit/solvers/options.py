@@ -32,8 +32,9 @@ class StepOptions:
         chosen = DEFAULT_CONTROLLER if controller is None else controller
         if isinstance(chosen, str):
             if chosen not in CONTROLLERS:
-                near = difflib.get_close_matches(chosen, CONTROLLERS, n=1, cutoff=0.4)
-                hint = f"; did you mean {near[0]!r}?" if near else "."
+                names = {name.lower(): name for name in CONTROLLERS}
+                near = difflib.get_close_matches(chosen.lower(), names, n=1, cutoff=0.4)
+                hint = f"; did you mean {names[near[0]]!r}?" if near else "."
                 msg = f"unknown controller {chosen!r}{hint} Known are: {', '.join(CONTROLLERS)}"
                 raise ValueError(msg)
             chosen = CONTROLLERS[chosen]
@@ -55,7 +56,7 @@ class StepOptions:
         grid = self.grid_argument
         if grid is None:
             return
-        if isinstance(grid, (int, float, np.integer, np.floating)):
+        if isinstance(grid, (int, float, np.integer, np.floating)) or getattr(grid, "ndim", 1) == 0:
             n = check_positive("grid", grid, whole=True)
             self._bounded(n)
             self.grid = np.linspace(t0, t1, int(n) + 1).tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,9 +98,25 @@ def make_problem(
     rtol = _tolerance("rtol", rtol, y, backend)
     atol = _tolerance("atol", atol, y, backend)
     bound = bind(f, args)
+    _warn_unreachable(rtol, atol, y, backend)
     flat = backend.protect(y.reshape(-1))
     on_flat = backend.call(bound, shape, flat)
     return Problem(on_flat, t0, t1, flat, bound, shape, backend, rtol, atol)
+
+
+def _warn_unreachable(rtol: Any, atol: Any, y: Array, backend: Backend) -> None:
+    """Warn of a tolerance below the rounding error of the state that it is for."""
+    eps = float(backend.xp.finfo(y.dtype).eps)
+    size = backend.numpy(backend.xp.abs(y)).reshape(-1)
+    tolerance = np.asarray(to_numpy(atol) + to_numpy(rtol) * size)
+    if (tolerance < eps * size).any():
+        i = int(np.argmax(eps * size - tolerance))
+        text = (
+            f"rtol and atol ask for {tolerance[i]:.1e} at a component of size {size[i]:.1e}, "
+            f"which is below the rounding error of {y.dtype}: steps may be refused for ever "
+            "smaller sizes"
+        )
+        warnings.warn(text, UserWarning, stacklevel=4)
 
 
 def bind(f: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:

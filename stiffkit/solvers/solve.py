@@ -50,9 +50,9 @@ def solve(
     f : callable
         Right-hand side ``f(t, y, *args)``, returning dy/dt with the shape of y. For a NumPy state
         t is a float; for a torch state it is a 0-d tensor of the state's real dtype. f must not
-        change y. What it returns is copied, so it may reuse one buffer. Shape and dtype are checked
-        at the first call; for a one-dimensional NumPy state later calls are left to NumPy, which
-        takes a number for a vector of equal numbers.
+        change y. What it returns is copied, so it may reuse one buffer. Its shape and dtype are
+        checked at the first call and, for a one-dimensional NumPy state, once in every step after
+        it; in all other cases at every call.
     t_span : (float, float)
         t0 and t1; t1 < t0 integrates backward. An infinite t1 stands for the largest float: an
         event, `callback` or `max_steps` will end the solve. With t0 = t1 the solution is y0.

@@ -17,6 +17,9 @@ __all__ = ["Probe", "Step", "StepHook", "combine", "make_stages", "rk_step"]
 
 RHS = Callable[[float, Array], Array]
 
+_BLOCK = 8192
+"""Components whose stages fit the processor's cache."""
+
 
 def combine(row: Sequence[float], k: Sequence[Array]) -> Any:
     """Σ_j row_j k_j without the exact zeros, so that 0·inf cannot poison a sum."""
@@ -134,7 +137,10 @@ class _Stages:
             # Σ_j a_ij k_j with its sum c_i taken out; see `ButcherTableau.bubble`.
             slope = c_i * k_1 + self.weigh_changes([a_i])[0]
             self.put(i, self.f(t_new - (1 - c_i) * h, y + h * slope))
-        return Segment(t, t_new, y, y_new, [h * q for q in self.weigh_changes(self.tableau.bubble)])
+        Q = self.weigh_changes(self.tableau.bubble)
+        for q in Q:
+            q *= h
+        return Segment(t, t_new, y, y_new, Q)
 
 
 @final
@@ -151,15 +157,14 @@ class _BufferedStages(_Stages):
     ) -> None:
         super().__init__(f, tableau, backend)
         s, extra = self.s, len(tableau.dense.c) if dense else 0
-        self.fsal, self.multiply, self.protect = tableau.fsal, backend.xp.multiply, backend.protect
+        self.fsal, self.protect = tableau.fsal, backend.protect
         self.buffer = buffer = backend.empty((self.f_new_slot + 2 + extra, y.shape[0]), y)
         self.K = K = buffer[1:]
         # Row i holds the coefficients of stage i + 1, the next one b, the last ones the errors.
         # Rows, not columns: BLAS takes a strided vector a tenth more slowly.
         rows = np.vstack([tableau.A, tableau.b, *_error_rows(tableau)])
-        self.rows = backend.vector(rows, y)
-        scaled = backend.vector(np.column_stack([np.ones(len(rows)), rows]), y)
-        self.h_rows = scaled[:, 1:]
+        scaled, self.scale = backend.scaled(rows, y)
+        h_rows = scaled[:, 1:]
         inner = range(1, s - 1 if self.fsal else s)
         # Times are counted back from t_new: t + (t_new − t) may round to a time past the span.
         self.plan = [
@@ -168,11 +173,8 @@ class _BufferedStages(_Stages):
             if i in inner
         ]
         m = s - 1 if self.fsal else s
-        self.increment = backend.product(self.h_rows[s, :m], K[:m])
-        self.error_products = [
-            backend.product(self.h_rows[j], K[:s], backend.empty((y.shape[0],), y))
-            for j in range(s + 1, len(rows))
-        ]
+        self.increment = backend.product(h_rows[s, :m], K[:m])
+        self.error_products = [backend.product(h_rows[j], K[:s]) for j in range(s + 1, len(rows))]
         self.set_y, self.set_k_1 = backend.writer(buffer[0]), backend.writer(K[0])
         self.set_f_new, self.f_new_row = backend.writer(K[self.f_new_slot]), K[self.f_new_slot]
 
@@ -183,8 +185,13 @@ class _BufferedStages(_Stages):
         return self.K[i]
 
     def weigh_changes(self, rows: Any) -> Sequence[Array]:
-        changes = self.K[: len(rows[0])] - self.K[0]
-        return list(self.backend.vector(rows, self.K) @ changes)
+        weights, n = self.backend.vector(rows, self.K), self.K.shape[1]
+        total = self.backend.empty((len(rows), n), self.K)
+        # A block at a time: the differences of a large state would double the memory of a step.
+        for start in range(0, n, _BLOCK):
+            block = self.K[: len(rows[0]), start : start + _BLOCK]
+            total[:, start : start + _BLOCK] = weights @ (block - block[0])
+        return list(total)
 
     def start(self, y: Array, k_1: Array) -> None:
         self.set_y(y)
@@ -198,7 +205,7 @@ class _BufferedStages(_Stages):
 
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
         f, h = self.f, t_new - t
-        self.multiply(self.rows, h, out=self.h_rows)
+        self.scale(h)
         stage = None
         try:
             for stage in self.plan:

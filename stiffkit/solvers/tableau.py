@@ -26,6 +26,10 @@ Row = Sequence[float]
 _TOL = 1e-11
 """Slack of the construction checks: coefficients are printed to at least 12 digits."""
 
+_CHECKED_ORDER = 4
+"""Order conditions are checked at construction to here: the whole of them is for the tests."""
+_ORDER_TOL = 1e-9
+
 
 @dataclass(frozen=True)
 class Interpolant:
@@ -149,8 +153,12 @@ class ButcherTableau:
         for label, row, q in (("b_hat", b_hat, order_hat), ("b_hat2", b_hat2, order_hat2)):
             if (row is None) != (q is None):
                 self._refuse(name, f"{label} and its order must be given together")
-        if order < 1:
-            self._refuse(name, f"order must be at least 1, not {order}")
+        if str(name) != name:
+            msg = f"tableau name must be a string, not {name!r}"
+            raise TypeError(msg)
+        for label, p in (("order", order), ("order_hat", order_hat), ("order_hat2", order_hat2)):
+            if p is not None and not (p >= 1 and int(p) == p):
+                self._refuse(name, f"{label} must be a whole number, at least 1, not {p!r}")
         values: dict[str, Any] = {
             "name": name,
             "order": order,
@@ -181,8 +189,21 @@ class ButcherTableau:
             if row is not None and np.array_equal(row, self.b):
                 self._refuse(self.name, f"{label} equals b: it would estimate every error as zero")
         _check_row_sums(self.name, "A", self.A, self.c)
+        for label, q in (("b", self.order), ("b_hat", self.order_hat), ("b_hat2", self.order_hat2)):
+            self._check_order(label, q or 0)
         if self.interpolant is not None:
             self._check_interpolant(self.interpolant)
+
+    def _check_order(self, label: str, q: int) -> None:
+        """Check the order conditions that are cheap: of trees with up to four nodes."""
+        for p in range(2, min(q, _CHECKED_ORDER) + 1):
+            for tree, residual in self.order_conditions(p, label).items():
+                if not abs(residual) <= _ORDER_TOL:
+                    self._refuse(
+                        self.name,
+                        f"{label} misses the condition of tree {tree}, of order {p}, by "
+                        f"{residual:.2g}; order {q} is claimed",
+                    )
 
     def _check_interpolant(self, dense: Interpolant) -> None:
         base = len(self.c) + (not self.fsal)

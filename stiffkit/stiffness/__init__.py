@@ -1,6 +1,7 @@
 """Stiffness: how fast a problem's fastest mode is, and what that means for a method."""
 
 from ..solvers.jacobian import JacobianOperator, dense_jacobian
+from .alignment import Alignment, DominantEigenpair, SpectralRadius, StabilityRatio
 from .detect import Evidence, Stiffness, StiffnessDetector
 from .indicators import logarithmic_norm, stability_ratio, stiffness_ratio, time_scales
 from .report import MethodCost, StiffnessReport, diagnose
@@ -17,6 +18,8 @@ from .spectrum import (
 )
 
 __all__ = [
+    "Alignment",
+    "DominantEigenpair",
     "Eigenpair",
     "Evidence",
     "JacobianOperator",
@@ -24,7 +27,9 @@ __all__ = [
     "NormRatio",
     "PathSecant",
     "RayleighQuotient",
+    "SpectralRadius",
     "Spectrum",
+    "StabilityRatio",
     "StageRatio",
     "Stiffness",
     "StiffnessDetector",
