@@ -14,6 +14,8 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from figures_alignment import alignment, alignment_table
+from figures_implicit import implicit_methods, implicit_table
 
 import stiffkit as sk
 
@@ -33,7 +35,13 @@ STYLE = {
 def make(out: Path) -> None:
     """Write all figures and tables to `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    tables = {"methods": methods_table, "estimators": estimators_table, "detector": detector_table}
+    tables = {
+        "methods": methods_table,
+        "estimators": estimators_table,
+        "detector": detector_table,
+        "alignment": alignment_table,
+        "implicit": implicit_table,
+    }
     for name, write in tables.items():
         (out / f"{name}.md").write_text(write(), encoding="utf-8")
     drawings = {
@@ -42,6 +50,8 @@ def make(out: Path) -> None:
         "controllers": controllers,
         "dense_error": dense_error,
         "events": events,
+        "alignment": alignment,
+        "implicit": implicit_methods,
     }
     with mpl.rc_context(STYLE):
         for name, draw in drawings.items():
@@ -51,11 +61,11 @@ def make(out: Path) -> None:
 
 
 def by_order() -> list[Any]:
-    """All tableaus, lowest order first."""
-    return sorted(sk.METHODS.values(), key=lambda tableau: tableau.order)
+    """All explicit tableaus, lowest order first."""
+    return sorted(sk.EXPLICIT.values(), key=lambda tableau: tableau.order)
 
 
-# The table of methods -----------------------------------------------------------------------------
+# The table of explicit methods --------------------------------------------------------------------
 
 
 def methods_table() -> str:

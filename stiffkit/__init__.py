@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from .solvers import (
     CONTROLLERS,
+    EXPLICIT,
     METHODS,
     ButcherTableau,
     Interpolant,
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CONTROLLERS",
+    "EXPLICIT",
     "METHODS",
     "ButcherTableau",
     "Interpolant",

@@ -6,8 +6,8 @@ import numpy as np
 
 import stiffkit as sk
 
-ADAPTIVE = [name for name, tableau in sk.METHODS.items() if tableau.error_order is not None]
-FIXED = [name for name, tableau in sk.METHODS.items() if tableau.error_order is None]
+ADAPTIVE = [name for name, tableau in sk.EXPLICIT.items() if tableau.error_order is not None]
+FIXED = [name for name, tableau in sk.EXPLICIT.items() if tableau.error_order is None]
 
 
 def counted(f):

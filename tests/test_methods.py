@@ -1,6 +1,6 @@
-"""Every method of METHODS: order, stability, dense output, and one step of it.
+"""Every method of EXPLICIT: order, stability, dense output, and one step of it.
 
-All tests of this file run over METHODS, so that a new literal is tested when it is added. What is
+All tests of this file run over EXPLICIT, so that a new literal is tested when it is added. What is
 known of single methods stands in the tables.
 """
 
@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stiffkit as sk
-from stiffkit import METHODS, ButcherTableau
+from stiffkit import EXPLICIT, ButcherTableau
 from stiffkit._array import backend_of
 from stiffkit.solvers import trees
 from stiffkit.solvers.dense import Segment
@@ -27,7 +27,7 @@ from stiffkit.solvers.step import make_stages, rk_step
 FAR = 1e3
 """A residual this many times beyond its rounding error is there."""
 
-every_method = pytest.mark.parametrize("tab", METHODS.values(), ids=list(METHODS))
+every_method = pytest.mark.parametrize("tab", EXPLICIT.values(), ids=list(EXPLICIT))
 
 
 def rows_of(tab):
@@ -40,12 +40,12 @@ every_row = pytest.mark.parametrize(
     ("tab", "row", "p"),
     [
         pytest.param(tab, row, p, id=f"{name}-{row}")
-        for name, tab in METHODS.items()
+        for name, tab in EXPLICIT.items()
         for row, p in rows_of(tab).items()
     ],
 )
 every_pair = pytest.mark.parametrize(
-    "tab", [pytest.param(tab, id=name) for name, tab in METHODS.items() if tab.order_hat]
+    "tab", [pytest.param(tab, id=name) for name, tab in EXPLICIT.items() if tab.order_hat]
 )
 
 
@@ -57,8 +57,8 @@ def test_methods_are_all_there_under_their_own_names():
         "euler heun midpoint ralston bosh3 rk4 rkf45 cashkarp dopri5 tsit5 bs5 vern6 vern7 vern8 "
         "vern9 dop853"
     )
-    assert set(METHODS) >= set(names.split())
-    assert all(tab.name == name for name, tab in METHODS.items())
+    assert set(EXPLICIT) >= set(names.split())
+    assert all(tab.name == name for name, tab in EXPLICIT.items())
 
 
 @every_method
@@ -98,7 +98,7 @@ STRUCTURE = {
 
 @pytest.mark.parametrize("name", STRUCTURE)
 def test_structure_is_the_known_one(name):
-    tab = METHODS[name]
+    tab = EXPLICIT[name]
     assert (tab.probe, tab.fsal) == STRUCTURE[name]
 
 
@@ -205,12 +205,12 @@ ERROR_NORMS = {
 @pytest.mark.parametrize("name", ERROR_NORMS)
 def test_principal_error_norm_is_the_one_found_by_hand(name):
     # Three nodes, two stages, and a square root.
-    assert abs(METHODS[name].principal_error_norm - ERROR_NORMS[name]) <= gamma(3 * 4 + 4)
+    assert abs(EXPLICIT[name].principal_error_norm - ERROR_NORMS[name]) <= gamma(3 * 4 + 4)
 
 
 def test_quality_of_the_dormand_prince_pair_is_the_published_one():
     # J. R. Dormand, P. J. Prince, J. Comput. Appl. Math. 6 (1980) 19-26: RK5(4)7M.
-    quality = METHODS["dopri5"].pair_quality
+    quality = EXPLICIT["dopri5"].pair_quality
     assert f"{quality.A:.2e}" == "3.99e-04"
     assert f"{quality.D:.1f}" == "11.6"
 
@@ -266,7 +266,7 @@ def peer(nodepy, tab):
     ],
 )
 def test_method_is_the_one_that_nodepy_knows(nodepy, name, known_as):
-    assert same_method(nodepy.known[known_as], METHODS[name])
+    assert same_method(nodepy.known[known_as], EXPLICIT[name])
 
 
 @every_method
@@ -337,7 +337,7 @@ def tree_from(text):
     ("tab", "row", "p"),
     [
         pytest.param(tab, row, p, id=f"{name}-{row}")
-        for name, tab in METHODS.items()
+        for name, tab in EXPLICIT.items()
         for row, p in rows_of(tab).items()
         if p < 9  # nodepy takes seconds for the 719 trees of order 10
     ],
@@ -358,7 +358,7 @@ def test_error_coefficients_are_nodepys(nodepy, tab, row, p):
     "tab",
     [
         pytest.param(tab, id=name)
-        for name, tab in METHODS.items()
+        for name, tab in EXPLICIT.items()
         if tab.order_hat and tab.order_hat <= 4  # beyond, rounding leaves fewer digits
     ],
 )
@@ -418,7 +418,7 @@ def test_implicit_methods_of_nodepy_get_their_orders_and_stability_function(node
     ("name", "peer"), [("bosh3", scipy.integrate.RK23), ("dopri5", scipy.integrate.RK45)]
 )
 def test_coefficients_are_scipys(name, peer):
-    tab = METHODS[name]
+    tab = EXPLICIT[name]
     m = len(peer.C)
     np.testing.assert_array_equal(tab.A[:m, : peer.A.shape[1]], peer.A)
     np.testing.assert_array_equal(tab.b[:m], peer.B)
@@ -429,7 +429,7 @@ def test_coefficients_are_scipys(name, peer):
 
 
 def test_dop853_is_scipys():
-    tab, peer = METHODS["dop853"], scipy.integrate.DOP853
+    tab, peer = EXPLICIT["dop853"], scipy.integrate.DOP853
     np.testing.assert_array_equal(tab.A, peer.A)
     np.testing.assert_array_equal(tab.b, peer.B)
     np.testing.assert_array_equal(tab.c, peer.C)
@@ -461,13 +461,13 @@ def test_stability_polynomial_holds_the_moments_of_the_tableau(tab):
         v_abs = np.abs(tab.A) @ v_abs
 
 
-@given(st.sampled_from(list(METHODS.values())), st.complex_numbers(max_magnitude=7))
+@given(st.sampled_from(list(EXPLICIT.values())), st.complex_numbers(max_magnitude=7))
 def test_stability_function_is_the_stability_polynomial(tab, z):
     polynomial = np.polynomial.polynomial.polyval(z, tab.stability_polynomial)
     assert abs(tab.R(z) - polynomial) <= stability_bound(tab, abs(z))
 
 
-@given(st.sampled_from(list(METHODS.values())), st.complex_numbers(max_magnitude=7), st.booleans())
+@given(st.sampled_from(list(EXPLICIT.values())), st.complex_numbers(max_magnitude=7), st.booleans())
 def test_a_step_on_the_linear_problem_multiplies_by_the_stability_function(tab, z, backward):
     h = -0.5 if backward else 0.5
     y = np.array([1.0 + 0.0j, 2.0j])
@@ -573,13 +573,13 @@ IMAGINARY_LIMITS = {
 def test_real_limit_is_the_published_one(name):
     printed = REAL_LIMITS[name]
     digits = len(printed.partition(".")[2])
-    assert f"{METHODS[name].real_stability_limit:.{digits}f}" == printed
+    assert f"{EXPLICIT[name].real_stability_limit:.{digits}f}" == printed
 
 
 @pytest.mark.parametrize("name", IMAGINARY_LIMITS)
 def test_imaginary_limit_is_the_known_one(name):
     # A simple root of a polynomial of degree 8 with coefficients below 1.
-    assert abs(METHODS[name].imaginary_stability_limit - IMAGINARY_LIMITS[name]) <= gamma(100)
+    assert abs(EXPLICIT[name].imaginary_stability_limit - IMAGINARY_LIMITS[name]) <= gamma(100)
 
 
 # Observed order -----------------------------------------------------------------------------------
@@ -742,7 +742,7 @@ def test_a_continuous_order_condition_fails_beyond_the_order_of_the_interpolant(
 
 
 def test_orders_of_the_interpolants_are_the_published_ones():
-    orders = {name: tab.interpolant.order for name, tab in METHODS.items() if tab.interpolant}
+    orders = {name: tab.interpolant.order for name, tab in EXPLICIT.items() if tab.interpolant}
     # Verner announces order 7 for that of vern7, but a condition of order 7 fails.
     published = {"dopri5": 4, "tsit5": 4, "bs5": 5, "dop853": 7}
     published |= {"vern6": 6, "vern7": 6, "vern8": 8, "vern9": 9}

@@ -19,12 +19,12 @@ from stiffkit.solvers.stabilised import (
     STABILISED,
     RadiusKeeper,
     StabilisedStages,
-    StepFailed,
     rkc2_recurrence,
     rkl2_recurrence,
     rock2_scheme,
     rock4_scheme,
 )
+from stiffkit.solvers.step import StepFailed
 
 METHODS = list(STABILISED.values())
 each_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
@@ -294,6 +294,12 @@ def test_rkc2_error_estimate_is_above_the_error():
     assert ratios[1] == pytest.approx(1.8, abs=0.05)
 
 
+def heat(n):
+    """Return the matrix of u'' on n inner points of [0, 1], and its spectral radius."""
+    A = (np.eye(n, k=1) - 2 * np.eye(n) + np.eye(n, k=-1)) * (n + 1) ** 2
+    return A, 4 * (n + 1) ** 2 * math.sin(math.pi * n / (2 * (n + 1))) ** 2
+
+
 # Where f is called, and with what -----------------------------------------------------------------
 
 
@@ -354,6 +360,18 @@ def test_float32_stays_float32(method):
         np.testing.assert_allclose(y_new, y / (1 + 0.1 * y), atol=1e-3)
 
 
+@pytest.mark.parametrize("method", [RKC2, RKL2], ids=lambda m: m.name)
+def test_rounding_errors_grow_as_the_square_of_the_stages_at_most(method):
+    A, rho = heat(100)
+    y = 1 + np.sin(np.pi * np.arange(1, 101) / 101)
+    for s in some_degrees(method):
+        h = 0.95 * method.beta(s) / rho
+        y_new, _, _ = method.step(lambda t, y: A @ y, 0.0, y, h, A @ y, s)
+        A_32, y_32 = A.astype(np.float32), y.astype(np.float32)
+        y_new_32, _, _ = method.step(lambda t, y, A=A_32: A @ y, 0.0, y_32, h, A_32 @ y_32, s)
+        assert np.abs(y_new_32 - y_new).max() < (s**2 + 10) * 2**-24 * 2
+
+
 @each_method
 def test_numpy_equals_torch(method):
     torch = pytest.importorskip("torch")
@@ -384,12 +402,6 @@ def test_complex_state():
 
 
 # The stepper --------------------------------------------------------------------------------------
-
-
-def heat(n):
-    """Return the matrix of u'' on n inner points of [0, 1], and its spectral radius."""
-    A = (np.eye(n, k=1) - 2 * np.eye(n) + np.eye(n, k=-1)) * (n + 1) ** 2
-    return A, 4 * (n + 1) ** 2 * math.sin(math.pi * n / (2 * (n + 1))) ** 2
 
 
 @each_method

@@ -2,7 +2,7 @@
 
 from .control import CONTROLLERS, Controller, PIDController
 from .dense import DenseOutput
-from .methods import METHODS
+from .methods import EXPLICIT, METHODS
 from .solution import EventRecord, Solution, Status
 from .solve import solve
 from .step import Probe, Step, StepHook, rk_step
@@ -10,6 +10,7 @@ from .tableau import ButcherTableau, Interpolant, PairQuality
 
 __all__ = [
     "CONTROLLERS",
+    "EXPLICIT",
     "METHODS",
     "ButcherTableau",
     "Controller",

@@ -18,7 +18,7 @@ from scipy.optimize import OptimizeResult
 from .._array import backend_of, is_torch
 from .control import ErrorRatio, PIDController, first_step
 from .dense import Segment
-from .methods import METHODS
+from .methods import EXPLICIT, METHODS
 from .problem import check_method, check_positive
 from .solution import Solution, Status
 from .solve import solve
@@ -91,10 +91,14 @@ def solve_ivp(
     _check_like_scipy(y0, args)
     t0, t1 = map(float, t_span)
     if t0 == t1 or np.size(y0) == 0:  # nothing to integrate: SciPy's driver has the conventions
+        bare = tableau if isinstance(tableau, ButcherTableau) and tableau.explicit else "RK45"
         options = {"t_eval": t_eval, "dense_output": dense_output, "events": events, **options}
-        return scipy_solve_ivp(fun, t_span, y0, ode_solver(tableau), args=args, **options)
+        return scipy_solve_ivp(fun, t_span, y0, ode_solver(bare), args=args, **options)
     rtol, atol = _tolerances(options)
-    known = {key: options.pop(key) for key in ("first_step", "max_step") if key in options}
+    named = ["first_step", "max_step"]
+    if tableau.name not in EXPLICIT:
+        named += ["jac", "jac_sparsity"]
+    known = {key: options.pop(key) for key in named if key in options}
     _warn_extraneous(options)
     solution = solve(
         _column(fun) if vectorized else fun,
@@ -132,8 +136,8 @@ def _as_scipy(solution: Solution, *, events: bool) -> Any:
         if records is None
         else [record.y if len(record.y) else np.asarray([]) for record in records],
         nfev=solution.stats["nfev"],
-        njev=0,
-        nlu=0,
+        njev=solution.stats["njev"],
+        nlu=solution.stats["nlu"],
         status=status,
         message=_MESSAGES.get(solution.status, solution.message),
         success=status >= 0,
@@ -289,7 +293,7 @@ def ode_solver(method: str | ButcherTableau) -> type[OdeSolver]:
     Parameters
     ----------
     method : str or ButcherTableau
-        A name in `stiffkit.METHODS`, SciPy's RK23, RK45, DOP853, or an explicit tableau, with an
+        A name in `stiffkit.EXPLICIT`, SciPy's RK23, RK45, DOP853, or an explicit tableau, with an
         embedded row.
 
     Returns
@@ -297,7 +301,7 @@ def ode_solver(method: str | ButcherTableau) -> type[OdeSolver]:
     type
         Subclass of `scipy.integrate.OdeSolver`, named after the method.
     """
-    tableau = check_method(method, METHODS, adaptive=True)
+    tableau = check_method(method, EXPLICIT, adaptive=True)
     attributes = {
         "tableau": tableau,
         "order": tableau.order,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from .events import EventFinder
 from .options import LOG_COLUMNS, Hooks, Progress, StepOptions
 from .problem import Problem, check_times, first_bad
 from .solution import Solution, Status, freeze_log
-from .step import Probe, Step, make_stages
+from .step import Probe, Step, StepFailed, make_stages
 from .tableau import ButcherTableau
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Run"]
 
 _LOGGER = logging.getLogger("stiffkit")
+
+MAX_FAILURES = 20
+"""Failures in a row of Newton's method, or of stability, before the solve gives up."""
 
 MAX_NON_FINITE = 5
 """Rejections of steps towards one time for NaN or inf in f, before the solve gives up."""
@@ -36,7 +39,7 @@ class Run:
     def __init__(
         self,
         problem: Problem,
-        tableau: ButcherTableau,
+        tableau: Any,
         steps: StepOptions,
         hooks: Hooks,
         events: list[Callable[..., Any]],
@@ -44,6 +47,7 @@ class Run:
         *,
         dense: bool,
         progress: bool,
+        stiff: Mapping[str, Any] | None = None,
     ) -> None:
         p, backend = problem, problem.backend
         self.problem, self.tableau, self.steps, self.hooks = problem, tableau, steps, hooks
@@ -61,6 +65,7 @@ class Run:
         self.y_out: list[Array] = []
         self.may_interpolate = dense or bool(events) or t_eval is not None
         self.nfev_first = 0
+        self.stiff = dict(stiff or {})
         self.stages: Any = None
         self._record_time(p.t0, p.y0)
         self.plain = t_eval is None and not (dense or events or hooks.wanted or progress)
@@ -88,15 +93,20 @@ class Run:
             self.finder.start(p.t0)
         if p.t0 == p.t1:
             return False
-        self.stages = make_stages(
-            p.f,
-            self.tableau,
-            p.y0,
-            f_0,
-            backend,
-            dense=self.may_interpolate,
-            record=self.hooks.guide is not None,
-        )
+        if isinstance(self.tableau, ButcherTableau) and self.tableau.explicit:
+            self.stages = make_stages(
+                p.f,
+                self.tableau,
+                p.y0,
+                f_0,
+                backend,
+                dense=self.may_interpolate,
+                record=self.hooks.guide is not None,
+            )
+        else:  # the rooms of the stiff methods are entered when a solve needs them
+            from .stiff import start_stiff
+
+            self.stages = start_stiff(p, self.tableau, f_0, **self.stiff)
         return True
 
     def _follow_grid(self, grid: list[float], bar: Progress) -> None:
@@ -117,12 +127,14 @@ class Run:
         p, steps, stages, controller = self.problem, self.steps, self.stages, self.steps.controller
         t, y, t1, direction = self.t, self.y, p.t1, p.direction
         isfinite = p.backend.xp.isfinite
-        order = self.tableau.error_order or 0
+        order = stages.error_order
+        steady = stages.steady
         wall = t1  # the nearest time towards which f was not finite
         h_abs, limit, non_finite = self._first_step(order), "first_step", 0
         ratio_of = ErrorRatio(p.rtol, p.atol, y, p.backend)
         memory, max_step, logging = controller.init(), steps.max_step, self.hooks.rows is not None
         attempts_left, retry, detector = steps.max_steps, False, self.detector
+        failures = 0
         countdown = detector.wait if detector is not None else 0
         while True:
             min_step = 10 * math.ulp(t)
@@ -145,7 +157,19 @@ class Run:
             if (t_new - t1) * direction >= 0:
                 t_new, limit = t1, "end"
             h = t_new - t
-            y_new = stages.attempt(t, y, t_new)
+            try:
+                y_new = stages.attempt(t, y, t_new)
+            except StepFailed as failed:
+                self._log(h, math.inf, limit, accepted=False)
+                failures += 1
+                if failures == MAX_FAILURES:
+                    self.end(Status.newton_failed, f"{failed} after t = {t!r}, {failures} times")
+                    return
+                if failed.limit != "stability":
+                    self.rejected += 1
+                    _, _, memory = controller(math.inf, memory, order)
+                h_abs, limit, retry = failed.longest, failed.limit, True
+                continue
             errors = stages.errors()
             ratio = ratio_of(errors, y_new)
             if not math.isfinite(ratio):
@@ -166,7 +190,10 @@ class Run:
                 raise ValueError(msg)
             if logging:
                 self._log(h, ratio, limit, accepted=accept)
+            if 1 < factor < steady:
+                factor = 1.0
             h_abs, limit, retry = abs(h) * factor, "accuracy", not accept
+            failures = 0
             if retry:
                 self.rejected += 1
                 continue
@@ -189,7 +216,7 @@ class Run:
         p, steps = self.problem, self.steps
         if steps.first is not None:
             return float(steps.first)
-        self.stages.nfev += 1
+        self.nfev_first += 1
         return first_step(
             p.f,
             p.t0,
@@ -276,10 +303,13 @@ class Run:
 
     def _show(self, t_new: float, y_new: Array) -> Step:
         """Make the record of the step for hooks; whatever they do to it, the solve goes on."""
-        shape, s, copy = self.problem.shape, self.tableau.n_stages, self.problem.backend.copy
-        k = [copy(self.stages.get(i)).reshape(shape) for i in range(s)]
+        shape, copy = self.problem.shape, self.problem.backend.copy
+        k = [copy(k_i).reshape(shape) for k_i in self.stages.slopes()]
         y, y_new = (copy(state).reshape(shape) for state in (self.y, y_new))
-        return Step(self.tableau, self.t, t_new - self.t, y, k, y_new, t_new)
+        estimate = self.stages.estimate()
+        if estimate is not None:
+            estimate = estimate.reshape(shape)
+        return Step(self.tableau, self.t, t_new - self.t, y, k, y_new, t_new, estimate)
 
     def _guide(self, step: Step, y_new: Array) -> Array:
         hooks, backend, probe = self.hooks, self.problem.backend, self.probe
@@ -339,8 +369,7 @@ class Run:
     def _where_not_finite(self, y_new: Array) -> str:
         """Say which stage and component of the last attempt was not finite."""
         backend, shape = self.problem.backend, self.problem.shape
-        for i in range(self.tableau.n_stages):
-            k_i = self.stages.get(i)
+        for i, k_i in enumerate(self.stages.slopes()):
             if not bool(backend.xp.isfinite(k_i).all()):
                 bad = first_bad(k_i.reshape(shape), backend)
                 return f"f is not finite after t = {self.t!r}: stage {i + 1}, component {bad}"
@@ -360,7 +389,10 @@ class Run:
         """Return all that was computed; the run is over."""
         p, backend = self.problem, self.problem.backend
         nfev = self.nfev_first + (0 if self.detector is None else self.detector.nfev)
-        nfev += 0 if self.stages is None else self.stages.nfev
+        njev = nlu = 0
+        if self.stages is not None:
+            nfev += self.stages.nfev
+            njev, nlu = self.stages.njev, self.stages.nlu
         self.stages = None  # its buffer is large, and the stack of all states is made next
         shape = (len(self.y_out), *p.shape)
         y = backend.xp.concatenate(self.y_out) if self.y_out else backend.empty(shape, p.y0)
@@ -381,8 +413,8 @@ class Run:
                 "nfev": nfev,
                 "accepted": self.accepted,
                 "rejected": self.rejected,
-                "njev": 0,
-                "nlu": 0,
+                "njev": njev,
+                "nlu": nlu,
             },
             log=None if self.hooks.rows is None else freeze_log(self.hooks.rows, LOG_COLUMNS),
             events=() if self.finder is None else self.finder.records(),

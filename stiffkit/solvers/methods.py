@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from . import dop853, explicit, verner
+from typing import Any
+
+from . import dop853, explicit, implicit, rosenbrock, stabilised, verner
+from .rosenbrock import RosenbrockTableau
+from .stabilised import StabilisedMethod
 from .tableau import ButcherTableau
 
-__all__ = ["METHODS"]
+__all__ = ["EXPLICIT", "METHODS", "STIFF", "Method"]
 
-METHODS: dict[str, ButcherTableau] = {
-    tableau.name: tableau
-    for module in (explicit, dop853, verner)
-    for tableau in vars(module).values()
-    if isinstance(tableau, ButcherTableau)
-}
-"""Name to tableau, in the order of the modules."""
+Method = ButcherTableau | RosenbrockTableau | StabilisedMethod
+"""What `solve` can run: plain data, each kind with its own kernel."""
+
+
+def _collect(*modules: Any) -> dict[str, Any]:
+    kinds = (ButcherTableau, RosenbrockTableau, StabilisedMethod)
+    values = (value for module in modules for value in vars(module).values())
+    return {value.name: value for value in values if isinstance(value, kinds)}
+
+
+EXPLICIT: dict[str, ButcherTableau] = _collect(explicit, dop853, verner)
+"""Explicit Runge-Kutta methods by name, in the order of the modules."""
+
+STIFF: dict[str, Method] = _collect(implicit, rosenbrock, stabilised)
+"""Implicit, Rosenbrock and stabilised methods by name."""
+
+METHODS: dict[str, Method] = {**EXPLICIT, **STIFF}
+"""Name to method."""

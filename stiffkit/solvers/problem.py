@@ -6,7 +6,7 @@ import difflib
 import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,18 +181,16 @@ def _tolerance(name: str, value: Any, y: Array, backend: Backend) -> Any:
     return backend.real_like(numbers.reshape(-1), y)
 
 
-def check_method(
-    method: Any, methods: dict[str, ButcherTableau], *, adaptive: bool
-) -> ButcherTableau:
-    """Return the tableau that `method` names, or is.
+def check_method(method: Any, methods: Mapping[str, Any], *, adaptive: bool) -> Any:
+    """Return the method that `method` names, or is.
 
     Raises
     ------
     ValueError
-        If there is none of that name, it is implicit, or it has no embedded row where the step
-        size is to be controlled.
+        If there is none of that name, it is an implicit tableau that has no kernel, or it has no
+        error estimate where the step size is to be controlled.
     """
-    if isinstance(method, ButcherTableau):
+    if method is not None and type(method) in {type(other) for other in methods.values()}:
         tableau = method
     else:
         name = SCIPY_NAMES.get(method, method) if isinstance(method, str) else None
@@ -205,10 +203,13 @@ def check_method(
             msg = f"unknown method {_short(method)}{hint} Known are: {', '.join(methods)}"
             raise ValueError(msg)
         tableau = methods[name]
-    if not tableau.explicit:
-        msg = f"method {tableau.name!r} is implicit; solve runs explicit tableaus"
+    if isinstance(tableau, ButcherTableau) and not (tableau.explicit or has_kernel(tableau)):
+        msg = (
+            f"method {tableau.name!r} is implicit; of those solve runs ESDIRK methods with one "
+            "diagonal entry, and radau5"
+        )
         raise ValueError(msg)
-    if adaptive and tableau.error_order is None:
+    if adaptive and tableau.error_order is None and tableau.name != "radau5":
         paired = ", ".join(name for name, other in methods.items() if other.error_order)
         msg = (
             f"method {tableau.name!r} has no embedded row, so it cannot control its error: give "
@@ -216,6 +217,15 @@ def check_method(
         )
         raise ValueError(msg)
     return tableau
+
+
+def has_kernel(tableau: ButcherTableau) -> bool:
+    """Whether an implicit tableau can be run: ESDIRK with one γ and an error row, or Radau IIA."""
+    if tableau.name == "radau5":
+        return True
+    gammas = np.diag(tableau.A)
+    one = gammas[0] == 0 and len(gammas) > 1 and bool((abs(gammas[1:] - gammas[1]) < 1e-14).all())
+    return one and gammas[1] > 0 and not np.triu(tableau.A, 1).any() and tableau.e is not None
 
 
 def check_times(name: str, times: Any, t0: float, t1: float) -> list[float]:

@@ -44,8 +44,8 @@ def orthogonal_recurrence(
 
     References
     ----------
-    W. Gautschi, Orthogonal polynomials: computation and approximation, Oxford University Press
-    (2004), section 2.2.3.
+    W. Gautschi, On generating orthogonal polynomials, SIAM J. Sci. Stat. Comput. 3 (1982) 289-317,
+    doi:10.1137/0903018.
     """
     left, right = interval
     n = m + len(w)  # exact up to the degree 2n − 1, and the integrands have 2m − 1 + 2 deg w

@@ -94,6 +94,11 @@ class RosenbrockTableau:
         raise ValueError(msg)
 
     @property
+    def error_order(self) -> int:
+        """The q for which the error estimate behaves as h^(q+1)."""
+        return min(self.order, self.order_hat)
+
+    @property
     def n_stages(self) -> int:
         """Number of stages s."""
         return len(self.c)

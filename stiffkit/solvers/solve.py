@@ -9,9 +9,9 @@ from typing import Any
 
 from .control import Controller
 from .loop import Run
-from .methods import METHODS
+from .methods import METHODS, Method
 from .options import Hooks, Progress, StepOptions, event_functions
-from .problem import check_method, make_problem
+from .problem import bind, check_method, make_problem
 from .solution import Solution, Status
 from .step import Step, StepHook
 from .tableau import ButcherTableau
@@ -23,7 +23,7 @@ def solve(
     f: Callable[..., Any],
     t_span: Sequence[float],
     y0: Any,
-    method: str | ButcherTableau = "tsit5",
+    method: str | Method = "tsit5",
     *,
     rtol: Any = 1e-6,
     atol: Any = 1e-9,
@@ -41,6 +41,11 @@ def solve(
     progress: bool = False,
     log: bool = False,
     detect: bool = True,
+    jac: Any = None,
+    jvp: Callable[..., Any] | None = None,
+    jac_sparsity: Any = None,
+    bandwidth: tuple[int, int] | None = None,
+    radius: Any = None,
     args: Sequence[Any] = (),
 ) -> Solution:
     """Solve the initial value problem y' = f(t, y), y(t0) = y0.
@@ -60,8 +65,9 @@ def solve(
         Initial state: any shape, real or complex, single or double precision. Integers become
         floats (float64 for NumPy, the default dtype for torch). The state keeps this dtype.
     method : str or ButcherTableau
-        A name in `stiffkit.METHODS` (SciPy's RK23, RK45 and DOP853 are understood too), or any
-        explicit tableau.
+        A name in `stiffkit.METHODS` (SciPy's RK23, RK45 and DOP853 are understood too), or a
+        method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. Implicit and
+        Rosenbrock methods take NumPy states.
     rtol, atol : float or array of y0's shape
         A step is accepted when the rms of ``err / (atol + rtol max(|y|, |y_new|))`` is below 1.
     t_eval : array_like, optional
@@ -98,6 +104,21 @@ def solve(
     detect : bool
         Watch for stiffness (not with `grid` or `guide`): a solve that was limited by stability
         says so in its message. See `stiffkit.stiffness.detect`.
+    jac : callable or matrix, optional
+        For implicit and Rosenbrock methods: ``jac(t, y, *args)``, the Jacobian ∂f/∂y of shape
+        (n, n), dense or sparse, with n the number of components, or the matrix itself where it is
+        constant. By default it is made by differences, at n calls of f and a few more. With
+        `bandwidth` it gives the diagonals, entry (i, j) in row mu + i − j of column j.
+    jvp : callable, optional
+        ``jvp(t, y, v)``, its product with a vector: systems are then solved by GMRES.
+    jac_sparsity : array_like or sparse matrix, optional
+        Nonzero where the Jacobian may be: differences take one call for each group of columns that
+        share no row, and factorisations are sparse.
+    bandwidth : (int, int), optional
+        Diagonals below and above the main one that the Jacobian may have.
+    radius : float or callable, optional
+        For stabilised methods: a bound of the spectral radius of ∂f/∂y, or ``radius(t, y)``. By
+        default it is estimated by nonlinear power iteration.
     args : sequence
         Further arguments of f and of the events.
 
@@ -125,8 +146,21 @@ def solve(
     functions = event_functions(events, args)
     problem = make_problem(f, t_span, y0, args, rtol, atol)
     steps.check(problem)
-    run = Run(problem, tableau, steps, hooks, functions, t_eval, dense=dense, progress=progress)
-    if detect and grid is None and guide is None:
+    stiff = {"jac": jac if not callable(jac) else bind(jac, args), "radius": radius}
+    stiff |= {"jvp": jvp, "jac_sparsity": jac_sparsity, "bandwidth": bandwidth}
+    run = Run(
+        problem,
+        tableau,
+        steps,
+        hooks,
+        functions,
+        t_eval,
+        dense=dense,
+        progress=progress,
+        stiff=stiff,
+    )
+    explicit = isinstance(tableau, ButcherTableau) and tableau.explicit
+    if detect and explicit and grid is None and guide is None:
         # The detector stands above the solvers: it is fetched when a solve asks for it.
         from ..stiffness.detect import StiffnessDetector
 

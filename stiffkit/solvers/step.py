@@ -13,12 +13,31 @@ from .._array import Array, Backend
 from .dense import Segment
 from .tableau import ButcherTableau
 
-__all__ = ["Probe", "Step", "StepHook", "combine", "make_stages", "rk_step"]
+__all__ = ["Probe", "Step", "StepFailed", "StepHook", "combine", "make_stages", "rk_step"]
 
 RHS = Callable[[float, Array], Array]
 
 _BLOCK = 8192
 """Components whose stages fit the processor's cache."""
+
+
+class StepFailed(Exception):
+    """A step could not be made, for a reason that f's values and the error estimate do not tell.
+
+    Parameters
+    ----------
+    message : str
+        Why.
+    longest : float
+        Length of the step to try next.
+    limit : {"stability", "newton", "singular"}
+        What failed. A step that is too long for stability is refused before any work; the other
+        two are rejections.
+    """
+
+    def __init__(self, message: str, longest: float, limit: str = "stability") -> None:
+        super().__init__(message)
+        self.longest, self.limit = longest, limit
 
 
 def combine(row: Sequence[float], k: Sequence[Array]) -> Any:
@@ -74,8 +93,9 @@ class _Stages:
     def __init__(self, f: RHS, tableau: ButcherTableau, backend: Backend) -> None:
         self.f, self.f_keeping, self.backend = f, backend.keeping(f), backend
         self.tableau = tableau
-        self.s = tableau.n_stages
-        self.nfev = 0
+        self.s, self.error_order = tableau.n_stages, tableau.error_order or 0
+        self.steady = 1.0
+        self.nfev = self.njev = self.nlu = 0
         self.f_new_slot = self.s - 1 if tableau.fsal else self.s
         self.f_new_at: Array = None
         """The very array y_new that the stage in `f_new_slot` was evaluated at."""
@@ -89,6 +109,10 @@ class _Stages:
     def get(self, i: int) -> Array:
         """Return k_i; the array is overwritten by later attempts."""
         raise NotImplementedError
+
+    def slopes(self) -> list[Array]:
+        """Return the stage derivatives of the last attempt."""
+        return [self.get(i) for i in range(self.s)]
 
     def weigh_changes(self, rows: Any) -> Sequence[Array]:
         """Σ_j row_j (k_j − k_1) of each row, over as many stages as it has entries."""
@@ -109,6 +133,10 @@ class _Stages:
     def errors(self) -> list[Array]:
         """Local error estimates of the last attempt, one per embedded row; yours to change."""
         raise NotImplementedError
+
+    def estimate(self) -> Array | None:
+        """Return nothing: the Step of an explicit method estimates its error from the stages."""
+        return None
 
     def probe_state(self) -> Array | None:
         """State z of the probe's stage in the last attempt; None where there is no probe."""
@@ -316,8 +344,8 @@ class Probe(NamedTuple):
 class Step:
     """One step from t to t + h, as hooks and callbacks see it. Arrays have the problem's shape."""
 
-    tableau: ButcherTableau
-    """The method."""
+    tableau: Any
+    """The method, as in `stiffkit.METHODS`."""
     t: float
     """Start of the step."""
     h: float
@@ -325,33 +353,44 @@ class Step:
     y: Array
     """State at t."""
     k: Sequence[Array]
-    """Stage derivatives k_1, ..., k_s; k_1 = f(t, y)."""
+    """Stage derivatives k_1, ..., k_s; k_1 = f(t, y), and for some methods that is all."""
     y_new: Array
     """State at t + h (as computed; a guide may commit another)."""
     t_new: float
     """End of the step: t + h, exactly the grid's or the span's time where it ends there."""
+    estimate: Array | None = None
+    """Local error estimate of a method that is no explicit tableau."""
+
+    @property
+    def explicit(self) -> bool:
+        """Whether the method is an explicit tableau, and k all its stages."""
+        return isinstance(self.tableau, ButcherTableau) and self.tableau.explicit
 
     @cached_property
     def err(self) -> Array | None:
         """Local error estimate h Σ e_i k_i = y_new − y_hat; None without an embedded row."""
+        if not self.explicit:
+            return self.estimate
         e = self.tableau.e
         return None if e is None else self.h * combine(e.tolist(), self.k)
 
     @cached_property
     def y_hat(self) -> Array | None:
         """Result of the embedded method, y + h Σ b̂_i k_i; None without an embedded row."""
+        if not self.explicit:
+            return None if self.estimate is None else self.y_new - self.estimate
         b_hat = self.tableau.b_hat
         return None if b_hat is None else self.y + self.h * combine(b_hat.tolist(), self.k)
 
     @property
     def f_new(self) -> Array | None:
         """f(t + h, y_new) where the method has paid for it (FSAL); else None."""
-        return self.k[-1] if self.tableau.fsal else None
+        return self.k[-1] if self.explicit and self.tableau.fsal else None
 
     @cached_property
     def probe(self) -> Probe | None:
         """Second evaluation at t + h, beside (y_new, f(y_new)); None if the method has none."""
-        i = self.tableau.probe
+        i = self.tableau.probe if self.explicit else None
         if i is None:
             return None
         return Probe(self.y + self.h * combine(self.tableau.A[i].tolist(), self.k), self.k[i])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .._array import Array, backend_of, is_torch
 from ..solvers.jacobian import JacobianOperator, dense_jacobian
-from ..solvers.methods import METHODS
+from ..solvers.methods import EXPLICIT
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio, stiffness_ratio
 from .spectrum import arnoldi, eigenvalues
@@ -141,10 +141,10 @@ class StiffnessReport:
 
         ax = matplotlib_axes(ax)
         z = min(self.accuracy_step, 1e300) * self.eigenvalues
-        reach = 1.3 * max(METHODS[name].real_stability_limit for name in methods)
+        reach = 1.3 * max(EXPLICIT[name].real_stability_limit for name in methods)
         x, y = np.meshgrid(np.linspace(-reach, reach / 2, 241), np.linspace(-reach, reach, 321))
         for i, name in enumerate(methods):
-            modulus = np.abs(METHODS[name].R(x + 1j * y))
+            modulus = np.abs(EXPLICIT[name].R(x + 1j * y))
             ax.contour(x, y, modulus, levels=[1.0], colors=[f"C{i}"])
             ax.plot([], [], color=f"C{i}", label=f"|R| = 1, {name}")
         ax.plot(z.real, z.imag, "k.", label=f"hλ, h = {self.accuracy_step:.2g}")
@@ -291,7 +291,7 @@ def _accuracy(
     # small unit, and would speak for all.
     pairs = [(speed, _rms(change / scale)), (_rms(f_0), _rms(change))]
     time = min((a / b for a, b in pairs if b > 0), default=math.inf)
-    tableau = METHODS[REFERENCE]
+    tableau = EXPLICIT[REFERENCE]
     quality, q = tableau.pair_quality, tableau.error_order
     if quality is None or q is None or math.isinf(time):
         return time, math.inf
@@ -306,7 +306,7 @@ def _rms(x: npt.NDArray[Any]) -> float:
 def _costs(
     values: npt.NDArray[np.complex128], radius: float, h: float, n: int
 ) -> tuple[MethodCost, ...]:
-    tableau = METHODS[REFERENCE]
+    tableau = EXPLICIT[REFERENCE]
     stable = _stable_step(values, tableau)
     explicit_h = min(h, stable)
     calls = (tableau.n_stages - 1) / explicit_h

@@ -1,0 +1,185 @@
+"""Derivatives of a right-hand side by differences that choose their increments: ∂f/∂y, ∂f/∂t."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._array import Array, backend_of, is_torch
+from .colouring import Pattern
+
+__all__ = ["Differences", "time_derivative"]
+
+Floats = npt.NDArray[Any]
+
+_ROUNDS = 3
+"""Second looks that one Jacobian may take at columns whose increment was a poor one."""
+
+
+class Differences:
+    """Forward differences J_ij = (f_i(y + δ_j e_j) − f_i(y)) / δ_j, with increments that learn.
+
+    Parameters
+    ----------
+    f : callable
+        Right-hand side ``f(t, y)`` on flat NumPy states.
+    pattern : Pattern
+        Places of the entries, and the columns to perturb together.
+    scale : float or array, shape (n,)
+        Sizes below which components are as good as zero, such as the absolute tolerance. With 0,
+        the default, only a component that is exactly zero has no size of its own.
+
+    Attributes
+    ----------
+    nfev, njev : int
+        Calls of f, and Jacobians, so far.
+
+    Notes
+    -----
+    The increment is δ = √u s with u the unit of rounding and s the size of the component:
+    truncation is then of the order √u relative to a column of J, and so is rounding if the
+    component matters to f. It may not: f_i is known to u F_i only, where F_i = |f_i| + Σ |J_ij y_j|
+    measures its terms before they cancel, and if J_ij y_j is far below F_i, a difference over
+    √u |y_j| is noise. F is known as soon as J is. Where it says that a column's relative error
+    exceeds u^(3/8), the column is computed once more, with s half of the way (in digits) to
+    4 F_i / |J_ij|, a change of y_j that f would notice: curvature unknown, that is where the worst
+    case of both errors is least. The new column is kept if it differs from the old one by no more
+    than the old one's noise; if it does differ, s is too large for the curvature of f. A column of
+    zeros may be lost in noise altogether, and s then grows up to the largest component. What was
+    learnt of s is kept for the next Jacobian.
+
+    A component that is zero starts with s = u^(1/4) max|y|: an increment large beside the rounding
+    of what f may add to it, and small beside the rest of the state.
+
+    Increments point where the solution is going, which tends to be where f is defined; where f is
+    not finite there, the other side is tried.
+
+    Measuring noise by |f_i| alone, as MATLAB's numjac and SciPy's num_jac do, takes sums that
+    cancel for exact, and a chemical equilibrium is nothing but such sums.
+    """
+
+    constant = False
+
+    def __init__(
+        self, f: Callable[[float, Array], Array], pattern: Pattern, *, scale: Any = 0.0
+    ) -> None:
+        self.f, self.pattern, self.scale = f, pattern, scale
+        self.nfev = self.njev = 0
+        self._learnt: Any = 0.0
+        """Sizes s that the last Jacobian asks for in place of |y|."""
+        self._seen: Any = True
+        """Which entries were ever nonzero; before the first Jacobian that is any of them."""
+
+    def __call__(self, t: float, y: Floats, f_y: Floats) -> Any:
+        """Return J at (t, y), where f is `f_y`; an array, CSC array or `Banded`."""
+        self.njev += 1
+        return self.pattern.matrix(self._entries(t, y, f_y))
+
+    def _entries(self, t: float, y: Floats, f_y: Floats) -> Floats:
+        pattern, eps = self.pattern, float(np.finfo(y.dtype).eps)
+        acceptable, grow = eps**0.375, eps**-0.25
+        size, size_f = np.abs(y), np.abs(f_y)
+        top = float(size.max(initial=0.0)) or 1.0
+        sign = np.where(f_y.real < 0, -1.0, 1.0).astype(size.dtype)
+        own = np.maximum(size, self.scale)
+        s = np.maximum(own, self._learnt)
+        s, delta = _increments(y, sign, np.where(s > 0, s, top / grow))
+        f_near = self._f_near(t, y, delta, range(len(pattern.groups)))
+        with np.errstate(all="ignore"):  # the arithmetic here, not f
+            entries, seen = self._quotients(f_near, f_y, delta), self._seen
+            for left in reversed(range(_ROUNDS + 1)):
+                magnitude = np.abs(entries)
+                column = pattern.column_tops(magnitude)
+                terms = size_f + pattern.row_sums(magnitude * pattern.of_columns(size))  # F
+                seen = seen | (magnitude > 0)
+                rounding = seen * pattern.of_rows(eps * terms)
+                noise = pattern.column_tops(rounding)
+                wrong = ~np.isfinite(column)
+                empty = (column == 0) & (s < 0.1 * top)
+                again = wrong | empty | (noise > acceptable * delta * sign * column)
+                if left == 0 or not again.any():
+                    break
+                better = np.clip(np.sqrt(s) * np.sqrt(4 / eps * noise / column), s, grow * s)
+                better = np.where(empty, np.minimum(grow * s, top), np.where(wrong, s, better))
+                s_new, delta_new = _increments(y, np.where(wrong, -sign, sign), better)
+                groups = [g for g, group in enumerate(pattern.groups) if again[group].any()]
+                f_near = self._f_near(t, y, again * delta_new, groups)
+                fresh = self._quotients(f_near, f_y, delta_new)
+                column_new = pattern.column_tops(np.abs(fresh))
+                # Columns agree if they differ by the old one's noise, or by little of the new one.
+                little = pattern.of_columns(acceptable * np.abs(delta) * column_new)
+                moved = np.abs(fresh - entries) * pattern.of_columns(np.abs(delta))
+                excess = pattern.column_tops(moved - np.maximum(2 * rounding, little))
+                take = again & np.isfinite(column_new) & (wrong | empty | (excess <= 0))
+                if not take.any():
+                    break
+                entries = np.where(pattern.of_columns(take), fresh, entries)
+                s, delta = np.where(take, s_new, s), np.where(take, delta_new, delta)
+                sign = np.where(take & wrong, -sign, sign)
+            poor = noise > acceptable * math.sqrt(eps) * own * column
+            wanted = np.where(column > 0, np.minimum(s, 4 / eps * noise / column), s)
+        self._learnt = np.where(poor | (column == 0), wanted, 0.0)
+        self._seen = magnitude > 0 if self._seen is True else seen
+        return entries
+
+    def _f_near(self, t: float, y: Floats, delta: Floats, groups: Iterable[int]) -> Floats:
+        """Values f(t, y + δ), δ of one group of columns only, for each of `groups`; else 0."""
+        values = np.zeros((len(y), len(self.pattern.groups)), dtype=y.dtype, order="F")
+        for g in groups:
+            group, moved = self.pattern.groups[g], y.copy()
+            moved[group] += delta[group]
+            self.nfev += 1
+            values[:, g] = self.f(t, moved)
+        return values
+
+    def _quotients(self, f_near: Floats, f_y: Floats, delta: Floats) -> Floats:
+        return self.pattern.spread(f_near - f_y[:, None]) / self.pattern.of_columns(delta)
+
+
+def _increments(y: Floats, sign: Floats, s: Floats) -> tuple[Floats, Floats]:
+    """Sizes, and δ = ±√u s as y + δ holds it: exactly, so that it is no source of error."""
+    info = np.finfo(y.dtype)
+    s = np.maximum(s, info.tiny / info.eps)
+    delta = (y + sign * np.sqrt(info.eps) * s) - y
+    return s, delta.real
+
+
+def time_derivative(
+    f: Callable[[float, Array], Array], t: float, y: Array, f_y: Array, h: float
+) -> Array:
+    """Return ∂f/∂t at (t, y) by one forward difference; zero, exactly, for an autonomous f.
+
+    Parameters
+    ----------
+    f : callable
+        Right-hand side ``f(t, y)``; it is called once.
+    t : float
+        Time.
+    y, f_y : array
+        State, NumPy or torch, and f(t, y).
+    h : float
+        The signed step about to be tried: f may be called between t and t + h.
+
+    Returns
+    -------
+    array
+        Like `f_y`.
+
+    Notes
+    -----
+    With f changing over the step as a whole, truncation costs δ/h and the rounding of times
+    u max(|t|, |h|) / δ, both relative: δ² = u |h| max(|t|, |h|) balances the two. Where the state's
+    precision cannot tell t from t + h, the result is zero.
+    """
+    backend = backend_of(y)
+    eps = float(backend.xp.finfo(y.dtype).eps)
+    delta = math.copysign(min(math.sqrt(eps * abs(h) * max(abs(t), abs(h))), abs(h)), h)
+    time = t + delta
+    # f gets a tensor's times in the state's precision.
+    given = (lambda s: float(backend.time(s, y))) if is_torch(y) else float
+    step = given(time) - given(t)
+    return 0 * f_y if step == 0 else (f(time, y) - f_y) / step

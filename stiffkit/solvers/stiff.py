@@ -1,0 +1,61 @@
+"""A solve by an implicit, Rosenbrock or stabilised method: what it needs beside the problem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._array import Array, is_torch
+from .algebra import Algebra
+from .problem import Problem
+from .stabilised import RadiusKeeper, StabilisedMethod, StabilisedStages
+from .stiff_step import make_stiff_stages
+
+__all__ = ["start_stiff"]
+
+
+def start_stiff(
+    problem: Problem, method: Any, f_0: Array, *, radius: Any = None, **jacobian: Any
+) -> Any:
+    """Return the stages of a solve from y0, where f is `f_0`.
+
+    Parameters
+    ----------
+    problem : Problem
+        The problem.
+    method : StabilisedMethod, RosenbrockTableau or ButcherTableau
+        How to solve it.
+    f_0 : flat array
+        f(t0, y0).
+    radius : callable or float, optional
+        ``radius(t, y)``, a bound of the spectral radius, for stabilised methods; by default it is
+        estimated by nonlinear power iteration.
+    **jacobian
+        How the Jacobian is made: see `make_jacobian`.
+    """
+    p = problem
+    stages: Any
+    if isinstance(method, StabilisedMethod):
+        keeper = _radius_keeper(p, radius)
+        stages = StabilisedStages(p.f, method, p.backend, keeper)
+        stages.start(p.y0, f_0)
+        return stages
+    if is_torch(p.y0):
+        msg = f"method {method.name!r} takes NumPy states; for tensors take an explicit method"
+        raise TypeError(msg)
+    jac, shape = jacobian.get("jac"), p.shape
+    if callable(jac) and len(shape) != 1:
+        jacobian["jac"] = lambda t, y: jac(t, y.reshape(shape))
+    linear = Algebra(p.f, p.y0, p.atol, **jacobian)
+    return make_stiff_stages(p.f, method, p.y0, f_0, p.backend, linear, p.rtol, p.atol)
+
+
+def _radius_keeper(problem: Problem, radius: Any) -> RadiusKeeper:
+    shape = problem.shape
+    if radius is None:
+        # The estimator stands above the solvers: it is fetched when a solve asks for it.
+        from ..stiffness.radius import PowerRadius
+
+        return RadiusKeeper(PowerRadius(problem.f, longest=abs(problem.t1 - problem.t0)))
+    if callable(radius):
+        return RadiusKeeper(lambda t, y, _: float(radius(t, y.reshape(shape))), 1.0, 1)
+    return RadiusKeeper(lambda *_: float(radius), 1.0)

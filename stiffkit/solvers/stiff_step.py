@@ -1,0 +1,450 @@
+"""Steps of implicit and Rosenbrock methods, behind the same door as the explicit ones.
+
+All of them solve systems with I − cJ, c = hγ: the matrix is made once and kept as long as it
+serves, its factorisation as long as the step size stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, final
+
+import numpy as np
+
+from .._array import Array, Backend
+from .algebra import Algebra
+from .dense import Segment
+from .implicit import RadauTransformation, radau_transformation
+from .rosenbrock import RosenbrockTableau
+from .step import RHS, StepFailed
+from .tableau import ButcherTableau
+
+__all__ = ["DirkStages", "RadauStages", "RosenbrockStages", "make_stiff_stages"]
+
+MAX_ITERATIONS = 8
+"""Newton iterations of a stage. RADAU5 allows 7 and cuts the step sooner."""
+
+REUSE_RATE = 1e-2
+"""A Jacobian that lets Newton's method contract by this much is good enough for another step."""
+
+
+class _StiffStages:
+    """What the three families share: the Jacobian's age, the account, dense output."""
+
+    error_order: int
+    err: Array = None
+    """Error estimate of the last attempt."""
+    steady = 1.0
+    """Step sizes that would grow by less than this factor are kept, and the factorisation too."""
+
+    def __init__(self, f: RHS, backend: Backend, linear: Algebra, rtol: Any, atol: Any) -> None:
+        self.call, self.backend, self.linear = backend.keeping(f), backend, linear
+        self.rtol, self.atol = rtol, atol + backend.tiny(np.empty(0))
+        self.calls = 0
+        self.f_0: Array = None
+        self.f_end: Array = None
+        self.f_end_at: Array = None
+        self.exact = True
+        """Whether f_0 is f(t, y), and not a stage derivative that Newton's method left."""
+        self.fresh = False
+        """Whether the Jacobian belongs to the state that the step starts from."""
+        self.known = False
+        """Whether there is a Jacobian at all."""
+        self.solves: dict[complex, Callable[[Array], Array]] = {}
+        """By c, the factorisations of the last matrix."""
+
+    @property
+    def nfev(self) -> int:
+        """Calls of f, those for Jacobians included."""
+        return self.calls + self.linear.nfev
+
+    @property
+    def njev(self) -> int:
+        """Jacobians made."""
+        return self.linear.njev
+
+    @property
+    def nlu(self) -> int:
+        """Matrices factorised."""
+        return self.linear.nlu
+
+    def f(self, t: float, y: Array) -> Array:
+        """Return f(t, y) as an array of our own."""
+        self.calls += 1
+        y.setflags(write=False)
+        return np.array(self.call(t, y), dtype=y.dtype)
+
+    def start(self, y: Array, f_0: Array) -> None:  # noqa: ARG002
+        """Get ready to step from y, given f_0 = f(t, y)."""
+        self.f_0, self.fresh = f_0, False
+
+    def advance(self, t: float, y: Array) -> None:
+        """Get ready to step from the end (t, y) of the step before."""
+        self.start(y, self.f_new(t, y))
+
+    def f_new(self, t: float, y: Array) -> Array:
+        """Return f(t, y) at the end of the step."""
+        if self.f_end_at is not y:
+            self.f_end, self.f_end_at = self.f(t, y), y
+        return self.f_end
+
+    def get(self, i: int) -> Array:
+        """Return stage derivative i."""
+        return self.slopes()[i]
+
+    def slopes(self) -> list[Array]:
+        """Return the stage derivatives of the last attempt that are known, f(t, y) first."""
+        return [self.f_0]
+
+    def errors(self) -> list[Array]:
+        """Return the local error estimate of the last attempt; yours to change."""
+        self.err = self.estimate_error()
+        return [self.err.copy()]
+
+    def estimate(self) -> Array:
+        """Return the same, for a Step."""
+        return self.err
+
+    def estimate_error(self) -> Array:
+        """Estimate the local error of the last attempt."""
+        raise NotImplementedError
+
+    def probe_state(self) -> Array | None:
+        """Return no probe: stages of implicit methods are no two independent evaluations."""
+        return None
+
+    def jacobian(self, t: float, y: Array) -> None:
+        """Make the Jacobian at the start of the step."""
+        # Differences divide by small increments: they need f itself, to the last digit.
+        self.linear.update(t, y, self.f_0 if self.exact else self.f(t, y))
+        self.fresh = self.known = True
+        self.solves.clear()
+
+    def solver(self, c: complex, h: float) -> Callable[[Array], Array]:
+        """Return r ↦ (I − cJ)⁻¹ r, factorised once for each c."""
+        if c not in self.solves:
+            if len(self.solves) > 1:  # radau5 has two at a time, the others one
+                self.solves.clear()
+            self.solves[c] = self.linear.factorise(c, h)
+        return self.solves[c]
+
+    def norm(self, x: Array, scale: Array) -> float:
+        """Return the rms of `x` in units of the tolerance."""
+        ratio = np.abs(x) / scale
+        return math.sqrt(float(ratio.dot(ratio)) / max(len(x), 1))
+
+    def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
+        """Cubic Hermite dense output over the accepted step, of order 3."""
+        h = t_new - t
+        return Segment.hermite(t, t_new, y, y_new, h * self.f_0, h * self.f_new(t_new, y_new))
+
+
+@final
+class RosenbrockStages(_StiffStages):
+    """Steps of a Rosenbrock method: s solves with one matrix, and no iteration."""
+
+    def __init__(
+        self,
+        f: RHS,
+        tableau: RosenbrockTableau,
+        y: Array,
+        backend: Backend,
+        linear: Algebra,
+        rtol: Any,
+        atol: Any,
+    ) -> None:
+        super().__init__(f, backend, linear, rtol, atol)
+        self.error_order = min(tableau.order, tableau.order_hat)
+        self.tableau, self.u = tableau, np.empty((len(tableau.c), len(y)), dtype=y.dtype)
+        self.A = [np.array(row, dtype=y.dtype) for row in tableau.A]
+        self.C = [np.array(row, dtype=y.dtype) for row in tableau.C]
+        self.m = np.array(tableau.m, dtype=y.dtype)
+        self.e = np.array(tableau.m, dtype=y.dtype) - np.array(tableau.m_hat, dtype=y.dtype)
+        self.f_t: Array = None
+        self.y_new: Array = None
+
+    def attempt(self, t: float, y: Array, t_new: float) -> Array:
+        """Compute the stages of the step from (t, y) to t_new; return y_new."""
+        h, tableau, u = t_new - t, self.tableau, self.u
+        if not self.fresh:
+            self.jacobian(t, y)
+            self.f_t = self.linear.time_slope(t, y, self.f_0, h)
+        solve = self.solver(h * tableau.gamma, h)
+        for i, (c_i, d_i) in enumerate(zip(tableau.c, tableau.d, strict=True)):
+            if i == 0:
+                slope = self.f_0
+            else:
+                slope = self.f(t_new - (1 - c_i) * h, y + self.A[i] @ u[:i])
+                slope += self.C[i] @ u[:i] / h
+            u[i] = solve((h * tableau.gamma) * (slope + (h * d_i) * self.f_t))
+        self.y_new = self.backend.protect(y + self.m @ u)
+        return self.y_new
+
+    def estimate_error(self) -> Array:
+        """Return Σ (m_i − m̂_i) u_i."""
+        return self.e @ self.u
+
+    def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
+        """Return the method's own dense output, or the cubic Hermite."""
+        if not len(self.tableau.H) or y_new is not self.y_new:
+            return super().segment(t, y, t_new, y_new)
+        return Segment(t, t_new, y, y_new, list(np.array(self.tableau.H, dtype=y.dtype) @ self.u))
+
+
+class _NewtonStages(_StiffStages):
+    """Simplified Newton iteration with Hairer's control of its contraction (HW II, IV.8)."""
+
+    steady = 1.2
+
+    def __init__(self, f: RHS, backend: Backend, linear: Algebra, rtol: Any, atol: Any) -> None:
+        super().__init__(f, backend, linear, rtol, atol)
+        least = float(np.min(rtol))
+        self.tol = max(10 * np.finfo(float).eps / least, min(0.03, math.sqrt(least)))
+        """How far from its solution an iteration may stop, in units of the tolerance."""
+        self.rate, self.iterations = 1.0, 0
+        """Worst contraction of the step, and most iterations of a stage."""
+        self.eta = 1.0
+
+    def start(self, y: Array, f_0: Array) -> None:
+        """Get ready to step from y, given f_0 = f(t, y)."""
+        super().start(y, f_0)
+        if self.iterations > 2 and self.rate > REUSE_RATE:
+            self.known = False
+
+    def attempt(self, t: float, y: Array, t_new: float) -> Array:
+        """Solve for the stages; a failure with an old Jacobian has another go with a new one.
+
+        Raises
+        ------
+        StepFailed
+            If the iteration fails with the Jacobian of the step's own start.
+        """
+        if not self.known:
+            self.jacobian(t, y)
+        try:
+            return self.solve_stages(t, y, t_new)
+        except StepFailed:
+            if self.fresh:
+                raise
+        self.jacobian(t, y)
+        return self.solve_stages(t, y, t_new)
+
+    def solve_stages(self, t: float, y: Array, t_new: float) -> Array:
+        """Solve the nonlinear systems of the step; return y_new."""
+        raise NotImplementedError
+
+    def iterate(self, h: float, correct: Callable[[], float]) -> None:
+        """Call `correct`, which makes one correction and returns its norm, until it converges."""
+        old, eta = 0.0, max(self.eta, np.finfo(float).eps) ** 0.8
+        for m in range(1, MAX_ITERATIONS + 1):
+            norm = correct()
+            if not math.isfinite(norm):
+                break
+            if m > 1:
+                rate = norm / old if old > 0 else 0.0
+                self.rate = max(self.rate, rate)
+                if rate >= 1 or rate ** (MAX_ITERATIONS - m) / (1 - rate) * norm > self.tol:
+                    break
+                eta = rate / (1 - rate)
+            old, self.iterations = norm, max(self.iterations, m)
+            if eta * norm <= self.tol or norm == 0:
+                self.eta = eta
+                return
+        self.eta = 1.0
+        msg = "Newton's method did not converge"
+        raise StepFailed(msg, 0.25 * abs(h), "newton")
+
+
+@final
+class DirkStages(_NewtonStages):
+    """Steps of a singly diagonally implicit method with an explicit first stage (ESDIRK)."""
+
+    def __init__(
+        self,
+        f: RHS,
+        tableau: ButcherTableau,
+        y: Array,
+        backend: Backend,
+        linear: Algebra,
+        rtol: Any,
+        atol: Any,
+    ) -> None:
+        super().__init__(f, backend, linear, rtol, atol)
+        self.error_order = tableau.error_order or 0
+        self.tableau, self.K = tableau, np.empty((tableau.n_stages, len(y)), dtype=y.dtype)
+        self.A, self.gamma = tableau.A.astype(y.dtype), float(tableau.A[1, 1])
+        self.b = tableau.b.astype(y.dtype)
+        self.e = np.asarray(tableau.e).astype(y.dtype)
+        self.h = 0.0
+        self.last: Segment | None = None
+
+    def slopes(self) -> list[Array]:
+        """Return all stage derivatives."""
+        return list(self.K)
+
+    def start(self, y: Array, f_0: Array) -> None:
+        """Get ready to step from y, given f_0 = f(t, y)."""
+        super().start(y, f_0)
+        self.K[0] = f_0
+
+    def advance(self, t: float, y: Array) -> None:
+        """Get ready to step from the end (t, y) of the step before."""
+        # f(t, y) itself would amplify what Newton's method left of the stiff modes; the stage's
+        # own derivative, (Y − ψ)/(hγ), does not.
+        if self.tableau.stiffly_accurate and self.f_end_at is y:
+            self.start(y, self.f_end)
+            self.exact = False
+        else:
+            super().advance(t, y)
+            self.exact = True
+
+    def solve_stages(self, t: float, y: Array, t_new: float) -> Array:
+        """Solve stage after stage; return y_new."""
+        h, K, A, c = t_new - t, self.K, self.A, self.tableau.c
+        weight = h * self.gamma
+        solve, scale = self.solver(weight, h), self.atol + self.rtol * np.abs(y)
+        self.h, self.rate, self.iterations = h, 0.0, 0
+        Y = y
+        for i in range(1, len(c)):
+            psi = y + h * (A[i, :i] @ K[:i])
+            t_i = t_new - (1 - c[i]) * h
+            Y = psi + weight * K[i - 1]
+
+            def correct(t_i: float = t_i, psi: Array = psi) -> float:
+                nonlocal Y
+                change = solve(psi + weight * self.f(t_i, Y) - Y)
+                Y = Y + change
+                return self.norm(change, scale)
+
+            self.iterate(h, correct)
+            K[i] = (Y - psi) / weight
+        if self.tableau.stiffly_accurate:
+            y_new, self.f_end = Y, K[-1].copy()
+            self.f_end_at = y_new
+        else:
+            y_new = y + h * (self.b @ K)
+        return self.backend.protect(y_new)
+
+    def estimate_error(self) -> Array:
+        """Return the filtered estimate (I − hγJ)⁻¹ h Σ e_i k_i.
+
+        Without the filter stiff modes would count by z times their size (Hosea and Shampine 1996).
+        """
+        return self.solver(self.h * self.gamma, self.h)(self.h * (self.e @ self.K))
+
+
+@final
+class RadauStages(_NewtonStages):
+    """Steps of Radau IIA of order 5: Hairer's transformation, his estimate, his start values."""
+
+    error_order = 3
+
+    def __init__(
+        self,
+        f: RHS,
+        tableau: ButcherTableau,
+        y: Array,
+        backend: Backend,
+        linear: Algebra,
+        rtol: Any,
+        atol: Any,
+    ) -> None:
+        super().__init__(f, backend, linear, rtol, atol)
+        self.tableau, self.data = tableau, radau_transformation()
+        self.Z = np.zeros((3, len(y)), dtype=y.dtype)
+        self.h = 0.0
+        self.y: Array = y
+        self.y_new: Array = y
+        self.t_0 = math.nan
+        self.careful = True
+        """Whether the step is the first, or follows a rejection: then the estimate may be filtered
+        twice."""
+        self.last: Segment | None = None
+
+    def start(self, y: Array, f_0: Array) -> None:
+        """Get ready to step from y, given f_0 = f(t, y)."""
+        super().start(y, f_0)
+        self.careful = self.last is None
+
+    def advance(self, t: float, y: Array) -> None:
+        """Get ready to step from the end (t, y) of the step before."""
+        self.last = self._collocation(self.t_0, self.y, t, self.y_new)
+        super().advance(t, y)
+
+    def solve_stages(self, t: float, y: Array, t_new: float) -> Array:
+        """Solve for the three stages at once; return y_new."""
+        data: RadauTransformation = self.data
+        h, c, Z = t_new - t, self.tableau.c, self.Z
+        scale = self.atol + self.rtol * np.abs(y)
+        pair = complex(data.alpha, data.beta)
+        real, twin = self.solver(h / data.gamma, h), self.solver(h / pair, h)
+        times = [t_new - (1 - c_i) * h for c_i in c]
+        if self.last is None:
+            Z[:] = 0
+        else:
+            for i, t_i in enumerate(times):
+                Z[i] = self.last(t_i) - y
+        W = data.T_inv @ Z
+        self.h, self.t_0, self.y, self.rate, self.iterations = h, t, y, 0.0, 0
+
+        def correct() -> float:
+            F = data.T_inv @ np.stack([self.f(t_i, y + z) for t_i, z in zip(times, Z, strict=True)])
+            change = np.empty_like(W)
+            change[0] = real((h / data.gamma) * F[0] - W[0])
+            both = twin((h / pair) * (F[1] + 1j * F[2]) - (W[1] + 1j * W[2]))
+            change[1], change[2] = both.real, both.imag
+            W[:] += change
+            Z[:] = data.T @ W
+            return self.norm(change.reshape(-1), np.tile(scale, 3))
+
+        self.iterate(h, correct)
+        self.y_new = self.backend.protect(y + Z[2])
+        return self.y_new
+
+    def estimate_error(self) -> Array:
+        """Return Hairer's estimate (IV.8.19), (IV.8.20) after a rejection and at the start."""
+        data, h = self.data, self.h
+        solve, rest = self.solver(h / data.gamma, h), (data.e @ self.Z) / data.gamma
+        err = solve((h / data.gamma) * self.f_0 + rest)
+        size = np.maximum(np.abs(self.y), np.abs(self.y_new))
+        if self.careful and self.norm(err, self.atol + self.rtol * size) >= 1:
+            err = solve((h / data.gamma) * self.f(self.t_0, self.y + err) + rest)
+        self.careful = True
+        return err
+
+    def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
+        """Return the collocation polynomial, of order 3."""
+        if y_new is not self.y_new:
+            return super().segment(t, y, t_new, y_new)
+        return self._collocation(t, y, t_new, y_new)
+
+    def _collocation(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
+        c_1, c_2 = (float(c) for c in self.tableau.c[:2])
+        Z = self.Z
+        q_1 = (Z[0] - c_1 * Z[2]) / (c_1 * (1 - c_1))
+        q_2 = (Z[1] - c_2 * Z[2]) / (c_2 * (1 - c_2))
+        Q_1 = (q_2 - q_1) / (c_2 - c_1)
+        return Segment(t, t_new, y, y_new, [q_1 - c_1 * Q_1, Q_1])
+
+
+def make_stiff_stages(
+    f: RHS,
+    method: ButcherTableau | RosenbrockTableau,
+    y: Array,
+    f_0: Array,
+    backend: Backend,
+    linear: Algebra,
+    rtol: Any,
+    atol: Any,
+) -> _StiffStages:
+    """Stages of an implicit or Rosenbrock method, for a solve from y with f(t0, y) = f_0."""
+    stages: _StiffStages
+    if isinstance(method, RosenbrockTableau):
+        stages = RosenbrockStages(f, method, y, backend, linear, rtol, atol)
+    elif method.A[0].any():
+        stages = RadauStages(f, method, y, backend, linear, rtol, atol)
+    else:
+        stages = DirkStages(f, method, y, backend, linear, rtol, atol)
+    stages.start(y, f_0)
+    return stages
