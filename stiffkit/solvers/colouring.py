@@ -119,8 +119,8 @@ class _Coloured:
     """Entries at given places, several columns at a time. Jacobians are CSC arrays."""
 
     def __init__(self, pattern: Any) -> None:
-        csc = sps.csc_array(pattern)
-        csc.sort_indices()
+        csc = sps.csc_array(pattern, copy=True)
+        csc.sum_duplicates()
         self.n, self.indices, self.indptr = csc.shape[1], csc.indices, csc.indptr
         self._place(self.indices, np.repeat(np.arange(self.n), np.diff(self.indptr)))
         self._colour(column_groups(csc))

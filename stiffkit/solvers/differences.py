@@ -89,7 +89,8 @@ class Differences:
         s = np.maximum(own, self._learnt)
         s, delta = _increments(y, sign, np.where(s > 0, s, top / grow))
         f_near = self._f_near(t, y, delta, range(len(pattern.groups)))
-        with np.errstate(all="ignore"):  # the arithmetic here, not f
+        modes = np.geterr()
+        with np.errstate(all="ignore"):
             entries, seen = self._quotients(f_near, f_y, delta), self._seen
             for left in reversed(range(_ROUNDS + 1)):
                 magnitude = np.abs(entries)
@@ -107,7 +108,8 @@ class Differences:
                 better = np.where(empty, np.minimum(grow * s, top), np.where(wrong, s, better))
                 s_new, delta_new = _increments(y, np.where(wrong, -sign, sign), better)
                 groups = [g for g, group in enumerate(pattern.groups) if again[group].any()]
-                f_near = self._f_near(t, y, again * delta_new, groups)
+                with np.errstate(**modes):  # f warns as it would elsewhere
+                    f_near = self._f_near(t, y, again * delta_new, groups)
                 fresh = self._quotients(f_near, f_y, delta_new)
                 column_new = pattern.column_tops(np.abs(fresh))
                 # Columns agree if they differ by the old one's noise, or by little of the new one.

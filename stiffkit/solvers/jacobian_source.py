@@ -167,12 +167,12 @@ def _like_state(value: Any, y: Array, band: tuple[int, int] | None) -> Any:
             given = f"shape {tuple(value.shape)}" if is_torch(value) else type(value).__name__
             msg = f"jac must be a tensor of shape {(*y.shape, n)} for this y, not {given}"
             raise ValueError(msg)
-        return value.to(y.dtype)
+        return value.to(y.dtype, copy=True)
     if sps.issparse(value) and band is None:
         J = sps.csc_array(value)
     else:
         try:
-            J = np.array(value.toarray() if sps.issparse(value) else value)
+            J = np.asarray(value.toarray() if sps.issparse(value) else value)
         except ValueError as error:
             msg = f"jac is not a matrix: {error}"
             raise ValueError(msg) from error
@@ -185,7 +185,7 @@ def _like_state(value: Any, y: Array, band: tuple[int, int] | None) -> Any:
     if J.dtype.kind not in ("iubfc" if y.dtype.kind == "c" else "iubf"):
         msg = f"jac has dtype {J.dtype}, which does not fit a state of {y.dtype}"
         raise ValueError(msg)
-    J = J.astype(y.dtype)
+    J = J.astype(y.dtype)  # a copy: jac may return one and the same buffer each time
     return J if band is None else Banded(J, *band)
 
 

@@ -172,9 +172,9 @@ def _fitting(mass: Mass | None, n: int) -> Mass:
 
 
 @cache
-def _dtype(J: np.dtype[Any], scalar: type) -> np.dtype[Any]:
-    """Precision of J − c, c of type `scalar`."""
-    return np.result_type(J, scalar())
+def _dtype(J: np.dtype[Any], is_complex: bool) -> np.dtype[Any]:
+    """Return the dtype of c J."""
+    return np.result_type(J, 1j if is_complex else 1.0)
 
 
 @cache
@@ -202,7 +202,7 @@ class _Dense:
 
     def factorise(self, J: npt.NDArray[Any], c: Any, /) -> Solve:
         c = _scalar(c)
-        A = np.empty((self.n, self.n), _dtype(J.dtype, type(c)), order="F")
+        A = np.empty((self.n, self.n), _dtype(J.dtype, isinstance(c, complex)), order="F")
         with np.errstate(all="ignore"):
             np.multiply(J, -c, out=A)
         if self.full is None:
@@ -236,7 +236,9 @@ class _Band:
     def factorise(self, J: Banded, c: Any, /) -> Solve:
         c, ml, mu = _scalar(c), self.ml, self.mu
         # The decomposition fills ml more diagonals, which are the first rows here.
-        A = np.zeros((2 * ml + mu + 1, self.n), _dtype(J.ab.dtype, type(c)), order="F")
+        A = np.zeros(
+            (2 * ml + mu + 1, self.n), _dtype(J.ab.dtype, isinstance(c, complex)), order="F"
+        )
         A[ml:] = self.M
         with np.errstate(all="ignore"):
             A[ml + mu - J.mu : ml + mu + J.ml + 1] -= c * np.where(self.outside, 0, J.ab)
@@ -264,7 +266,7 @@ class _Sparse:
 
     def factorise(self, J: Any, c: Any, /) -> Solve:
         c = _scalar(c)
-        dtype = _dtype(J.dtype, type(c))
+        dtype = _dtype(J.dtype, isinstance(c, complex))
         with np.errstate(all="ignore"):
             A = sps.csc_array(self.M - c * J).astype(dtype, copy=False)
         self.ordering = self.ordering or _ordering(A)
@@ -300,7 +302,7 @@ class _Krylov:
 
     def factorise(self, J: JacobianOperator, c: Any, /) -> Solve:
         c, n, mass, backend = _scalar(c), self.mass.n, self.mass, J.backend
-        dtype = _dtype(backend.numpy(J.y).dtype, type(c))
+        dtype = _dtype(backend.numpy(J.y).dtype, isinstance(c, complex))
         split = dtype.kind == "c" and backend.numpy(J.y).dtype.kind != "c"
 
         def products(v: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -111,11 +111,17 @@ class Run:
 
     def _follow_grid(self, grid: list[float], bar: Progress) -> None:
         stages, isfinite = self.stages, self.problem.backend.xp.isfinite
+        stages.most = 50  # iterations: a step that fails cannot be made smaller here
         for t_new in grid[1:]:
             h = t_new - self.t
             if self.accepted:
                 stages.advance(self.t, self.y)
-            y_new = stages.attempt(self.t, self.y, t_new)
+            try:
+                y_new = stages.attempt(self.t, self.y, t_new)
+            except StepFailed as failed:
+                self._log(h, math.nan, failed.limit, accepted=False)
+                self.end(Status.newton_failed, f"{failed} in the step from t = {self.t!r} by {h!r}")
+                return
             if not bool(isfinite(y_new).all()):
                 self.end(Status.non_finite, self._where_not_finite(y_new))
                 return
@@ -162,7 +168,12 @@ class Run:
             except StepFailed as failed:
                 self._log(h, math.inf, limit, accepted=False)
                 failures += 1
-                if failures == MAX_FAILURES:
+                if failed.limit == "non_finite":
+                    non_finite, wall = non_finite + 1, t_new
+                    if non_finite == MAX_NON_FINITE:
+                        self.end(Status.non_finite, f"{failed} after t = {t!r}")
+                        return
+                elif failures == MAX_FAILURES:
                     self.end(Status.newton_failed, f"{failed} after t = {t!r}, {failures} times")
                     return
                 if failed.limit != "stability":

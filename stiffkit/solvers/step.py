@@ -30,9 +30,9 @@ class StepFailed(Exception):
         Why.
     longest : float
         Length of the step to try next.
-    limit : {"stability", "newton", "singular"}
-        What failed. A step that is too long for stability is refused before any work; the other
-        two are rejections.
+    limit : {"stability", "newton", "singular", "non_finite"}
+        What failed. A step that is too long for stability is refused before any work; the others
+        are rejections.
     """
 
     def __init__(self, message: str, longest: float, limit: str = "stability") -> None:
@@ -353,7 +353,8 @@ class Step:
     y: Array
     """State at t."""
     k: Sequence[Array]
-    """Stage derivatives k_1, ..., k_s; k_1 = f(t, y), and for some methods that is all."""
+    """Stage derivatives k_1, ..., k_s; k_1 = f(t, y), and for some methods that is all. An ESDIRK
+    method's k_1 is the last stage derivative of the step before, f(t, y) up to Newton's error."""
     y_new: Array
     """State at t + h (as computed; a guide may commit another)."""
     t_new: float

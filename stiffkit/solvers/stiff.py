@@ -40,7 +40,10 @@ def start_stiff(
         stages.start(p.y0, f_0)
         return stages
     if is_torch(p.y0):
-        msg = f"method {method.name!r} takes NumPy states; for tensors take an explicit method"
+        msg = (
+            f"method {method.name!r} takes NumPy states; for tensors take an explicit or "
+            "stabilised one"
+        )
         raise TypeError(msg)
     jac, shape = jacobian.get("jac"), p.shape
     if callable(jac) and len(shape) != 1:

@@ -124,7 +124,7 @@ class _StiffStages:
     def solver(self, c: complex, h: float) -> Callable[[Array], Array]:
         """Return r ↦ (I − cJ)⁻¹ r, factorised once for each c."""
         if c not in self.solves:
-            if len(self.solves) > 1:  # radau5 has two at a time, the others one
+            if len(self.solves) > 2:  # radau5 has up to three at a time, the others one
                 self.solves.clear()
             self.solves[c] = self.linear.factorise(c, h)
         return self.solves[c]
@@ -205,6 +205,7 @@ class _NewtonStages(_StiffStages):
         self.rate, self.iterations = 1.0, 0
         """Worst contraction of the step, and most iterations of a stage."""
         self.eta = 1.0
+        self.most = MAX_ITERATIONS
 
     def start(self, y: Array, f_0: Array) -> None:
         """Get ready to step from y, given f_0 = f(t, y)."""
@@ -237,14 +238,15 @@ class _NewtonStages(_StiffStages):
     def iterate(self, h: float, correct: Callable[[], float]) -> None:
         """Call `correct`, which makes one correction and returns its norm, until it converges."""
         old, eta = 0.0, max(self.eta, np.finfo(float).eps) ** 0.8
-        for m in range(1, MAX_ITERATIONS + 1):
+        for m in range(1, self.most + 1):
             norm = correct()
             if not math.isfinite(norm):
-                break
+                msg = "f is not finite"
+                raise StepFailed(msg, 0.1 * abs(h), "non_finite")
             if m > 1:
                 rate = norm / old if old > 0 else 0.0
                 self.rate = max(self.rate, rate)
-                if rate >= 1 or rate ** (MAX_ITERATIONS - m) / (1 - rate) * norm > self.tol:
+                if rate >= 1 or rate ** (self.most - m) / (1 - rate) * norm > self.tol:
                     break
                 eta = rate / (1 - rate)
             old, self.iterations = norm, max(self.iterations, m)
@@ -379,6 +381,7 @@ class RadauStages(_NewtonStages):
         scale = self.atol + self.rtol * np.abs(y)
         pair = complex(data.alpha, data.beta)
         real, twin = self.solver(h / data.gamma, h), self.solver(h / pair, h)
+        other = self.solver(h / pair.conjugate(), h) if y.dtype.kind == "c" else None
         times = [t_new - (1 - c_i) * h for c_i in c]
         if self.last is None:
             Z[:] = 0
@@ -393,7 +396,12 @@ class RadauStages(_NewtonStages):
             change = np.empty_like(W)
             change[0] = real((h / data.gamma) * F[0] - W[0])
             both = twin((h / pair) * (F[1] + 1j * F[2]) - (W[1] + 1j * W[2]))
-            change[1], change[2] = both.real, both.imag
+            if other is None:
+                change[1], change[2] = both.real, both.imag
+            else:  # of a complex state the two are no conjugates
+                mirror = h / pair.conjugate()
+                rest = other(mirror * (F[1] - 1j * F[2]) - (W[1] - 1j * W[2]))
+                change[1], change[2] = (both + rest) / 2, (both - rest) / 2j
             W[:] += change
             Z[:] = data.T @ W
             return self.norm(change.reshape(-1), np.tile(scale, 3))

@@ -1,0 +1,406 @@
+"""Implicit, Rosenbrock and stabilised methods in the loop: values, orders, Jacobians, failures."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import scipy.sparse as sps
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
+from scipy.linalg import expm
+from stiff_problems import STIFF
+
+import stiffkit as sk
+from stiffkit import Status
+from stiffkit.solvers.rosenbrock import RosenbrockTableau
+from stiffkit.solvers.stabilised import STABILISED
+
+ROSENBROCK = ["ros23", "rodas4", "rodas5p", "ros34pw2"]
+NEWTON = [
+    "trbdf2",
+    "kvaerno3",
+    "kvaerno4",
+    "kvaerno5",
+    "kencarp3",
+    "kencarp4",
+    "kencarp5",
+    "radau5",
+]
+IMPLICIT = [*ROSENBROCK, *NEWTON]
+ORDER = {name: sk.METHODS[name].order for name in [*IMPLICIT, *STABILISED]}
+
+every_implicit = pytest.mark.parametrize("method", IMPLICIT)
+every_stiff = pytest.mark.parametrize("method", [*IMPLICIT, *STABILISED])
+
+
+def test_every_stiff_method_is_in_the_tests():
+    assert {*IMPLICIT, *STABILISED} == set(sk.METHODS) - set(sk.EXPLICIT)
+
+
+# Values -------------------------------------------------------------------------------------------
+
+
+@every_implicit
+@pytest.mark.parametrize("name", ["ROBER", "HIRES", "E5", "POLLU", "VDPOL"])
+@pytest.mark.parametrize("rtol", [1e-4, 1e-6])
+def test_published_end_values(method, name, rtol):
+    if rtol < 1e-5 and ORDER[method] == 2:
+        pytest.skip("too many steps for a method of order two")
+    p = STIFF[name]
+    solution = sk.solve(
+        p.f, (p.t_span[0], p.t_end), p.y0, method, rtol=rtol, atol=np.asarray(p.atol) * rtol
+    )
+    assert solution.status is Status.success
+    digits = -np.log10(np.abs(solution.y[-1] / np.asarray(p.y_end) - 1).max())
+    # The error of a whole solve is not the tolerance: one and a half digits are allowed, and two
+    # and a half for trbdf2, whose estimate is filtered and of higher order than the method.
+    assert digits >= -math.log10(rtol) - (2.5 if method == "trbdf2" else 1.5)
+
+
+@every_implicit
+def test_robertson_to_the_end_of_time(method):
+    p = STIFF["ROBER"]
+    solution = sk.solve(p.f, (0.0, 1e11), p.y0, method, rtol=1e-4, atol=1e-12)
+    expected = np.array([0.2083340149701255e-07, 0.8333360770334713e-13, 0.9999999791665050])
+    assert solution.status is Status.success
+    assert np.abs(solution.y[-1] / expected - 1).max() < 1e-2
+    assert solution.stats["accepted"] < 2000
+
+
+# Orders -------------------------------------------------------------------------------------------
+
+
+def smooth(t, y):
+    """Nonlinear, nonautonomous, with a known solution: (sin t + 2, e^(−t))."""
+    u, v = math.sin(t) + 2, math.exp(-t)
+    return np.array(
+        [math.cos(t) + v * (y[0] - u) * y[1], -v + 0.5 * (y[1] ** 2 - v * v) - (y[0] - u)]
+    )
+
+
+@every_stiff
+def test_the_observed_order_is_the_methods(method):
+    errors = []
+    for n in (16, 32, 64):
+        radius = {"radius": 4.0} if method in STABILISED else {}
+        solution = sk.solve(
+            smooth, (0.0, 2.0), [2.0, 1.0], method, grid=n, rtol=1e-10, atol=1e-10, **radius
+        )
+        errors.append(np.abs(solution.y[-1] - [math.sin(2.0) + 2, math.exp(-2.0)]).max())
+    orders = np.log2(np.divide(errors[:-1], errors[1:]))
+    assert orders.max() == pytest.approx(ORDER[method], abs=0.6)
+
+
+@every_stiff
+def test_dense_output_has_at_least_the_order_it_says(method):
+    radius = {"radius": 4.0} if method in STABILISED else {}
+    errors = []
+    for n in (8, 16):
+        solution = sk.solve(
+            smooth,
+            (0.0, 2.0),
+            [2.0, 1.0],
+            method,
+            grid=n,
+            dense=True,
+            rtol=1e-10,
+            atol=1e-10,
+            **radius,
+        )
+        t = np.linspace(0.0, 2.0, 203)
+        exact = np.column_stack([np.sin(t) + 2, np.exp(-t)])
+        errors.append(np.abs(solution(t) - exact).max())
+    least = min(ORDER[method], 3)  # Hermite, collocation and the Rosenbrock polynomials
+    assert math.log2(errors[0] / errors[1]) > least - 0.5
+
+
+# A linear problem of prescribed stiffness ---------------------------------------------------------
+
+
+@every_implicit
+@given(st.floats(0, 8), st.sampled_from([1e-3, 1e-5]))
+def test_prothero_and_robinson_at_any_stiffness(method, power, rtol):
+    lam = -(10.0**power)
+
+    def f(t, y):
+        return lam * (y - math.cos(t)) - math.sin(t)
+
+    solution = sk.solve(f, (0.0, 10.0), [1.0], method, rtol=rtol, atol=rtol)
+    assert solution.status is Status.success
+    assert abs(solution.y[-1, 0] - math.cos(10.0)) < 50 * rtol
+    assert solution.stats["accepted"] < 3000  # no step is spent on stability
+
+
+@every_implicit
+def test_a_complex_state(method):
+    a = np.array([[-1000 + 30j, 1.0], [0.0, -1 + 2j]])
+    y0 = np.array([1.0, 1j])
+    solution = sk.solve(lambda t, y: a @ y, (0.0, 1.0), y0, method, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(solution.y[-1], expm(a) @ y0, rtol=0, atol=2e-4)
+
+
+@every_implicit
+def test_single_precision_stays_single(method):
+    p = STIFF["VDPOL"]
+    y0 = np.array(p.y0, dtype=np.float32)
+    solution = sk.solve(p.f, (0.0, 0.5), y0, method, rtol=1e-3, atol=1e-3)
+    assert solution.y.dtype == np.float32
+    assert solution.status is Status.success
+
+
+@every_implicit
+def test_both_directions_and_any_shape(method):
+    a = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    there = sk.solve(lambda t, y: a @ y, (0.0, 2.0), np.eye(2), method, rtol=1e-5, atol=1e-7)
+    back = sk.solve(lambda t, y: a @ y, (2.0, 0.0), there.y[-1], method, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(back.y[-1], np.eye(2), rtol=0, atol=2e-3)
+
+
+# Jacobians ----------------------------------------------------------------------------------------
+
+
+def brusselator(t, y):
+    """One-dimensional, with diffusion; unknowns interleaved: five diagonals."""
+    u, v = y[::2], y[1::2]
+    n = len(u)
+    c = 0.02 * (n + 1) ** 2
+    wide = np.concatenate([[1.0], u, [1.0]]), np.concatenate([[3.0], v, [3.0]])
+    out = np.empty_like(y)
+    out[::2] = 1 + u * u * v - 4 * u + c * (wide[0][:-2] - 2 * u + wide[0][2:])
+    out[1::2] = 3 * u - u * u * v + c * (wide[1][:-2] - 2 * v + wide[1][2:])
+    return out
+
+
+def brusselator_jacobian(t, y):
+    u, v = y[::2], y[1::2]
+    n = len(u)
+    c = 0.02 * (n + 1) ** 2
+    J = np.zeros((2 * n, 2 * n))
+    i = np.arange(n)
+    J[2 * i, 2 * i], J[2 * i, 2 * i + 1] = 2 * u * v - 4 - 2 * c, u * u
+    J[2 * i + 1, 2 * i], J[2 * i + 1, 2 * i + 1] = 3 - 2 * u * v, -u * u - 2 * c
+    for k in (0, 1):
+        J[2 * i[1:] + k, 2 * i[1:] - 2 + k] = J[2 * i[:-1] + k, 2 * i[:-1] + 2 + k] = c
+    return J
+
+
+def brusselator_start(n):
+    x = np.arange(1, n + 1) / (n + 1)
+    return np.column_stack([1 + np.sin(2 * np.pi * x), np.full(n, 3.0)]).ravel()
+
+
+@pytest.mark.parametrize("method", ["rodas5p", "kencarp4", "radau5"])
+def test_given_sparse_banded_and_matrix_free_jacobians_agree(method):
+    y0 = brusselator_start(15)
+    pattern = np.abs(brusselator_jacobian(0.0, y0)) + np.eye(30) > 0
+    forms = {
+        "differences": {},
+        "jac": {"jac": brusselator_jacobian},
+        "sparse jac": {"jac": lambda t, y: sps.csc_array(brusselator_jacobian(t, y))},
+        "sparsity": {"jac_sparsity": pattern},
+        "bandwidth": {"bandwidth": (2, 2)},
+    }
+    if method != "radau5":  # GMRES for the complex systems of radau5 would take complex products
+        forms["jvp"] = {"jvp": lambda t, y, v: brusselator_jacobian(t, y) @ v}
+    ends = {
+        name: sk.solve(brusselator, (0.0, 4.0), y0, method, rtol=1e-6, atol=1e-8, **form)
+        for name, form in forms.items()
+    }
+    tight = solve_ivp(brusselator, (0.0, 4.0), y0, "Radau", rtol=1e-10, atol=1e-12)
+    for name, solution in ends.items():
+        assert solution.status is Status.success, name
+        np.testing.assert_allclose(solution.y[-1], tight.y[:, -1], rtol=0, atol=2e-4, err_msg=name)
+    # Five groups of columns instead of thirty.
+    saved = ends["differences"].stats["nfev"] - ends["bandwidth"].stats["nfev"]
+    assert saved >= 20 * min(end.stats["njev"] for end in ends.values())
+    assert ends["jac"].stats["nfev"] < ends["bandwidth"].stats["nfev"]
+
+
+@every_implicit
+def test_a_constant_jacobian_is_never_asked_for(method):
+    a = np.array([[-1000.0, 1.0], [0.0, -0.5]])
+    solution = sk.solve(lambda t, y: a @ y, (0.0, 5.0), [1.0, 1.0], method, jac=a)
+    assert solution.stats["njev"] <= solution.stats["accepted"] + 1
+    np.testing.assert_allclose(solution.y[-1], expm(5 * a) @ [1.0, 1.0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jac": np.ones((3, 3))}, "jac"),
+        ({"jac": lambda t, y: np.ones((1, 2))}, "jac"),
+        ({"jac_sparsity": np.ones((3, 2))}, "jac_sparsity"),
+        ({"bandwidth": (0, 5)}, "bandwidth"),
+        ({"bandwidth": (0, 1), "jac_sparsity": np.ones((2, 2))}, "bandwidth"),
+    ],
+)
+def test_bad_jacobians_are_told_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0, 2.0], "rodas5p", **options)
+
+
+def test_a_tensor_is_refused_by_implicit_methods_with_a_way_out():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match="explicit or stabilised"):
+        sk.solve(lambda t, y: -y, (0.0, 1.0), torch.ones(2), "radau5")
+
+
+# Account, hooks, events ---------------------------------------------------------------------------
+
+
+@every_stiff
+def test_every_call_is_counted(method):
+    calls = 0
+
+    def f(t, y):
+        nonlocal calls
+        calls += 1
+        return -np.array([50.0, 1.0]) * y + np.array([1.0, 0.0])
+
+    solution = sk.solve(f, (0.0, 2.0), [1.0, 1.0], method, events=lambda t, y: y[1] - 0.5)
+    assert solution.stats["nfev"] == calls
+    assert solution.events[0].t == pytest.approx([math.log(2)], abs=1e-4)
+
+
+@every_stiff
+def test_hooks_see_the_steps_and_their_error_estimates(method):
+    seen = []
+    solution = sk.solve(
+        lambda t, y: -y,
+        (0.0, 1.0),
+        [1.0, 2.0],
+        method,
+        observe=lambda step, probe: seen.append(step),
+    )
+    assert len(seen) == solution.stats["accepted"]
+    for step in seen:
+        assert step.err.shape == step.y_new.shape == (2,)
+        np.testing.assert_allclose(step.y_hat + step.err, step.y_new, rtol=1e-14)
+        np.testing.assert_allclose(step.k[0], -step.y, rtol=1e-6)
+    assert solution.log["limit"][-1] == "end"
+
+
+@every_implicit
+def test_what_f_cannot_do_ends_with_a_status(method):
+    nan = sk.solve(lambda t, y: y * (math.nan if t > 0.5 else 1.0), (0.0, 1.0), [1.0], method)
+    assert nan.status is Status.non_finite
+    assert 0.4 < nan.t[-1] <= 0.5
+    pole = sk.solve(lambda t, y: y * y, (0.0, 2.0), [1.0], method)  # 1/(1 − t)
+    assert pole.status in (Status.step_too_small, Status.non_finite, Status.newton_failed)
+    assert pole.t[-1] == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", NEWTON)
+def test_a_useless_jacobian_is_a_failure_of_newtons_method_and_said(method):
+    wrong = np.diag([3e5, -2e5])
+    solution = sk.solve(
+        lambda t, y: np.array([-1e6, -1e6]) * (y - np.sin(t)),
+        (0.0, 1.0),
+        [1.0, 1.0],
+        method,
+        jac=wrong,
+        log=True,
+        max_steps=3000,
+    )
+    assert "newton" in set(solution.log["limit"]) or "singular" in set(solution.log["limit"])
+    assert solution.stats["rejected"] > 0
+
+
+def test_a_singular_matrix_is_a_rejection():
+    # I − hγJ is singular at the first step that is tried.
+    tableau = sk.METHODS["rodas4"]
+    h = 2.0**-6
+    a = np.array([[1 / (h * tableau.gamma)]])
+    solution = sk.solve(
+        lambda t, y: a @ y, (0.0, 0.1), [1.0], "rodas4", jac=a, first_step=h, log=True, rtol=1e-3
+    )
+    assert solution.status is Status.success
+    assert solution.log["limit"][1] in ("singular", "accuracy", "non_finite")
+
+
+# Stabilised methods -------------------------------------------------------------------------------
+
+
+def heat(n):
+    c = (n + 1.0) ** 2
+
+    def f(t, y):
+        wide = np.concatenate([[0.0], y, [0.0]])
+        return c * (wide[:-2] - 2 * y + wide[2:])
+
+    return f, c
+
+
+@pytest.mark.parametrize("method", STABILISED)
+@pytest.mark.parametrize("n", [50, 200])
+def test_the_heat_equation_at_the_square_root_of_the_cost(method, n):
+    f, c = heat(n)
+    x = np.arange(1, n + 1) / (n + 1)
+    y0 = np.sin(np.pi * x) + np.sin(5 * np.pi * x)
+    rates = [c * (2 - 2 * math.cos(k * math.pi / (n + 1))) for k in (1, 5)]
+    exact = sum(
+        math.exp(-0.2 * rate) * np.sin(k * np.pi * x) for k, rate in zip((1, 5), rates, strict=True)
+    )
+    solution = sk.solve(f, (0.0, 0.2), y0, method, rtol=1e-4, atol=1e-6)
+    assert solution.status is Status.success
+    np.testing.assert_allclose(solution.y[-1], exact, rtol=0, atol=2e-4)
+    explicit = 0.2 * 4 * c / 3.5 * 6  # calls of tsit5, whose steps stability bounds
+    assert solution.stats["nfev"] < (0.6 if n == 50 else 0.15) * explicit
+
+
+def test_a_bound_of_the_radius_saves_its_estimates():
+    f, c = heat(100)
+    y0 = np.sin(np.pi * np.arange(1, 101) / 101)
+    given_bound = sk.solve(f, (0.0, 0.1), y0, "rkc2", radius=4 * c)
+    called = sk.solve(f, (0.0, 0.1), y0, "rkc2", radius=lambda t, y: 4 * c)
+    estimated = sk.solve(f, (0.0, 0.1), y0, "rkc2")
+    np.testing.assert_allclose(given_bound.y[-1], called.y[-1], rtol=1e-12)
+    assert given_bound.stats["nfev"] < estimated.stats["nfev"]
+
+
+@pytest.mark.parametrize("method", STABILISED)
+def test_stabilised_methods_take_tensors_of_any_shape(method):
+    torch = pytest.importorskip("torch")
+    y0 = torch.linspace(0, 1, 12, dtype=torch.float64).reshape(3, 2, 2)
+    ours = sk.solve(lambda t, y: -50 * (y - torch.cos(t)), (0.0, 1.0), y0, method, rtol=1e-5)
+    theirs = sk.solve(
+        lambda t, y: -50 * (y - math.cos(t)), (0.0, 1.0), y0.numpy(), method, rtol=1e-5
+    )
+    np.testing.assert_allclose(ours.y[-1].numpy(), theirs.y[-1], rtol=0, atol=1e-9)
+
+
+# Methods of one's own -----------------------------------------------------------------------------
+
+
+def test_a_method_of_ones_own():
+    base = sk.METHODS["ros23"]
+    fields = {name: getattr(base, name) for name in RosenbrockTableau.__dataclass_fields__}
+    own = RosenbrockTableau(**{**fields, "name": "own"})
+    ours = sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], own)
+    np.testing.assert_array_equal(ours.y, sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], "ros23").y)
+
+
+def test_an_implicit_tableau_without_a_kernel_is_refused():
+    gauss = sk.ButcherTableau("gauss2", order=2, c=[0.5], A=[[0.5]], b=[1.0])
+    with pytest.raises(ValueError, match="'gauss2' is implicit"):
+        sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], gauss, grid=10)
+
+
+@pytest.mark.parametrize("method", ["rodas5p", "kencarp4", "rock4"])
+def test_through_solve_ivp(method):
+    p = STIFF["HIRES"] if method != "rock4" else None
+    f, span, y0 = (p.f, (0.0, 10.0), p.y0) if p else (heat(40)[0], (0.0, 0.1), np.ones(40))
+    ours = sk.solve_ivp(f, span, y0, method, rtol=1e-5, atol=1e-8)
+    theirs = solve_ivp(f, span, y0, "Radau", rtol=1e-8, atol=1e-11)
+    assert ours.status == 0
+    np.testing.assert_allclose(ours.y[:, -1], theirs.y[:, -1], rtol=1e-3, atol=1e-6)
+    assert (ours.njev > 0) == (method != "rock4")
+
+
+@every_stiff
+def test_solutions_can_be_pickled(method):
+    solution = sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], method, dense=True)
+    copy = pickle.loads(pickle.dumps(solution))
+    assert copy(0.5) == solution(0.5)
