@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from figures_alignment import alignment, alignment_table
 from figures_implicit import implicit_methods, implicit_table
+from figures_stabilised import stabilised
 
 import stiffkit as sk
 
@@ -52,6 +53,7 @@ def make(out: Path) -> None:
         "events": events,
         "alignment": alignment,
         "implicit": implicit_methods,
+        "stabilised": stabilised,
     }
     with mpl.rc_context(STYLE):
         for name, draw in drawings.items():
