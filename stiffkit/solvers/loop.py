@@ -21,6 +21,7 @@ from .tableau import ButcherTableau
 
 if TYPE_CHECKING:
     from ..stiffness.detect import StiffnessDetector
+    from .switch import Switcher
 
 __all__ = ["Run"]
 
@@ -48,6 +49,7 @@ class Run:
         dense: bool,
         progress: bool,
         stiff: Mapping[str, Any] | None = None,
+        auto: bool = False,
     ) -> None:
         p, backend = problem, problem.backend
         self.problem, self.tableau, self.steps, self.hooks = problem, tableau, steps, hooks
@@ -56,6 +58,7 @@ class Run:
         self.accepted = self.rejected = 0
         self.probe: Probe | None = None
         self.detector: StiffnessDetector | None = None
+        self.detectors: list[StiffnessDetector] = []
         self.finder = EventFinder(events, p.y0, p.shape, backend) if events else None
         self.segments: list[Segment] | None = [] if dense else None
         self.breaks = [p.t0]
@@ -66,6 +69,8 @@ class Run:
         self.may_interpolate = dense or bool(events) or t_eval is not None
         self.nfev_first = 0
         self.stiff = dict(stiff or {})
+        self.auto = auto
+        self.switcher: Switcher | None = None
         self.stages: Any = None
         self._record_time(p.t0, p.y0)
         self.plain = t_eval is None and not (dense or events or hooks.wanted or progress)
@@ -93,7 +98,13 @@ class Run:
             self.finder.start(p.t0)
         if p.t0 == p.t1:
             return False
-        if isinstance(self.tableau, ButcherTableau) and self.tableau.explicit:
+        if self.auto:
+            from .switch import Switcher
+
+            self.switcher = Switcher(p, dense=self.may_interpolate, options=self.stiff)
+            self.stages, self.tableau = self.switcher.start(f_0), self.switcher.explicit
+            self.watch()
+        elif isinstance(self.tableau, ButcherTableau) and self.tableau.explicit:
             self.stages = make_stages(
                 p.f,
                 self.tableau,
@@ -108,6 +119,17 @@ class Run:
 
             self.stages = start_stiff(p, self.tableau, f_0, **self.stiff)
         return True
+
+    def watch(self) -> StiffnessDetector | None:
+        """Begin to look for stiffness, where the method is one to look at."""
+        # The detector stands above the solvers: it is fetched when a solve asks for it.
+        from ..stiffness.detect import StiffnessDetector
+
+        self.detector = None
+        if isinstance(self.tableau, ButcherTableau) and self.tableau.explicit:
+            self.detector = StiffnessDetector(self.tableau)
+            self.detectors.append(self.detector)
+        return self.detector
 
     def _follow_grid(self, grid: list[float], bar: Progress) -> None:
         stages, isfinite = self.stages, self.problem.backend.xp.isfinite
@@ -222,6 +244,14 @@ class Run:
             t, y = t_new, self.y
             ratio_of.accept(y)
             stages.advance(t, y)
+            if self.switcher is not None:
+                change = self.switcher.consider(t, y, h_abs, detector)
+                if change is not None:
+                    (stages, h_abs), limit = change, "switch"
+                    self.stages, self.tableau = stages, self.switcher.method
+                    order, steady, memory = stages.error_order, stages.steady, controller.init()
+                    detector = self.watch()
+                    countdown = detector.wait if detector is not None else 0
 
     def _first_step(self, order: int) -> float:
         p, steps = self.problem, self.steps
@@ -399,18 +429,26 @@ class Run:
     def solution(self) -> Solution:
         """Return all that was computed; the run is over."""
         p, backend = self.problem, self.problem.backend
-        nfev = self.nfev_first + (0 if self.detector is None else self.detector.nfev)
+        nfev = self.nfev_first + sum(detector.nfev for detector in self.detectors)
         njev = nlu = 0
-        if self.stages is not None:
-            nfev += self.stages.nfev
-            njev, nlu = self.stages.njev, self.stages.nlu
+        used = [] if self.stages is None else [self.stages]
+        if self.switcher is not None:
+            used = list(self.switcher.stages.values())
+        for stages in used:
+            nfev, njev, nlu = nfev + stages.nfev, njev + stages.njev, nlu + stages.nlu
         self.stages = None  # its buffer is large, and the stack of all states is made next
         shape = (len(self.y_out), *p.shape)
         y = backend.xp.concatenate(self.y_out) if self.y_out else backend.empty(shape, p.y0)
         interpolant = None
         if self.segments is not None:
             interpolant = DenseOutput(self.breaks, self.segments, p.shape, backend, p.y0)
-        message, found = self.message, self.detector and self.detector.summary()
+        message = self.message
+        switches = () if self.switcher is None else tuple(self.switcher.switches)
+        for change in switches:
+            _LOGGER.info("t = %r: %s to %s, since %s", *change)
+        found = None
+        if self.switcher is None and self.detectors:
+            found = self.detectors[0].summary()
         if found:
             message = f"{message}; {found}"
             _LOGGER.info("%s", found)
@@ -419,7 +457,8 @@ class Run:
             y=y.reshape(shape),
             status=self.status,
             message=message,
-            stiffness=() if self.detector is None else tuple(self.detector.evidence),
+            stiffness=tuple(proof for detector in self.detectors for proof in detector.evidence),
+            switches=switches,
             stats={
                 "nfev": nfev,
                 "accepted": self.accepted,

@@ -7,7 +7,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,10 @@ class Problem:
             msg = f"f(t0, y0) has shape {tuple(f0.shape)}, but y0 has shape {self.shape}"
             raise ValueError(msg)
         return f0.reshape(-1)
+
+    def at(self, t: float, y: Array) -> Problem:
+        """Return the same problem from (t, y) on."""
+        return replace(self, t0=t, y0=y)
 
     @property
     def direction(self) -> float:

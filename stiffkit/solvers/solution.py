@@ -13,7 +13,7 @@ import numpy as np
 from .._array import Array
 from .dense import DenseOutput
 
-__all__ = ["EventRecord", "Solution", "Status"]
+__all__ = ["EventRecord", "Solution", "Status", "Switch"]
 
 
 class Status(Enum):
@@ -37,6 +37,19 @@ class EventRecord(NamedTuple):
     """States, shape ``(m, *shape)``."""
 
 
+class Switch(NamedTuple):
+    """Where ``method="auto"`` went on with another method."""
+
+    t: float
+    """Time."""
+    source: str
+    """Name of the method that it left."""
+    target: str
+    """Name of the method that it took."""
+    why: str
+    """The evidence in words."""
+
+
 @dataclass(frozen=True, eq=False)
 class Solution:
     """Result of `stiffkit.solve`."""
@@ -58,6 +71,8 @@ class Solution:
     """One record per event function."""
     stiffness: tuple[Any, ...] = ()
     """What the stiffness detector proved: `stiffkit.stiffness.Evidence`, in the order of time."""
+    switches: tuple[Switch, ...] = ()
+    """Changes of method, with ``method="auto"``."""
     interpolant: DenseOutput | None = None
     """The solution as a function of time, with ``dense=True``."""
 

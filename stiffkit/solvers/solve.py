@@ -67,7 +67,9 @@ def solve(
     method : str or ButcherTableau
         A name in `stiffkit.METHODS` (SciPy's RK23, RK45 and DOP853 are understood too), or a
         method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. Implicit and
-        Rosenbrock methods take NumPy states.
+        Rosenbrock methods take NumPy states. ``"auto"`` starts with an explicit method and goes on
+        with a stabilised or an implicit one, and back, where that costs less: see
+        ``Solution.switches``.
     rtol, atol : float or array of y0's shape
         A step is accepted when the rms of ``err / (atol + rtol max(|y|, |y_new|))`` is below 1.
     t_eval : array_like, optional
@@ -140,7 +142,11 @@ def solve(
     >>> solution.status.name, round(float(solution.y[-1, 0]), 6)
     ('success', 0.367879)
     """
-    tableau = check_method(method, METHODS, adaptive=grid is None)
+    auto = isinstance(method, str) and method == "auto"
+    if auto and (grid is not None or guide is not None):
+        msg = "method='auto' chooses its steps and methods: with grid= or guide= name a method"
+        raise ValueError(msg)
+    tableau = check_method("tsit5" if auto else method, METHODS, adaptive=grid is None)
     steps = StepOptions(controller, first_step, max_step, max_steps, grid)
     hooks = Hooks(guide, observe, callback, log=log)
     functions = event_functions(events, args)
@@ -158,13 +164,11 @@ def solve(
         dense=dense,
         progress=progress,
         stiff=stiff,
+        auto=auto,
     )
     explicit = isinstance(tableau, ButcherTableau) and tableau.explicit
-    if detect and explicit and grid is None and guide is None:
-        # The detector stands above the solvers: it is fetched when a solve asks for it.
-        from ..stiffness.detect import StiffnessDetector
-
-        run.detector = StiffnessDetector(tableau)
+    if detect and explicit and grid is None and guide is None and not auto:
+        run.watch()
     with Progress(problem, enabled=progress) as bar:
         try:
             with problem.backend.quiet():

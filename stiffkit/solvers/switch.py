@@ -1,0 +1,263 @@
+"""``method="auto"``: explicit, stabilised or implicit, by what each would cost from here on.
+
+A family's cost is what it spends per unit of time: calls of f per step, Jacobians and
+factorisations counted as the calls that take as long, over the step that it could take. That step
+is bounded by accuracy for all of them, and by stability too for the explicit one; a stabilised
+method buys stability with √(hρ) stages.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sps
+
+from .._array import Array, is_torch
+from .methods import METHODS
+from .problem import Problem
+from .solution import Switch
+from .stabilised import StabilisedMethod
+from .step import make_stages
+from .stiff import start_stiff
+from .tableau import ButcherTableau
+
+if TYPE_CHECKING:
+    from ..stiffness.detect import StiffnessDetector
+
+__all__ = ["Switcher"]
+
+EVERY = 10
+"""Accepted steps of a stiff family between two looks at what the explicit one would cost."""
+
+CLEARLY = 0.7
+"""A family must cost less than this share of the one in use to replace it."""
+
+LOOKS = 2
+"""Looks in a row that must agree before a stiff family is left."""
+
+FLOPS = 2e9
+"""Operations per second of dense linear algebra: an order of magnitude is enough."""
+
+
+class Switcher:
+    """The families of one solve, and the choice between them.
+
+    Parameters
+    ----------
+    problem : Problem
+        The problem.
+    dense : bool
+        Whether interpolants will be asked for.
+    options : mapping
+        What `start_stiff` takes beside the method: Jacobians and the spectral radius.
+    """
+
+    def __init__(self, problem: Problem, *, dense: bool, options: Mapping[str, Any]) -> None:
+        p = problem
+        rtol = float(np.min(np.asarray(p.rtol)))
+        self.problem, self.dense, self.options = p, dense, dict(options)
+        self.n = int(p.y0.shape[0])
+        structured = any(options.get(key) is not None for key in ("jac_sparsity", "bandwidth"))
+        operator = options.get("jvp") is not None
+        self.explicit: ButcherTableau = METHODS["tsit5" if rtol >= 1e-6 else "vern7"]  # type: ignore[assignment]
+        self.stabilised: StabilisedMethod = METHODS["rkc2" if rtol >= 1e-5 else "rock4"]  # type: ignore[assignment]
+        # Rosenbrock methods need a Jacobian in every step, exact ones above all.
+        small = self.n <= 200 and not operator
+        self.implicit = METHODS["rodas5p" if small else "kencarp4"]
+        if rtol < 1e-9 and not operator:
+            self.implicit = METHODS["radau5"]
+        self.columns = self._columns(structured=structured, operator=operator)
+        self.has_implicit = not is_torch(p.y0)
+        self.method: Any = self.explicit
+        self.rtol = rtol
+        self.stages: dict[str, Any] = {}
+        self.switches: list[Switch] = []
+        self.last_step: dict[str, float] = {}
+        self.steps = self.votes = 0
+        self.patience = EVERY
+        self.seen = 0
+        self.started = time.perf_counter()
+
+    def _columns(self, *, structured: bool, operator: bool) -> float:
+        """Return the calls of f that a Jacobian costs, roughly."""
+        if self.options.get("jac") is not None or operator:
+            return 1.0
+        band = self.options.get("bandwidth")
+        if band is not None:
+            return float(sum(band)) + 1
+        if structured:
+            pattern = sps.csr_array(self.options["jac_sparsity"])
+            return float(np.diff(pattern.indptr).max(initial=1))
+        return float(self.n)
+
+    # What it costs --------------------------------------------------------------------------------
+
+    def call_time(self, calls: int) -> float:
+        """Seconds per call of f so far, the loop's own work included."""
+        return (time.perf_counter() - self.started) / max(calls, 1)
+
+    def implicit_cost(self, calls: int) -> float:
+        """Return the calls of f, or what takes as long, of one implicit step."""
+        n, stages = self.n, float(getattr(self.implicit, "n_stages", 3))
+        jacobian = self.columns if self.implicit.name == "rodas5p" else 0.2 * self.columns
+        dense = self.options.get("bandwidth") is None and self.options.get("jac_sparsity") is None
+        work = (2 / 3 * n**3 + 2 * stages * n**2) if dense else 50.0 * stages * n
+        newton = 1.0 if self.implicit.name == "rodas5p" else 2.5
+        return newton * stages + jacobian + work / FLOPS / self.call_time(calls)
+
+    def reach(self, method: Any, h: float) -> float:
+        """Return the step that accuracy would allow `method`, given the present one's.
+
+        An error of C h^(q+1) at the tolerance makes steps that go as its (q+1)-th root.
+        """
+        order = getattr(method, "error_order", None) or 3  # radau5's estimate has no row
+        gap = 1 / (order + 1) - 1 / (self.stages[self.family].error_order + 1)
+        return float(h * self.rtol**gap)
+
+    def stabilised_rate(self, h: float, rho: float) -> float:
+        """Return the calls of f per unit of time of stabilised steps of at most h."""
+        method = self.stabilised
+        h = min(h, method.growth * method.max_stages**2 / (1.2 * rho) if rho > 0 else h)
+        stages = max(method.degrees[0], math.sqrt(1.0 + 1.2 * h * rho / method.growth))
+        return (1.0 + stages) / h
+
+    # The choice -----------------------------------------------------------------------------------
+
+    def start(self, f_0: Array) -> Any:
+        """Return the explicit family's stages at the start."""
+        p = self.problem
+        stages = make_stages(p.f, self.explicit, p.y0, f_0, p.backend, dense=self.dense)
+        self.stages["explicit"] = stages
+        return stages
+
+    def consider(
+        self, t: float, y: Array, h: float, detector: StiffnessDetector | None
+    ) -> tuple[Any, float] | None:
+        """Return the stages and the step size to go on with from (t, y), if that is another way.
+
+        Parameters
+        ----------
+        t, y : float, flat array
+            Where the solution is; the present family is ready to step from there.
+        h : float
+            Size of the step it would take.
+        detector : StiffnessDetector, optional
+            The explicit family's.
+        """
+        self.steps += 1
+        if self.family == "explicit":
+            return None if detector is None else self._leave_explicit(t, y, h, detector)
+        if self.steps % EVERY or self.steps < self.patience:
+            return None
+        return self._leave_stiff(t, y, h)
+
+    @property
+    def family(self) -> str:
+        """Name of the family in use."""
+        if self.method is self.explicit:
+            return "explicit"
+        return "stabilised" if self.method is self.stabilised else "implicit"
+
+    def _leave_explicit(
+        self, t: float, y: Array, h: float, detector: StiffnessDetector
+    ) -> tuple[Any, float] | None:
+        from ..stiffness.detect import Stiffness
+
+        if len(detector.evidence) == self.seen:
+            return None
+        self.seen = len(detector.evidence)
+        proof = detector.evidence[-1]
+        if proof.verdict is Stiffness.non_stiff:
+            return None
+        rho = abs(proof.eigenvalue)
+        # The estimate of the accuracy step is of the order of magnitude only.
+        reach = min(proof.accuracy_step, 100 * h)
+        calls = self._calls()
+        costs = {"explicit": self.explicit.n_stages / h}
+        if self.has_implicit:
+            costs["implicit"] = self.implicit_cost(calls) / self.reach(self.implicit, reach)
+        if abs(proof.eigenvalue.imag) <= 0.1 * abs(proof.eigenvalue.real):
+            costs["stabilised"] = self.stabilised_rate(self.reach(self.stabilised, reach), rho)
+        best = min(costs, key=lambda family: costs[family])
+        if costs[best] > CLEARLY * costs["explicit"]:
+            return None
+        first = max(min(reach / 4, self.last_step.get(best, math.inf)), h)
+        why = (
+            f"hρ = {rho * abs(proof.h):.3g} is at the limit of {self.explicit.name}; accuracy "
+            f"would allow a step of about {proof.accuracy_step:.2g} instead of {h:.2g}, and "
+            f"{costs['explicit'] / costs[best]:.3g} times fewer calls"
+        )
+        return self._go(best, t, y, h, first, why)
+
+    def _leave_stiff(self, t: float, y: Array, h: float) -> tuple[Any, float] | None:
+        stages = self.stages[self.family]
+        rho = self._radius(stages)
+        if rho is None:
+            return None
+        calls = self._calls()
+        stable = 0.9 * self.explicit.real_stability_limit / rho if rho > 0 else math.inf
+        stable = min(self.reach(self.explicit, h), stable)
+        costs = {"explicit": self.explicit.n_stages / stable}
+        if self.has_implicit:
+            costs["implicit"] = self.implicit_cost(calls) / self.reach(self.implicit, h)
+        if self.family == "stabilised":
+            costs["stabilised"] = (1.0 + stages.s) / h
+        best = min(costs, key=lambda family: costs[family])
+        if best == self.family or costs[best] > CLEARLY * costs[self.family]:
+            self.votes = 0
+            return None
+        self.votes += 1
+        if self.votes < LOOKS:
+            return None
+        first = min(h, stable) if best == "explicit" else h
+        why = (
+            f"with ρ = {rho:.3g} {best} steps of {first:.2g} cost "
+            f"{costs[self.family] / costs[best]:.3g} times fewer calls"
+        )
+        return self._go(best, t, y, h, first, why)
+
+    def _radius(self, stages: Any) -> float | None:
+        """Spectral radius at a stiff family's last Jacobian; None where it is not known."""
+        if self.family == "stabilised":
+            return float(stages.radius.value / stages.radius.safety)
+        J = stages.linear.J
+        if isinstance(J, np.ndarray) and len(J) <= 100:
+            return float(np.abs(np.linalg.eigvals(J)).max(initial=0.0))
+        if isinstance(J, np.ndarray):
+            return float(np.abs(J).sum(axis=1).max())
+        if sps.issparse(J):
+            return float(abs(J).sum(axis=1).max())
+        if hasattr(J, "ab"):
+            return float(np.abs(J.ab).sum(axis=0).max())  # columns: a bound as good as rows
+        return None
+
+    def _calls(self) -> int:
+        return sum(stages.nfev for stages in self.stages.values())
+
+    def _go(
+        self, family: str, t: float, y: Array, h: float, first: float, why: str
+    ) -> tuple[Any, float]:
+        p, old = self.problem, self.stages[self.family]
+        self.last_step[self.family] = h
+        f_y = p.backend.copy(old.get(0))
+        source = self.method.name
+        self.method = {
+            "explicit": self.explicit,
+            "stabilised": self.stabilised,
+            "implicit": self.implicit,
+        }[family]
+        if family in self.stages:
+            self.stages[family].start(y, f_y)
+        else:
+            here = p.at(t, y)
+            self.stages[family] = start_stiff(here, self.method, f_y, **self.options)
+        # Who comes back is looked at later each time: two families that cost the same are no
+        # reason to change for ever.
+        self.patience = min(2 * self.patience, 1000) if len(self.switches) > 3 else EVERY
+        self.steps = self.votes = self.seen = 0
+        self.switches.append(Switch(t, source, self.method.name, why))
+        return self.stages[family], first
