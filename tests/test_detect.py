@@ -343,8 +343,10 @@ def test_the_detector_leaves_the_solution_alone():
 
 
 def test_proofs_cost_little():
-    solution = sk.solve(lambda t, y: -1000 * (y - math.cos(t)), (0.0, 5.0), [0.0])
-    plain = sk.solve(lambda t, y: -1000 * (y - math.cos(t)), (0.0, 5.0), [0.0], detect=False)
+    solution = sk.solve(lambda t, y: -1000 * (y - math.cos(t)), (0.0, 5.0), [0.0], "tsit5")
+    plain = sk.solve(
+        lambda t, y: -1000 * (y - math.cos(t)), (0.0, 5.0), [0.0], "tsit5", detect=False
+    )
     cost = solution.stats["nfev"] - plain.stats["nfev"]
     assert cost == sum(e.products for e in solution.stiffness)
     assert cost <= 0.02 * plain.stats["nfev"]
@@ -374,14 +376,14 @@ def test_complex_states():
 
 
 def test_backward_solves_are_watched_too():
-    solution = sk.solve(lambda t, y: 1000 * (y - math.cos(t)), (0.0, -1.0), [0.0])
+    solution = sk.solve(lambda t, y: 1000 * (y - math.cos(t)), (0.0, -1.0), [0.0], "tsit5")
     assert proved(solution)[0].eigenvalue == pytest.approx(1000, rel=0.01)
     assert "stability" in solution.message
 
 
 def test_the_finding_is_logged(caplog):
     with caplog.at_level("INFO", logger="stiffkit"):
-        sk.solve(lambda t, y: -1000 * (y - math.cos(t)), (0.0, 1.0), [0.0])
+        sk.solve(lambda t, y: -1000 * (y - math.cos(t)), (0.0, 1.0), [0.0], "tsit5")
         assert "limited by stability" in caplog.text
         caplog.clear()
         sk.solve(decay, (0.0, 1.0), [1.0])

@@ -1222,7 +1222,7 @@ def trajectory(name):
             rng.standard_normal(20),
         ),
     }[name]
-    solution = sk.solve(f, (0.0, span), y0, t_eval=np.linspace(0.0, span, 60))
+    solution = sk.solve(f, (0.0, span), y0, "tsit5", t_eval=np.linspace(0.0, span, 60))
     return f, jac, solution.t, solution.y
 
 

@@ -23,7 +23,7 @@ def solve(
     f: Callable[..., Any],
     t_span: Sequence[float],
     y0: Any,
-    method: str | Method = "tsit5",
+    method: str | Method = "auto",
     *,
     rtol: Any = 1e-6,
     atol: Any = 1e-9,
@@ -69,7 +69,7 @@ def solve(
         method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. Implicit and
         Rosenbrock methods take NumPy states. ``"auto"`` starts with an explicit method and goes on
         with a stabilised or an implicit one, and back, where that costs less: see
-        ``Solution.switches``.
+        ``Solution.switches``. (With `grid` or `guide` it is tsit5 throughout.)
     rtol, atol : float or array of y0's shape
         A step is accepted when the rms of ``err / (atol + rtol max(|y|, |y_new|))`` is below 1.
     t_eval : array_like, optional
@@ -143,10 +143,8 @@ def solve(
     ('success', 0.367879)
     """
     auto = isinstance(method, str) and method == "auto"
-    if auto and (grid is not None or guide is not None):
-        msg = "method='auto' chooses its steps and methods: with grid= or guide= name a method"
-        raise ValueError(msg)
     tableau = check_method("tsit5" if auto else method, METHODS, adaptive=grid is None)
+    auto = auto and grid is None and guide is None
     steps = StepOptions(controller, first_step, max_step, max_steps, grid)
     hooks = Hooks(guide, observe, callback, log=log)
     functions = event_functions(events, args)

@@ -1,0 +1,117 @@
+"""method="auto": right answers at about the best family's cost, and the switches told."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stiff_problems import STIFF
+
+import stiffkit as sk
+from stiffkit import Status
+
+
+@pytest.mark.parametrize("name", STIFF)
+@pytest.mark.parametrize("rtol", [1e-3, 1e-5, 1e-7])
+def test_the_stiff_set_at_little_more_than_the_best_members_cost(name, rtol):
+    p = STIFF[name]
+    options = {"rtol": rtol, "atol": np.asarray(p.atol) * rtol}
+    runs = {
+        method: sk.solve(p.f, (p.t_span[0], p.t_end), p.y0, method, **options)
+        for method in ("auto", "rodas5p", "radau5")
+    }
+    solution = runs["auto"]
+    assert solution.status is Status.success
+    digits = -np.log10(np.abs(solution.y[-1] / np.asarray(p.y_end) - 1).max())
+    assert digits >= -math.log10(rtol) - 1.5
+    calls = {name: run.stats["nfev"] for name, run in runs.items()}
+    assert calls["auto"] <= 1.5 * calls["rodas5p"]  # its own implicit member, from the start
+    assert calls["auto"] <= 3.5 * min(calls.values())  # never much worse than the best of all
+    assert solution.switches
+    assert all(switch.why for switch in solution.switches)
+
+
+def test_robertson_to_the_end_of_time():
+    p = STIFF["ROBER"]
+    solution = sk.solve(p.f, (0.0, 1e11), p.y0, rtol=1e-6, atol=1e-14)
+    expected = np.array([0.2083340149701255e-07, 0.8333360770334713e-13, 0.9999999791665050])
+    assert np.abs(solution.y[-1] / expected - 1).max() < 1e-4
+    assert [switch.target for switch in solution.switches] == ["rodas5p"]
+    assert solution.stats["nfev"] < 6000
+
+
+def test_what_turns_stiff_and_back_is_cheaper_than_by_any_member():
+    def f(t, y):
+        return np.array([y[1], 100 * (1 - y[0] ** 2) * y[1] - y[0]])
+
+    calls = {
+        method: sk.solve(f, (0.0, 500.0), [2.0, 0.0], method, rtol=1e-5, atol=1e-7).stats["nfev"]
+        for method in ("auto", "tsit5", "rodas5p", "radau5", "kencarp4")
+    }
+    assert calls["auto"] == min(calls.values())
+
+
+@pytest.mark.parametrize("method", ["tsit5", "vern7"])
+def test_a_problem_that_is_not_stiff_is_solved_by_the_explicit_member_alone(method):
+    def f(t, y):
+        return np.array([y[1], -y[0]])
+
+    rtol = 1e-4 if method == "tsit5" else 1e-9
+    ours = sk.solve(f, (0.0, 100.0), [1.0, 0.0], rtol=rtol, atol=rtol)
+    plain = sk.solve(f, (0.0, 100.0), [1.0, 0.0], method, rtol=rtol, atol=rtol)
+    assert ours.switches == ()
+    np.testing.assert_array_equal(ours.y, plain.y)
+    assert ours.stats == plain.stats
+
+
+@pytest.mark.parametrize("n", [50, 400])
+def test_diffusion_goes_to_the_stabilised_member(n):
+    c = (n + 1.0) ** 2
+
+    def f(t, y):
+        wide = np.concatenate([[0.0], y, [0.0]])
+        return c * (wide[:-2] - 2 * y + wide[2:])
+
+    y0 = np.sin(np.pi * np.arange(1, n + 1) / (n + 1)) + 0.1
+    solution = sk.solve(f, (0.0, 0.1), y0, rtol=1e-4, atol=1e-6)
+    tight = sk.solve(f, (0.0, 0.1), y0, "radau5", rtol=1e-8, atol=1e-10, bandwidth=(1, 1))
+    assert [switch.target for switch in solution.switches] == ["rkc2"]
+    np.testing.assert_allclose(solution.y[-1], tight.y[-1], rtol=0, atol=3e-4)
+    assert solution.stats["nfev"] < 0.1 * 0.1 * 4 * c / 3.5 * 6 + 500
+
+
+def test_a_stiff_tensor_has_the_stabilised_member():
+    torch = pytest.importorskip("torch")
+    rates = torch.linspace(-2000.0, -1.0, 64, dtype=torch.float64)
+    double = torch.ones(64, dtype=torch.float64)
+    solution = sk.solve(lambda t, y: rates * (y - torch.cos(t)), (0.0, 3.0), double, rtol=1e-4)
+    assert {switch.target for switch in solution.switches} <= {"rkc2", "tsit5"}
+    assert solution.switches
+    assert abs(float(solution.y[-1, 0]) - math.cos(3.0)) < 1e-2
+
+
+@given(st.floats(1, 7), st.sampled_from([1e-3, 1e-6, 1e-8]))
+def test_every_call_is_counted_and_dense_output_holds_across_switches(power, rtol):
+    lam, calls = -(10.0**power), 0
+
+    def f(t, y):
+        nonlocal calls
+        calls += 1
+        return lam * (y - math.cos(t)) - math.sin(t)
+
+    solution = sk.solve(f, (0.0, 3.0), [2.0], rtol=rtol, atol=rtol, dense=True)
+    assert solution.status is Status.success
+    assert solution.stats["nfev"] == calls
+    t = np.linspace(0.5, 3.0, 101)
+    # Between the steps of a Rosenbrock method stiff components are of lower order than at them:
+    # its steps are as long as its error at their ends allows.
+    exact = np.cos(t) + np.exp(lam * t)
+    assert np.abs(solution(t)[:, 0] - exact).max() < 2000 * rtol
+    assert abs(solution.y[-1, 0] - math.cos(3.0)) < 50 * rtol
+
+
+def test_a_grid_or_a_guide_stays_with_the_explicit_method():
+    solution = sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], grid=10)
+    plain = sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], "tsit5", grid=10)
+    np.testing.assert_array_equal(solution.y, plain.y)
