@@ -1,5 +1,6 @@
 """First run, from end to end: real equations solved and compared, real images sampled.
 
+0. Robertson's reaction to t = 1e11 with ``method="auto"``: where it changes the method, and why.
 1. The Arenstorf orbit and van der Pol's oscillator, stiffkit beside SciPy: calls of f, time, and
    digits against the published end value or a tight reference; trajectories and work-precision
    diagrams.
@@ -108,6 +109,32 @@ def equations(out: Path) -> None:
     axes[0].legend(fontsize=8)
     save(figure, out / "work_precision.png")
     trajectories(out)
+
+
+ROBERTSON_END = np.array([0.2083340149701255e-07, 0.8333360770334713e-13, 0.9999999791665050])
+
+
+def robertson(t: float, y: np.ndarray) -> np.ndarray:  # noqa: ARG001
+    """Return the slope of three concentrations, whose rates differ by nine orders."""
+    u, v, w = y.tolist()
+    slow, fast = 0.04 * u - 1e4 * v * w, 3e7 * v * v
+    return np.array([-slow, slow - fast, fast])
+
+
+def reaction() -> None:
+    """Solve a stiff problem with the default method, and say what it did."""
+    print("Robertson's reaction to t = 1e11, method='auto'")
+    for rtol in (1e-4, 1e-6, 1e-8):
+        run = partial(
+            sk.solve, robertson, (0.0, 1e11), [1.0, 0.0, 0.0], rtol=rtol, atol=1e-8 * rtol
+        )
+        solution, ms = timed(run)
+        score = -np.log10(np.abs(solution.y[-1] / ROBERTSON_END - 1).max())
+        calls = solution.stats["nfev"]
+        print(f"  rtol {rtol:.0e}: {score:4.1f} digits, {calls} calls, {ms:.1f} ms")
+    for switch in solution.switches:
+        print(f"  t = {switch.t:.3g}: {switch.source} to {switch.target}, since {switch.why}")
+    print()
 
 
 def trajectories(out: Path) -> None:
@@ -228,6 +255,7 @@ def main() -> None:
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
+    reaction()
     equations(out)
     images(out)
     print("\npictures:", *WRITTEN, sep="\n  ")

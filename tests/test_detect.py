@@ -243,8 +243,8 @@ def test_short_phases_are_not_mentioned(steps, stiff, speaks):
 def test_message_text():
     text = summary(1000, 0, [evidence(1.0), evidence(5.0)])
     assert text == (
-        "limited by stability since t = 1: stiff, hρ = 3.5 at the limit 3.5 of tsit5; try an "
-        "implicit method, such as solve_ivp(method='Radau')"
+        "limited by stability since t = 1: stiff, hρ = 3.5 at the limit 3.5 of tsit5; try "
+        "method='auto', or an implicit method such as 'rodas5p' or 'radau5'"
     )
 
 

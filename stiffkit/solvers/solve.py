@@ -79,7 +79,9 @@ def solve(
         Take exactly these steps, without error control: times from t0 to t1, or a number of equal
         steps.
     dense : bool
-        Keep an interpolant: ``solution(t)``.
+        Keep an interpolant: ``solution(t)``. Its error, and that of `t_eval` and of events, is not
+        controlled between the steps: where an implicit method damps a very stiff component to far
+        below the tolerance at their ends, bound them with `max_step`.
     events : callable or sequence of callable, optional
         Functions ``g(t, y, *args)`` whose zeros are wanted, with SciPy's attributes ``terminal``
         (bool or count) and ``direction``. See `stiffkit.solvers.events.EventFinder` for what

@@ -157,8 +157,11 @@ class RosenbrockStages(_StiffStages):
         super().__init__(f, backend, linear, rtol, atol)
         self.error_order = min(tableau.order, tableau.order_hat)
         self.tableau, self.u = tableau, np.empty((len(tableau.c), len(y)), dtype=y.dtype)
-        self.A = [np.array(row, dtype=y.dtype) for row in tableau.A]
-        self.C = [np.array(row, dtype=y.dtype) for row in tableau.C]
+        # Row by row α's part and, times γ, the part that C has in the right side.
+        self.rows = [
+            np.array([a, np.multiply(tableau.gamma, c)], dtype=y.dtype)
+            for a, c in zip(tableau.A, tableau.C, strict=True)
+        ]
         self.m = np.array(tableau.m, dtype=y.dtype)
         self.e = np.array(tableau.m, dtype=y.dtype) - np.array(tableau.m_hat, dtype=y.dtype)
         self.f_t: Array = None
@@ -170,14 +173,18 @@ class RosenbrockStages(_StiffStages):
         if not self.fresh:
             self.jacobian(t, y)
             self.f_t = self.linear.time_slope(t, y, self.f_0, h)
-        solve = self.solver(h * tableau.gamma, h)
+        weight = h * tableau.gamma
+        solve, moving = self.solver(weight, h), bool(self.f_t.any())
+        right = weight * self.f_0
         for i, (c_i, d_i) in enumerate(zip(tableau.c, tableau.d, strict=True)):
-            if i == 0:
-                slope = self.f_0
-            else:
-                slope = self.f(t_new - (1 - c_i) * h, y + self.A[i] @ u[:i])
-                slope += self.C[i] @ u[:i] / h
-            u[i] = solve((h * tableau.gamma) * (slope + (h * d_i) * self.f_t))
+            if i > 0:
+                change, rest = self.rows[i] @ u[:i]
+                right = self.f(t_new - (1 - c_i) * h, y + change)
+                right *= weight
+                right += rest
+            if moving:
+                right += (h * weight * d_i) * self.f_t
+            u[i] = solve(right)
         self.y_new = self.backend.protect(y + self.m @ u)
         return self.y_new
 

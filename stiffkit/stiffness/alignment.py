@@ -87,7 +87,7 @@ class DominantEigenpair:
 
 @dataclass(frozen=True)
 class Alignment:
-    """|cos| of the angle between the step's embedded error estimate and the dominant eigenvector.
+    """``|cos|`` of the angle between a step's error estimate and the dominant eigenvector.
 
     For a complex pair of a real problem: the angle with the plane that the pair spans, which a
     random direction meets more often than a line. Where two moduli are nearly equal the vector, and
@@ -113,7 +113,7 @@ class Alignment:
 
 
 def _cosine(error: NumpyArray, value: complex, vector: NumpyArray) -> float:
-    """|cos| between an error and a vector, or the plane of a complex pair; -1 if undefined."""
+    """``|cos|`` between an error and a vector, or the plane of a complex pair; -1 if undefined."""
     size = np.abs(error).max(initial=0.0)
     if not (np.isfinite(size) and size > 0 and value != 0):
         return -1.0
@@ -131,7 +131,7 @@ def _cosine(error: NumpyArray, value: complex, vector: NumpyArray) -> float:
 
 @dataclass(frozen=True)
 class SpectralRadius:
-    """ρ = |λ₁| of the Jacobian at the step's end, from products; None where f is not finite."""
+    """ρ = ``|λ₁|`` of the Jacobian at the step's end, from products; None where f is not finite."""
 
     eigen: DominantEigenpair
     name: str = "spectral_radius"
@@ -144,7 +144,7 @@ class SpectralRadius:
 
 @dataclass(frozen=True)
 class StabilityRatio:
-    """|h λ₁| over the method's stability limit in the direction of h λ₁; inf for a growing mode."""
+    """``|h λ₁|`` over the method's stability limit in its direction; inf for a growing mode."""
 
     eigen: DominantEigenpair
     name: str = "stability_ratio"

@@ -292,8 +292,8 @@ class StiffnessDetector:
         now = "" if self.state is not Stiffness.non_stiff else f" until about t = {last.t:.6g}"
         return (
             f"limited by stability since t = {first.t:.6g}{now}: {last.verdict.value}, {ratio} at "
-            f"the limit {limit} of {self.tableau.name}; try an implicit method, such as "
-            f"solve_ivp(method='Radau')"
+            f"the limit {limit} of {self.tableau.name}; try method='auto', "
+            f"{_advice(last.verdict)}"
         )
 
     def _judge(
@@ -314,6 +314,14 @@ class StiffnessDetector:
                 stages = math.sqrt(abs(value) * min(self.accuracy_step, 1e300))
                 verdict = Stiffness.mildly_stiff if stages < 50 else Stiffness.stiff
         return Evidence(t, h, value, residual, share, self.accuracy_step, products, verdict)
+
+
+def _advice(verdict: Stiffness) -> str:
+    if verdict is Stiffness.mildly_stiff:
+        return "or a stabilised method such as 'rkc2' or 'rock4'"
+    if verdict is Stiffness.oscillatory:
+        return "or an implicit method such as 'radau5'"
+    return "or an implicit method such as 'rodas5p' or 'radau5'"
 
 
 def _without(x: Array, mode: np.ndarray[Any, Any], backend: Backend) -> Array:
