@@ -563,7 +563,8 @@ def test_radius_is_renewed_after_a_rejection_if_stale():
 @pytest.mark.parametrize("rho", [-1.0, math.nan, math.inf])
 def test_radius_must_be_a_radius(rho):
     stages, y = stepper(radius=lambda t, y, f_y: rho)
-    with pytest.raises(ValueError, match="spectral radius"):
+    # A negative one is a mistake; one that is not finite may be right for a shorter step.
+    with pytest.raises(ValueError if rho < 0 else StepFailed, match="spectral radius"):
         stages.attempt(0.0, y, 0.1)
 
 

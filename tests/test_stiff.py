@@ -308,6 +308,101 @@ def test_a_useless_jacobian_is_a_failure_of_newtons_method_and_said(method):
     assert solution.stats["rejected"] > 0
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("method", NEWTON)
+def test_leaving_the_domain_of_f_within_an_iteration_is_a_rejection(method):
+    solution = sk.solve(lambda t, y: -np.sqrt(y), (0.0, 1.9), [1.0], method)
+    assert solution.status is Status.success
+    assert solution.y[-1, 0] == pytest.approx(0.05**2, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [
+        ("trbdf2", Status.non_finite),
+        ("radau5", Status.non_finite),
+        ("rodas4", Status.non_finite),
+        ("rkc2", Status.non_finite),
+    ],
+)
+def test_nan_on_a_grid_is_told_as_such(method, status):
+    solution = sk.solve(
+        lambda t, y: y * (math.nan if t > 0.5 else -1), (0, 1), [1.0], method, grid=10
+    )
+    assert solution.status is status
+    assert solution.t[-1] == pytest.approx(0.5)
+
+
+def test_a_grid_step_that_is_not_stable_is_told():
+    solution = sk.solve(lambda t, y: -1e9 * y, (0.0, 1.0), [1.0], "rkc2", grid=4)
+    assert solution.status is Status.unstable
+
+
+@every_implicit
+def test_a_jacobian_that_is_not_finite_ends_the_solve(method):
+    def jac(t, y):
+        return -np.eye(2) * (math.nan if t > 0.5 else 1)
+
+    solution = sk.solve(lambda t, y: -(y**3), (0.0, 2.0), [1.0, 2.0], method, jac=jac, rtol=1e-3)
+    if solution.status is not Status.success:  # who keeps a Jacobian may never ask again
+        assert solution.status is Status.non_finite
+        assert "Jacobian is not finite" in solution.message
+
+
+@every_stiff
+def test_an_empty_state(method):
+    solution = sk.solve(lambda t, y: -y, (0.0, 1.0), np.zeros(0), method)
+    assert solution.status is Status.success
+    assert solution.y.shape[1:] == (0,)
+
+
+@pytest.mark.parametrize("method", ["rodas4", "rodas5p"])
+def test_products_are_accurate_enough_for_what_nothing_corrects(method):
+    a = np.diag([-1.0, -2.0, -3.0, -50.0]) + np.diag([1.0, 1.0, 1.0], 1)
+    options = {"rtol": 1e-8, "atol": 1e-11}
+    given_ = sk.solve(lambda t, y: a @ y, (0.0, 2.0), np.ones(4), method, jac=a, **options)
+    products = sk.solve(
+        lambda t, y: a @ y, (0.0, 2.0), np.ones(4), method, jvp=lambda t, y, v: a @ v, **options
+    )
+    assert products.stats["accepted"] <= 1.05 * given_.stats["accepted"]
+
+
+def test_factorisations_are_kept():
+    a = np.diag([-1.0, -1000.0])
+    for method in ("rodas4", "trbdf2", "radau5"):
+        solution = sk.solve(
+            lambda t, y: a @ y, (0.0, 1.0), [1.0, 1.0], method, jac=a, grid=np.linspace(0, 1, 101)
+        )
+        assert solution.stats["nlu"] <= (2 if method == "radau5" else 1)
+
+
+def test_arguments_reach_jacobians_and_radii():
+    def f(t, y, a):
+        return -a * y
+
+    def end(method, **options):
+        return sk.solve(f, (0.0, 1.0), [1.0], method, args=(2.0,), **options).y[-1, 0]
+
+    assert end("trbdf2", jvp=lambda t, y, v, a: -a * v) == pytest.approx(math.exp(-2), abs=1e-4)
+    assert end("radau5", jac=lambda t, y, a: [[-a]]) == pytest.approx(math.exp(-2), abs=1e-4)
+    assert end("rkc2", radius=lambda t, y, a: a) == pytest.approx(math.exp(-2), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("tsit5", {"jac": np.eye(1)}, "jac is for implicit"),
+        ("rkc2", {"bandwidth": (0, 0)}, "bandwidth is for implicit"),
+        ("radau5", {"radius": 1.0}, "radius is for stabilised"),
+        ("rkc2", {"radius": -1}, "radius must be a positive"),
+        ("auto", {"radius": "x"}, "radius must be a positive"),
+    ],
+)
+def test_what_a_method_has_no_use_for_is_refused(method, options, message):
+    with pytest.raises(ValueError, match=message):
+        sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], method, **options)
+
+
 def test_a_singular_matrix_is_a_rejection():
     # I − hγJ is singular at the first step that is tried.
     tableau = sk.METHODS["rodas4"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from .._array import Array
 from .differences import time_derivative
 from .jacobian_source import JacobianSource, make_jacobian
@@ -25,6 +27,8 @@ class Algebra:
         The initial state.
     scale : float or flat array
         Sizes below which components are as good as zero, for differences.
+    accuracy : float
+        Relative residual at which iterative solutions of linear systems may stop.
     **given
         ``jac``, ``jvp``, ``jac_sparsity``, ``bandwidth``: see `make_jacobian`.
 
@@ -34,8 +38,10 @@ class Algebra:
         If they have wrong shapes or contradict each other.
     """
 
-    def __init__(self, f: RHS, y: Array, scale: Any = 0.0, **given: Any) -> None:
-        self.f, self.calls = f, 0
+    def __init__(
+        self, f: RHS, y: Array, scale: Any = 0.0, accuracy: float = 1e-4, **given: Any
+    ) -> None:
+        self.f, self.calls, self.accuracy = f, 0, accuracy
         self.source: JacobianSource = make_jacobian(f, y, scale=scale, **given)
         self.solver: LinearSolver | None = None
         self.J: Any = None
@@ -55,11 +61,25 @@ class Algebra:
         """Matrices factorised."""
         return 0 if self.solver is None else self.solver.nlu
 
-    def update(self, t: float, y: Array, f_y: Array) -> None:
-        """Make the Jacobian at (t, y), where f is `f_y`."""
-        self.J = self.source(t, y, f_y)
-        if self.solver is None:
-            self.solver = linear_solver_for(self.J)
+    def update(self, t: float, y: Array, f_y: Array, h: float) -> bool:
+        """Make the Jacobian at (t, y), where f is `f_y`; return whether it is another one.
+
+        Raises
+        ------
+        StepFailed
+            If it is not finite: a tenth of the step `h` is proposed.
+        """
+        if self.J is not None and self.source.constant:
+            return False
+        J = self.source(t, y, f_y)
+        if isinstance(J, np.ndarray) and not np.isfinite(J).all():
+            msg = "the Jacobian is not finite"
+            raise StepFailed(msg, 0.1 * abs(h), "non_finite")
+        if self.solver is None or type(J) is not type(self.J):
+            spent, self.solver = self.nlu, linear_solver_for(J, rtol=self.accuracy)
+            self.solver.nlu = spent
+        self.J = J
+        return True
 
     def time_slope(self, t: float, y: Array, f_y: Array, h: float) -> Array:
         """Return ∂f/∂t at the start of a step of size h."""

@@ -97,7 +97,9 @@ def solve_ivp(
     rtol, atol = _tolerances(options)
     named = ["first_step", "max_step"]
     if tableau.name not in EXPLICIT:
-        named += ["jac", "jac_sparsity"]
+        named += ["jac", "jac_sparsity", "bandwidth", "jvp"]
+        if options.get("jac") is not None:
+            options.pop("jac_sparsity", None)  # as SciPy: a given Jacobian needs no pattern
     known = {key: options.pop(key) for key in named if key in options}
     _warn_extraneous(options)
     solution = solve(

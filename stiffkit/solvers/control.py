@@ -283,6 +283,7 @@ def first_step(
 
     d_0, d_1 = rms(y_0 / scale), rms(f_0 / scale)
     h_0 = 1e-6 if d_0 < 1e-5 or d_1 < 1e-5 else 0.01 * d_0 / d_1
+    h_0 = h_0 if h_0 > 0 else 1e-6  # d_1 may overflow
     h_0 = min(h_0, longest, max_step)  # f is never asked outside the span
     f_1 = f(t_0 + h_0 * direction, y_0 + h_0 * direction * f_0)
     d_2 = rms((f_1 - f_0) / scale) / h_0

@@ -27,6 +27,14 @@ __all__ = ["Run"]
 
 _LOGGER = logging.getLogger("stiffkit")
 
+FAILED = {
+    "newton": Status.newton_failed,
+    "singular": Status.newton_failed,
+    "non_finite": Status.non_finite,
+    "stability": Status.unstable,
+}
+"""By what a step failed for, how a solve ends that cannot do without the step."""
+
 MAX_FAILURES = 20
 """Failures in a row of Newton's method, or of stability, before the solve gives up."""
 
@@ -142,7 +150,7 @@ class Run:
                 y_new = stages.attempt(self.t, self.y, t_new)
             except StepFailed as failed:
                 self._log(h, math.nan, failed.limit, accepted=False)
-                self.end(Status.newton_failed, f"{failed} in the step from t = {self.t!r} by {h!r}")
+                self.end(FAILED[failed.limit], f"{failed} in the step from t = {self.t!r} by {h!r}")
                 return
             if not bool(isfinite(y_new).all()):
                 self.end(Status.non_finite, self._where_not_finite(y_new))
@@ -156,7 +164,7 @@ class Run:
         t, y, t1, direction = self.t, self.y, p.t1, p.direction
         isfinite = p.backend.xp.isfinite
         order = stages.error_order
-        steady = stages.steady
+        hold = stages.hold
         wall = t1  # the nearest time towards which f was not finite
         h_abs, limit, non_finite = self._first_step(order), "first_step", 0
         ratio_of = ErrorRatio(p.rtol, p.atol, y, p.backend)
@@ -187,23 +195,21 @@ class Run:
             h = t_new - t
             try:
                 y_new = stages.attempt(t, y, t_new)
+                errors = stages.errors()
             except StepFailed as failed:
                 self._log(h, math.inf, limit, accepted=False)
                 failures += 1
-                if failed.limit == "non_finite":
-                    non_finite, wall = non_finite + 1, t_new
-                    if non_finite == MAX_NON_FINITE:
-                        self.end(Status.non_finite, f"{failed} after t = {t!r}")
-                        return
-                elif failures == MAX_FAILURES:
-                    self.end(Status.newton_failed, f"{failed} after t = {t!r}, {failures} times")
+                h_abs, limit, retry = failed.longest, failed.limit, True
+                if failures == MAX_FAILURES or h_abs < min_step:
+                    why = f"{failed} after t = {t!r}, {failures} times in a row"
+                    self.end(FAILED[failed.limit], why)
                     return
-                if failed.limit != "stability":
+                if failed.limit == "stability":
+                    attempts_left += 1  # refused before any work was done
+                else:
                     self.rejected += 1
                     _, _, memory = controller(math.inf, memory, order)
-                h_abs, limit, retry = failed.longest, failed.limit, True
                 continue
-            errors = stages.errors()
             ratio = ratio_of(errors, y_new)
             if not math.isfinite(ratio):
                 self.rejected += 1
@@ -223,7 +229,7 @@ class Run:
                 raise ValueError(msg)
             if logging:
                 self._log(h, ratio, limit, accepted=accept)
-            if 1 < factor < steady:
+            if accept and hold[0] < factor < hold[1]:
                 factor = 1.0
             h_abs, limit, retry = abs(h) * factor, "accuracy", not accept
             failures = 0
@@ -249,7 +255,7 @@ class Run:
                 if change is not None:
                     (stages, h_abs), limit = change, "switch"
                     self.stages, self.tableau = stages, self.switcher.method
-                    order, steady, memory = stages.error_order, stages.steady, controller.init()
+                    order, hold, memory = stages.error_order, stages.hold, controller.init()
                     detector = self.watch()
                     countdown = detector.wait if detector is not None else 0
 
@@ -414,6 +420,8 @@ class Run:
             if not bool(backend.xp.isfinite(k_i).all()):
                 bad = first_bad(k_i.reshape(shape), backend)
                 return f"f is not finite after t = {self.t!r}: stage {i + 1}, component {bad}"
+        if len(self.stages.slopes()) == 1:
+            return f"f, or the state, is not finite within the step after t = {self.t!r}"
         if bool(backend.xp.isfinite(y_new).all()):
             return f"the error estimate overflows after t = {self.t!r}"
         bad = first_bad(y_new.reshape(shape), backend)

@@ -130,7 +130,7 @@ def bind(f: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:
     except TypeError as error:
         msg = f"args must be a tuple of f's extra arguments, e.g. args=({args!r},)"
         raise TypeError(msg) from error
-    return f if not extra else lambda t, y: f(t, y, *extra)
+    return f if not extra else lambda *arguments: f(*arguments, *extra)
 
 
 def _span(t_span: Any) -> tuple[float, float]:
@@ -221,6 +221,30 @@ def check_method(method: Any, methods: Mapping[str, Any], *, adaptive: bool) -> 
         )
         raise ValueError(msg)
     return tableau
+
+
+def check_stiff(method: Any, options: Mapping[str, Any], *, auto: bool) -> None:
+    """Check what only some methods have a use for.
+
+    Raises
+    ------
+    ValueError
+        If `radius` is no positive number and no function, or a method is given what it has no use
+        for.
+    """
+    radius = options.get("radius")
+    if radius is not None and not callable(radius):
+        check_positive("radius", radius)
+    if auto:
+        return
+    stabilised = hasattr(method, "degrees")
+    explicit = isinstance(method, ButcherTableau) and method.explicit
+    for name, value in options.items():
+        fits = stabilised if name == "radius" else not (stabilised or explicit)
+        if value is not None and not fits:
+            kind = "stabilised" if name == "radius" else "implicit and Rosenbrock"
+            msg = f"{name} is for {kind} methods; {method.name!r} has no use for it"
+            raise ValueError(msg)
 
 
 def has_kernel(tableau: ButcherTableau) -> bool:

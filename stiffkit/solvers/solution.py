@@ -24,6 +24,7 @@ class Status(Enum):
     max_steps = "made max_steps attempts without reaching the end"
     non_finite = "the right-hand side is not finite"
     step_too_small = "the step size fell below the spacing of floating-point times"
+    unstable = "the steps that are asked for are longer than the method is stable for"
     newton_failed = "the nonlinear equations of a step could not be solved"
     interrupted = "stopped by the callback or by an exception"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from .control import Controller
 from .loop import Run
-from .methods import METHODS, Method
+from .methods import EXPLICIT, METHODS, Method
 from .options import Hooks, Progress, StepOptions, event_functions
-from .problem import bind, check_method, make_problem
+from .problem import bind, check_method, check_stiff, make_problem
 from .solution import Solution, Status
 from .step import Step, StepHook
 from .tableau import ButcherTableau
@@ -152,8 +152,13 @@ def solve(
     functions = event_functions(events, args)
     problem = make_problem(f, t_span, y0, args, rtol, atol)
     steps.check(problem)
-    stiff = {"jac": jac if not callable(jac) else bind(jac, args), "radius": radius}
-    stiff |= {"jvp": jvp, "jac_sparsity": jac_sparsity, "bandwidth": bandwidth}
+    stiff = {"jac": jac, "radius": radius, "jvp": jvp}
+    for key, given in stiff.items():
+        stiff[key] = bind(given, args) if callable(given) else given
+    stiff |= {"jac_sparsity": jac_sparsity, "bandwidth": bandwidth}
+    check_stiff(tableau, stiff, auto=auto)
+    if problem.y0.shape[0] == 0 and tableau.name not in EXPLICIT:
+        tableau = EXPLICIT["tsit5"]  # there is nothing to be stiff
     run = Run(
         problem,
         tableau,

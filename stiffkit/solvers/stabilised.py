@@ -571,7 +571,7 @@ class RadiusKeeper:
         """
         if self.age >= self.every or (rejected and self.age > 0):
             rho = float(self.estimate(t, y, f_y))
-            if not 0.0 <= rho < math.inf:
+            if not rho >= 0.0 and not math.isnan(rho):
                 msg = f"the spectral radius was estimated as {rho!r} at t = {t!r}"
                 raise ValueError(msg)
             self.value, self.age = self.safety * rho, 0
@@ -595,7 +595,7 @@ class StabilisedStages:
 
     njev = 0
     nlu = 0
-    steady = 1.0
+    hold = (1.0, 1.0)
 
     def __init__(
         self, f: RHS, method: StabilisedMethod, backend: Backend, radius: RadiusKeeper
@@ -637,6 +637,9 @@ class StabilisedStages:
         """
         h, method, backend = t_new - t, self.method, self.backend
         rho = self.radius(t, y, self.f_0, rejected=self.attempted)
+        if not math.isfinite(rho):
+            msg = "the spectral radius is not finite"
+            raise StepFailed(msg, 0.1 * abs(h), "non_finite")
         if abs(h) * rho > method.beta(method.max_stages):
             longest = method.longest(rho)
             msg = f"{method.name} takes steps of at most {longest:.6g} where ρ = {rho:.6g}"

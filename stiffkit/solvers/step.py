@@ -94,7 +94,7 @@ class _Stages:
         self.f, self.f_keeping, self.backend = f, backend.keeping(f), backend
         self.tableau = tableau
         self.s, self.error_order = tableau.n_stages, tableau.error_order or 0
-        self.steady = 1.0
+        self.hold = (1.0, 1.0)
         self.nfev = self.njev = self.nlu = 0
         self.f_new_slot = self.s - 1 if tableau.fsal else self.s
         self.f_new_at: Array = None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .._array import Array, is_torch
 from .algebra import Algebra
 from .problem import Problem
+from .rosenbrock import RosenbrockTableau
 from .stabilised import RadiusKeeper, StabilisedMethod, StabilisedStages
 from .stiff_step import make_stiff_stages
 
@@ -48,7 +51,11 @@ def start_stiff(
     jac, shape = jacobian.get("jac"), p.shape
     if callable(jac) and len(shape) != 1:
         jacobian["jac"] = lambda t, y: jac(t, y.reshape(shape))
-    linear = Algebra(p.f, p.y0, p.atol, **jacobian)
+    # Newton's method corrects what an iterative solution leaves, a Rosenbrock method does not.
+    rough = 1e-4
+    if isinstance(method, RosenbrockTableau):
+        rough = min(rough, max(1e-2 * float(np.min(np.asarray(p.rtol))), 1e-13))
+    linear = Algebra(p.f, p.y0, p.atol, rough, **jacobian)
     return make_stiff_stages(p.f, method, p.y0, f_0, p.backend, linear, p.rtol, p.atol)
 
 

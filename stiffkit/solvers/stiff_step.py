@@ -35,12 +35,15 @@ class _StiffStages:
     error_order: int
     err: Array = None
     """Error estimate of the last attempt."""
-    steady = 1.0
-    """Step sizes that would grow by less than this factor are kept, and the factorisation too."""
+    hold = (1.0, 1.0)
+    """Between these factors a step size is kept, and the factorisation with it."""
 
-    def __init__(self, f: RHS, backend: Backend, linear: Algebra, rtol: Any, atol: Any) -> None:
+    def __init__(
+        self, f: RHS, y: Array, backend: Backend, linear: Algebra, rtol: Any, atol: Any
+    ) -> None:
         self.call, self.backend, self.linear = backend.keeping(f), backend, linear
-        self.rtol, self.atol = rtol, atol + backend.tiny(np.empty(0))
+        self.rtol, self.atol = rtol, atol + backend.tiny(y)
+        self.eps = float(np.finfo(y.dtype).eps)
         self.calls = 0
         self.f_0: Array = None
         self.f_end: Array = None
@@ -51,8 +54,9 @@ class _StiffStages:
         """Whether the Jacobian belongs to the state that the step starts from."""
         self.known = False
         """Whether there is a Jacobian at all."""
-        self.solves: dict[complex, Callable[[Array], Array]] = {}
-        """By c, the factorisations of the last matrix."""
+        self.solves: dict[float, Callable[[Array], Array]] = {}
+        """By the direction of c in the plane, the factorisations for the last step size."""
+        self.h_solved = 0.0
 
     @property
     def nfev(self) -> int:
@@ -77,7 +81,7 @@ class _StiffStages:
 
     def start(self, y: Array, f_0: Array) -> None:  # noqa: ARG002
         """Get ready to step from y, given f_0 = f(t, y)."""
-        self.f_0, self.fresh = f_0, False
+        self.f_0, self.fresh, self.err = f_0, False, None
 
     def advance(self, t: float, y: Array) -> None:
         """Get ready to step from the end (t, y) of the step before."""
@@ -104,7 +108,7 @@ class _StiffStages:
 
     def estimate(self) -> Array:
         """Return the same, for a Step."""
-        return self.err
+        return self.estimate_error() if self.err is None else self.err
 
     def estimate_error(self) -> Array:
         """Estimate the local error of the last attempt."""
@@ -114,20 +118,23 @@ class _StiffStages:
         """Return no probe: stages of implicit methods are no two independent evaluations."""
         return None
 
-    def jacobian(self, t: float, y: Array) -> None:
-        """Make the Jacobian at the start of the step."""
+    def jacobian(self, t: float, y: Array, h: float) -> None:
+        """Make the Jacobian at the start of a step of size h."""
         # Differences divide by small increments: they need f itself, to the last digit.
-        self.linear.update(t, y, self.f_0 if self.exact else self.f(t, y))
+        if self.linear.update(t, y, self.f_0 if self.exact else self.f(t, y), h):
+            self.solves.clear()
         self.fresh = self.known = True
-        self.solves.clear()
 
     def solver(self, c: complex, h: float) -> Callable[[Array], Array]:
         """Return r ↦ (I − cJ)⁻¹ r, factorised once for each c."""
-        if c not in self.solves:
-            if len(self.solves) > 2:  # radau5 has up to three at a time, the others one
-                self.solves.clear()
-            self.solves[c] = self.linear.factorise(c, h)
-        return self.solves[c]
+        # Steps of a uniform grid differ by roundings: they share a factorisation.
+        if abs(h - self.h_solved) > 1e-12 * abs(h):
+            self.solves.clear()
+            self.h_solved = h
+        key = round(c.imag / abs(c), 6)
+        if key not in self.solves:
+            self.solves[key] = self.linear.factorise(c, h)
+        return self.solves[key]
 
     def norm(self, x: Array, scale: Array) -> float:
         """Return the rms of `x` in units of the tolerance."""
@@ -154,7 +161,7 @@ class RosenbrockStages(_StiffStages):
         rtol: Any,
         atol: Any,
     ) -> None:
-        super().__init__(f, backend, linear, rtol, atol)
+        super().__init__(f, y, backend, linear, rtol, atol)
         self.error_order = min(tableau.order, tableau.order_hat)
         self.tableau, self.u = tableau, np.empty((len(tableau.c), len(y)), dtype=y.dtype)
         # Row by row α's part and, times γ, the part that C has in the right side.
@@ -171,7 +178,7 @@ class RosenbrockStages(_StiffStages):
         """Compute the stages of the step from (t, y) to t_new; return y_new."""
         h, tableau, u = t_new - t, self.tableau, self.u
         if not self.fresh:
-            self.jacobian(t, y)
+            self.jacobian(t, y, h)
             self.f_t = self.linear.time_slope(t, y, self.f_0, h)
         weight = h * tableau.gamma
         solve, moving = self.solver(weight, h), bool(self.f_t.any())
@@ -202,12 +209,14 @@ class RosenbrockStages(_StiffStages):
 class _NewtonStages(_StiffStages):
     """Simplified Newton iteration with Hairer's control of its contraction (HW II, IV.8)."""
 
-    steady = 1.2
+    hold = (1.0, 1.2)
 
-    def __init__(self, f: RHS, backend: Backend, linear: Algebra, rtol: Any, atol: Any) -> None:
-        super().__init__(f, backend, linear, rtol, atol)
+    def __init__(
+        self, f: RHS, y: Array, backend: Backend, linear: Algebra, rtol: Any, atol: Any
+    ) -> None:
+        super().__init__(f, y, backend, linear, rtol, atol)
         least = float(np.min(rtol))
-        self.tol = max(10 * np.finfo(float).eps / least, min(0.03, math.sqrt(least)))
+        self.tol = max(10 * self.eps / least, min(0.03, math.sqrt(least)))
         """How far from its solution an iteration may stop, in units of the tolerance."""
         self.rate, self.iterations = 1.0, 0
         """Worst contraction of the step, and most iterations of a stage."""
@@ -228,14 +237,15 @@ class _NewtonStages(_StiffStages):
         StepFailed
             If the iteration fails with the Jacobian of the step's own start.
         """
+        h = t_new - t
         if not self.known:
-            self.jacobian(t, y)
+            self.jacobian(t, y, h)
         try:
             return self.solve_stages(t, y, t_new)
         except StepFailed:
             if self.fresh:
                 raise
-        self.jacobian(t, y)
+        self.jacobian(t, y, h)
         return self.solve_stages(t, y, t_new)
 
     def solve_stages(self, t: float, y: Array, t_new: float) -> Array:
@@ -244,7 +254,7 @@ class _NewtonStages(_StiffStages):
 
     def iterate(self, h: float, correct: Callable[[], float]) -> None:
         """Call `correct`, which makes one correction and returns its norm, until it converges."""
-        old, eta = 0.0, max(self.eta, np.finfo(float).eps) ** 0.8
+        old, eta = 0.0, max(self.eta, self.eps) ** 0.8
         for m in range(1, self.most + 1):
             norm = correct()
             if not math.isfinite(norm):
@@ -279,7 +289,7 @@ class DirkStages(_NewtonStages):
         rtol: Any,
         atol: Any,
     ) -> None:
-        super().__init__(f, backend, linear, rtol, atol)
+        super().__init__(f, y, backend, linear, rtol, atol)
         self.error_order = tableau.error_order or 0
         self.tableau, self.K = tableau, np.empty((tableau.n_stages, len(y)), dtype=y.dtype)
         self.A, self.gamma = tableau.A.astype(y.dtype), float(tableau.A[1, 1])
@@ -317,7 +327,7 @@ class DirkStages(_NewtonStages):
         Y = y
         for i in range(1, len(c)):
             psi = y + h * (A[i, :i] @ K[:i])
-            t_i = t_new - (1 - c[i]) * h
+            t_i = t_new - (1 - float(c[i])) * h
             Y = psi + weight * K[i - 1]
 
             def correct(t_i: float = t_i, psi: Array = psi) -> float:
@@ -348,6 +358,7 @@ class RadauStages(_NewtonStages):
     """Steps of Radau IIA of order 5: Hairer's transformation, his estimate, his start values."""
 
     error_order = 3
+    hold = (0.91, 1.2)
 
     def __init__(
         self,
@@ -359,7 +370,7 @@ class RadauStages(_NewtonStages):
         rtol: Any,
         atol: Any,
     ) -> None:
-        super().__init__(f, backend, linear, rtol, atol)
+        super().__init__(f, y, backend, linear, rtol, atol)
         self.tableau, self.data = tableau, radau_transformation()
         self.Z = np.zeros((3, len(y)), dtype=y.dtype)
         self.h = 0.0
@@ -389,7 +400,7 @@ class RadauStages(_NewtonStages):
         pair = complex(data.alpha, data.beta)
         real, twin = self.solver(h / data.gamma, h), self.solver(h / pair, h)
         other = self.solver(h / pair.conjugate(), h) if y.dtype.kind == "c" else None
-        times = [t_new - (1 - c_i) * h for c_i in c]
+        times = [t_new - (1 - c_i) * h for c_i in c.tolist()]
         if self.last is None:
             Z[:] = 0
         else:
