@@ -17,6 +17,7 @@ import numpy as np
 from figures_alignment import alignment, alignment_table
 from figures_implicit import implicit_methods, implicit_table
 from figures_stabilised import stabilised
+from figures_stiff import digits_table, work_precision, work_precision_table
 
 import stiffkit as sk
 
@@ -42,6 +43,8 @@ def make(out: Path) -> None:
         "detector": detector_table,
         "alignment": alignment_table,
         "implicit": implicit_table,
+        "work_precision": work_precision_table,
+        "work_precision_digits": digits_table,
     }
     for name, write in tables.items():
         (out / f"{name}.md").write_text(write(), encoding="utf-8")
@@ -53,6 +56,7 @@ def make(out: Path) -> None:
         "events": events,
         "alignment": alignment,
         "implicit": implicit_methods,
+        "work_precision": work_precision,
         "stabilised": stabilised,
     }
     with mpl.rc_context(STYLE):

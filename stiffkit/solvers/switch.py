@@ -36,6 +36,10 @@ EVERY = 10
 CLEARLY = 0.7
 """A family must cost less than this share of the one in use to replace it."""
 
+BROKEN = 1.5
+"""A stabilised family that costs so many times what was promised is left for good: its order is
+reduced, or the spectrum is not as real as it looked."""
+
 LOOKS = 2
 """Looks in a row that must agree before a stiff family is left."""
 
@@ -77,6 +81,11 @@ class Switcher:
         self.stages: dict[str, Any] = {}
         self.switches: list[Switch] = []
         self.last_step: dict[str, float] = {}
+        self.promise = math.inf
+        self.since = problem.t0, 0
+        # Where a factorisation costs next to nothing, order four is too low for many digits.
+        self.trusted = self.n > 100 or rtol >= 1e-7
+        """Whether the stabilised family is one to go to: so far it has kept its promises."""
         self.steps = self.votes = 0
         self.patience = EVERY
         self.seen = 0
@@ -180,11 +189,13 @@ class Switcher:
         costs = {"explicit": self.explicit.n_stages / h}
         if self.has_implicit:
             costs["implicit"] = self.implicit_cost(calls) / self.reach(self.implicit, reach)
-        if abs(proof.eigenvalue.imag) <= 0.1 * abs(proof.eigenvalue.real):
+        real = abs(proof.eigenvalue.imag) <= 0.1 * abs(proof.eigenvalue.real)
+        if real and (self.trusted or not self.has_implicit):
             costs["stabilised"] = self.stabilised_rate(self.reach(self.stabilised, reach), rho)
         best = min(costs, key=lambda family: costs[family])
         if costs[best] > CLEARLY * costs["explicit"]:
             return None
+        self.promise = costs[best]
         first = max(min(reach / 4, self.last_step.get(best, math.inf)), h)
         why = (
             f"hρ = {rho * abs(proof.h):.3g} is at the limit of {self.explicit.name}; accuracy "
@@ -199,6 +210,13 @@ class Switcher:
         if rho is None:
             return None
         calls = self._calls()
+        t_go, calls_go = self.since
+        spent = (calls - calls_go) / max(abs(t - t_go), 1e-300)
+        broken = self.family == "stabilised" and spent > BROKEN * self.promise
+        if broken and self.has_implicit and spent > self.implicit_cost(calls) / h:
+            self.trusted = False
+            why = f"it takes {spent / self.promise:.3g} times the calls that were promised"
+            return self._go("implicit", t, y, h, h, why)
         stable = 0.9 * self.explicit.real_stability_limit / rho if rho > 0 else math.inf
         stable = min(self.reach(self.explicit, h), stable)
         costs = {"explicit": self.explicit.n_stages / stable}
@@ -259,5 +277,6 @@ class Switcher:
         # reason to change for ever.
         self.patience = min(2 * self.patience, 1000) if len(self.switches) > 3 else EVERY
         self.steps = self.votes = self.seen = 0
+        self.since = t, self._calls()
         self.switches.append(Switch(t, source, self.method.name, why))
         return self.stages[family], first

@@ -177,8 +177,8 @@ def power_iteration(
     Returns
     -------
     Eigenpair
-        For A = 0 the value 0. Converges as (|λ₃|/|λ₁|)^k for a pair λ₁, λ₂ of equal modulus, else
-        as (|λ₂|/|λ₁|)^k; slowly (1/k) for a defective eigenvalue.
+        For A = 0 the value 0. Converges as ``(|λ₃|/|λ₁|)^k`` for a pair λ₁, λ₂ of equal modulus,
+        else as ``(|λ₂|/|λ₁|)^k``; slowly (1/k) for a defective eigenvalue.
 
     References
     ----------
