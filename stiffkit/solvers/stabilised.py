@@ -15,7 +15,6 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
 
 from .._array import Array, Backend
 from .dense import Segment
@@ -449,6 +448,8 @@ class StabilisedMethod:
         ValueError
             If the method does not come with `s` stages.
         """
+        from scipy.optimize import brentq  # takes longer to import than all of stiffkit
+
         # Dense for R_s, which oscillates about as cos(sθ) does, θ = 2 arcsin √(x/β).
         reach = 1.3 * self.growth * s**2 + 2.0
         x = reach * np.sin(np.linspace(0, np.pi / 2, 40 * s)) ** 2
