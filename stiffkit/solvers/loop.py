@@ -125,7 +125,9 @@ class Run:
         else:  # the rooms of the stiff methods are entered when a solve needs them
             from .stiff import start_stiff
 
-            self.stages = start_stiff(p, self.tableau, f_0, **self.stiff)
+            self.stages = start_stiff(
+                p, self.tableau, f_0, fixed=self.steps.grid is not None, **self.stiff
+            )
         return True
 
     def watch(self) -> StiffnessDetector | None:
@@ -141,7 +143,6 @@ class Run:
 
     def _follow_grid(self, grid: list[float], bar: Progress) -> None:
         stages, isfinite = self.stages, self.problem.backend.xp.isfinite
-        stages.most = 50  # iterations: a step that fails cannot be made smaller here
         for t_new in grid[1:]:
             h = t_new - self.t
             if self.accepted:

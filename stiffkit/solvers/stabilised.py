@@ -620,12 +620,13 @@ class StabilisedStages:
         return self.calls + self.radius.nfev
 
     def start(self, y: Array, f_0: Array) -> None:  # noqa: ARG002
-        """Get ready to step from y, given f_0 = f(t, y)."""
+        """Get ready to step from y, given f_0 = f(t, y), whatever was before."""
         self.f_0, self.attempted = f_0, False
+        self.radius.age = self.radius.every
 
     def advance(self, t: float, y: Array) -> None:
         """Get ready to step from the end (t, y) of the step before, which was accepted."""
-        self.start(y, self.f_new(t, y))
+        self.f_0, self.attempted = self.f_new(t, y), False
         self.radius.accept()
 
     def attempt(self, t: float, y: Array, t_new: float) -> Array:

@@ -17,7 +17,13 @@ __all__ = ["start_stiff"]
 
 
 def start_stiff(
-    problem: Problem, method: Any, f_0: Array, *, radius: Any = None, **jacobian: Any
+    problem: Problem,
+    method: Any,
+    f_0: Array,
+    *,
+    fixed: bool = False,
+    radius: Any = None,
+    **jacobian: Any,
 ) -> Any:
     """Return the stages of a solve from y0, where f is `f_0`.
 
@@ -29,6 +35,8 @@ def start_stiff(
         How to solve it.
     f_0 : flat array
         f(t0, y0).
+    fixed : bool
+        Whether the steps are given.
     radius : callable or float, optional
         ``radius(t, y)``, a bound of the spectral radius, for stabilised methods; by default it is
         estimated by nonlinear power iteration.
@@ -56,7 +64,7 @@ def start_stiff(
     if isinstance(method, RosenbrockTableau):
         rough = min(rough, max(1e-2 * float(np.min(np.asarray(p.rtol))), 1e-13))
     linear = Algebra(p.f, p.y0, p.atol, rough, **jacobian)
-    return make_stiff_stages(p.f, method, p.y0, f_0, p.backend, linear, p.rtol, p.atol)
+    return make_stiff_stages(p, method, f_0, linear, fixed=fixed)
 
 
 def _radius_keeper(problem: Problem, radius: Any) -> RadiusKeeper:

@@ -7,17 +7,19 @@ serves, its factorisation as long as the step size stays.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
 
-from .._array import Array, Backend
+from .._array import Array
 from .algebra import Algebra
 from .dense import Segment
 from .implicit import RadauTransformation, radau_transformation
+from .problem import Problem
 from .rosenbrock import RosenbrockTableau
-from .step import RHS, StepFailed
+from .step import StepFailed
 from .tableau import ButcherTableau
 
 __all__ = ["DirkStages", "RadauStages", "RosenbrockStages", "make_stiff_stages"]
@@ -25,11 +27,14 @@ __all__ = ["DirkStages", "RadauStages", "RosenbrockStages", "make_stiff_stages"]
 MAX_ITERATIONS = 8
 """Newton iterations of a stage. RADAU5 allows 7 and cuts the step sooner."""
 
+PATIENT = 50
+"""The same on a grid."""
+
 REUSE_RATE = 1e-2
 """A Jacobian that lets Newton's method contract by this much is good enough for another step."""
 
 
-class _StiffStages:
+class _StiffStages(ABC):
     """What the three families share: the Jacobian's age, the account, dense output."""
 
     error_order: int
@@ -38,11 +43,11 @@ class _StiffStages:
     hold = (1.0, 1.0)
     """Between these factors a step size is kept, and the factorisation with it."""
 
-    def __init__(
-        self, f: RHS, y: Array, backend: Backend, linear: Algebra, rtol: Any, atol: Any
-    ) -> None:
-        self.call, self.backend, self.linear = backend.keeping(f), backend, linear
-        self.rtol, self.atol = rtol, atol + backend.tiny(y)
+    def __init__(self, problem: Problem, tableau: Any, linear: Algebra) -> None:
+        y, self.backend = problem.y0, problem.backend
+        self.tableau, self.linear = tableau, linear
+        self.call = self.backend.keeping(problem.f)
+        self.rtol, self.atol = problem.rtol, problem.atol + self.backend.tiny(y)
         self.eps = float(np.finfo(y.dtype).eps)
         self.calls = 0
         self.f_0: Array = None
@@ -79,13 +84,18 @@ class _StiffStages:
         y.setflags(write=False)
         return np.array(self.call(t, y), dtype=y.dtype)
 
-    def start(self, y: Array, f_0: Array) -> None:  # noqa: ARG002
-        """Get ready to step from y, given f_0 = f(t, y)."""
-        self.f_0, self.fresh, self.err = f_0, False, None
+    def start(self, y: Array, f_0: Array) -> None:
+        """Get ready to step from y, given f_0 = f(t, y), whatever was before."""
+        self.known, self.exact = False, True
+        self.begin(y, f_0)
 
     def advance(self, t: float, y: Array) -> None:
         """Get ready to step from the end (t, y) of the step before."""
-        self.start(y, self.f_new(t, y))
+        self.begin(y, self.f_new(t, y))
+
+    def begin(self, y: Array, f_0: Array) -> None:  # noqa: ARG002
+        """Forget the attempts before; f_0 is f(t, y), or as good."""
+        self.f_0, self.fresh, self.err = f_0, False, None
 
     def f_new(self, t: float, y: Array) -> Array:
         """Return f(t, y) at the end of the step."""
@@ -110,9 +120,9 @@ class _StiffStages:
         """Return the same, for a Step."""
         return self.estimate_error() if self.err is None else self.err
 
+    @abstractmethod
     def estimate_error(self) -> Array:
         """Estimate the local error of the last attempt."""
-        raise NotImplementedError
 
     def probe_state(self) -> Array | None:
         """Return no probe: stages of implicit methods are no two independent evaluations."""
@@ -151,19 +161,11 @@ class _StiffStages:
 class RosenbrockStages(_StiffStages):
     """Steps of a Rosenbrock method: s solves with one matrix, and no iteration."""
 
-    def __init__(
-        self,
-        f: RHS,
-        tableau: RosenbrockTableau,
-        y: Array,
-        backend: Backend,
-        linear: Algebra,
-        rtol: Any,
-        atol: Any,
-    ) -> None:
-        super().__init__(f, y, backend, linear, rtol, atol)
+    def __init__(self, problem: Problem, tableau: RosenbrockTableau, linear: Algebra) -> None:
+        super().__init__(problem, tableau, linear)
+        y = problem.y0
         self.error_order = min(tableau.order, tableau.order_hat)
-        self.tableau, self.u = tableau, np.empty((len(tableau.c), len(y)), dtype=y.dtype)
+        self.u = np.empty((len(tableau.c), len(y)), dtype=y.dtype)
         # Row by row α's part and, times γ, the part that C has in the right side.
         self.rows = [
             np.array([a, np.multiply(tableau.gamma, c)], dtype=y.dtype)
@@ -211,11 +213,9 @@ class _NewtonStages(_StiffStages):
 
     hold = (1.0, 1.2)
 
-    def __init__(
-        self, f: RHS, y: Array, backend: Backend, linear: Algebra, rtol: Any, atol: Any
-    ) -> None:
-        super().__init__(f, y, backend, linear, rtol, atol)
-        least = float(np.min(rtol))
+    def __init__(self, problem: Problem, tableau: Any, linear: Algebra) -> None:
+        super().__init__(problem, tableau, linear)
+        least = float(np.min(problem.rtol))
         self.tol = max(10 * self.eps / least, min(0.03, math.sqrt(least)))
         """How far from its solution an iteration may stop, in units of the tolerance."""
         self.rate, self.iterations = 1.0, 0
@@ -223,9 +223,9 @@ class _NewtonStages(_StiffStages):
         self.eta = 1.0
         self.most = MAX_ITERATIONS
 
-    def start(self, y: Array, f_0: Array) -> None:
-        """Get ready to step from y, given f_0 = f(t, y)."""
-        super().start(y, f_0)
+    def begin(self, y: Array, f_0: Array) -> None:
+        """Forget the attempts before, and a Jacobian that has had its day."""
+        super().begin(y, f_0)
         if self.iterations > 2 and self.rate > REUSE_RATE:
             self.known = False
 
@@ -248,9 +248,9 @@ class _NewtonStages(_StiffStages):
         self.jacobian(t, y, h)
         return self.solve_stages(t, y, t_new)
 
+    @abstractmethod
     def solve_stages(self, t: float, y: Array, t_new: float) -> Array:
         """Solve the nonlinear systems of the step; return y_new."""
-        raise NotImplementedError
 
     def iterate(self, h: float, correct: Callable[[], float]) -> None:
         """Call `correct`, which makes one correction and returns its norm, until it converges."""
@@ -279,32 +279,23 @@ class _NewtonStages(_StiffStages):
 class DirkStages(_NewtonStages):
     """Steps of a singly diagonally implicit method with an explicit first stage (ESDIRK)."""
 
-    def __init__(
-        self,
-        f: RHS,
-        tableau: ButcherTableau,
-        y: Array,
-        backend: Backend,
-        linear: Algebra,
-        rtol: Any,
-        atol: Any,
-    ) -> None:
-        super().__init__(f, y, backend, linear, rtol, atol)
+    def __init__(self, problem: Problem, tableau: ButcherTableau, linear: Algebra) -> None:
+        super().__init__(problem, tableau, linear)
+        y = problem.y0
         self.error_order = tableau.error_order or 0
-        self.tableau, self.K = tableau, np.empty((tableau.n_stages, len(y)), dtype=y.dtype)
+        self.K = np.empty((tableau.n_stages, len(y)), dtype=y.dtype)
         self.A, self.gamma = tableau.A.astype(y.dtype), float(tableau.A[1, 1])
         self.b = tableau.b.astype(y.dtype)
         self.e = np.asarray(tableau.e).astype(y.dtype)
         self.h = 0.0
-        self.last: Segment | None = None
 
     def slopes(self) -> list[Array]:
         """Return all stage derivatives."""
         return list(self.K)
 
-    def start(self, y: Array, f_0: Array) -> None:
-        """Get ready to step from y, given f_0 = f(t, y)."""
-        super().start(y, f_0)
+    def begin(self, y: Array, f_0: Array) -> None:
+        """Forget the attempts before; f_0 is the first stage."""
+        super().begin(y, f_0)
         self.K[0] = f_0
 
     def advance(self, t: float, y: Array) -> None:
@@ -312,7 +303,7 @@ class DirkStages(_NewtonStages):
         # f(t, y) itself would amplify what Newton's method left of the stiff modes; the stage's
         # own derivative, (Y − ψ)/(hγ), does not.
         if self.tableau.stiffly_accurate and self.f_end_at is y:
-            self.start(y, self.f_end)
+            self.begin(y, self.f_end)
             self.exact = False
         else:
             super().advance(t, y)
@@ -360,18 +351,10 @@ class RadauStages(_NewtonStages):
     error_order = 3
     hold = (0.91, 1.2)
 
-    def __init__(
-        self,
-        f: RHS,
-        tableau: ButcherTableau,
-        y: Array,
-        backend: Backend,
-        linear: Algebra,
-        rtol: Any,
-        atol: Any,
-    ) -> None:
-        super().__init__(f, y, backend, linear, rtol, atol)
-        self.tableau, self.data = tableau, radau_transformation()
+    def __init__(self, problem: Problem, tableau: ButcherTableau, linear: Algebra) -> None:
+        super().__init__(problem, tableau, linear)
+        y = problem.y0
+        self.data = radau_transformation()
         self.Z = np.zeros((3, len(y)), dtype=y.dtype)
         self.h = 0.0
         self.y: Array = y
@@ -383,14 +366,15 @@ class RadauStages(_NewtonStages):
         self.last: Segment | None = None
 
     def start(self, y: Array, f_0: Array) -> None:
-        """Get ready to step from y, given f_0 = f(t, y)."""
+        """Get ready to step from y, given f_0 = f(t, y), whatever was before."""
         super().start(y, f_0)
-        self.careful = self.last is None
+        self.last, self.careful = None, True
 
     def advance(self, t: float, y: Array) -> None:
         """Get ready to step from the end (t, y) of the step before."""
         self.last = self._collocation(self.t_0, self.y, t, self.y_new)
         super().advance(t, y)
+        self.careful = False
 
     def solve_stages(self, t: float, y: Array, t_new: float) -> Array:
         """Solve for the three stages at once; return y_new."""
@@ -455,22 +439,25 @@ class RadauStages(_NewtonStages):
 
 
 def make_stiff_stages(
-    f: RHS,
+    problem: Problem,
     method: ButcherTableau | RosenbrockTableau,
-    y: Array,
     f_0: Array,
-    backend: Backend,
     linear: Algebra,
-    rtol: Any,
-    atol: Any,
+    *,
+    fixed: bool = False,
 ) -> _StiffStages:
-    """Stages of an implicit or Rosenbrock method, for a solve from y with f(t0, y) = f_0."""
+    """Stages of an implicit or Rosenbrock method, for a solve from y0 with f(t0, y0) = f_0.
+
+    With `fixed` steps an iteration that is slow cannot be helped by a smaller one: it may take
+    its time.
+    """
     stages: _StiffStages
     if isinstance(method, RosenbrockTableau):
-        stages = RosenbrockStages(f, method, y, backend, linear, rtol, atol)
-    elif method.A[0].any():
-        stages = RadauStages(f, method, y, backend, linear, rtol, atol)
+        stages = RosenbrockStages(problem, method, linear)
     else:
-        stages = DirkStages(f, method, y, backend, linear, rtol, atol)
-    stages.start(y, f_0)
+        kind = RadauStages if method.A[0].any() else DirkStages
+        stages = kind(problem, method, linear)
+        if fixed:
+            stages.most = PATIENT
+    stages.start(problem.y0, f_0)
     return stages
