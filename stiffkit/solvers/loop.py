@@ -435,28 +435,36 @@ class Run:
             f"{cause}, or f is discontinuous, or the tolerances are too tight for the dtype"
         )
 
-    def solution(self) -> Solution:
-        """Return all that was computed; the run is over."""
-        p, backend = self.problem, self.problem.backend
-        nfev = self.nfev_first + sum(detector.nfev for detector in self.detectors)
-        njev = nlu = 0
+    def _stats(self) -> dict[str, int]:
+        """Count what all families together have spent."""
         used = [] if self.stages is None else [self.stages]
         if self.switcher is not None:
             used = list(self.switcher.stages.values())
-        for stages in used:
-            nfev, njev, nlu = nfev + stages.nfev, njev + stages.njev, nlu + stages.nlu
-        self.stages = None  # its buffer is large, and the stack of all states is made next
+        first = self.nfev_first + sum(detector.nfev for detector in self.detectors)
+        return {
+            "nfev": first + sum(stages.nfev for stages in used),
+            "accepted": self.accepted,
+            "rejected": self.rejected,
+            "njev": sum(stages.njev for stages in used),
+            "nlu": sum(stages.nlu for stages in used),
+        }
+
+    def solution(self) -> Solution:
+        """Return all that was computed; the run is over."""
+        p, backend, stats = self.problem, self.problem.backend, self._stats()
+        switches = () if self.switcher is None else tuple(self.switcher.switches)
+        # Their buffers are large, and the stack of all states is made next.
+        self.stages = self.switcher = None
         shape = (len(self.y_out), *p.shape)
         y = backend.xp.concatenate(self.y_out) if self.y_out else backend.empty(shape, p.y0)
         interpolant = None
         if self.segments is not None:
             interpolant = DenseOutput(self.breaks, self.segments, p.shape, backend, p.y0)
         message = self.message
-        switches = () if self.switcher is None else tuple(self.switcher.switches)
         for change in switches:
             _LOGGER.info("t = %r: %s to %s, since %s", *change)
         found = None
-        if self.switcher is None and self.detectors:
+        if self.detectors and not self.auto:
             found = self.detectors[0].summary()
         if found:
             message = f"{message}; {found}"
@@ -468,13 +476,7 @@ class Run:
             message=message,
             stiffness=tuple(proof for detector in self.detectors for proof in detector.evidence),
             switches=switches,
-            stats={
-                "nfev": nfev,
-                "accepted": self.accepted,
-                "rejected": self.rejected,
-                "njev": njev,
-                "nlu": nlu,
-            },
+            stats=stats,
             log=None if self.hooks.rows is None else freeze_log(self.hooks.rows, LOG_COLUMNS),
             events=() if self.finder is None else self.finder.records(),
             interpolant=interpolant,
