@@ -69,6 +69,8 @@ class Backend:
     """The NumPy spelling; `_Torch` overrides what differs."""
 
     xp: Any = np
+    absolute: Any = staticmethod(np.abs)
+    """|x|, into ``out`` if that is given, as autograd does not see it."""
 
     def state(self, y0: Any) -> Array:
         """Return a copy of `y0` as an array of a supported dtype; integers become float64."""
@@ -79,7 +81,7 @@ class Backend:
             raise ValueError(msg) from error
         if y.dtype.kind in "iub":
             y = y.astype(np.float64)
-        if y.dtype.name not in _KINDS:
+        if y.dtype.char not in "fdFD":
             msg = f"y0 has dtype {y.dtype}; the solvers take {', '.join(_KINDS)}"
             raise ValueError(msg)
         return y
@@ -107,7 +109,8 @@ class Backend:
 
     def scaled(self, rows: Any, like: Array) -> tuple[Array, Callable[[float], None]]:
         """Return the matrix [1 | h rows], and the function of h that sets it."""
-        source = self.vector(np.column_stack([np.ones(len(rows)), rows]), like)
+        source = np.ones((rows.shape[0], rows.shape[1] + 1), dtype=like.dtype)
+        source[:, 1:] = rows
         target, multiply = source.copy(), np.multiply
         fill_first = target[:, 0].fill
 
@@ -271,6 +274,9 @@ class _Torch(Backend):
 
     def detach(self, x: Array) -> Array:
         return x.detach()
+
+    def absolute(self, x: Array, out: Array | None = None) -> Array:
+        return self.xp.abs(x.detach(), out=out)
 
     def writer(self, k: Array) -> Any:
         copy, is_grad_enabled = k.copy_, self.xp.is_grad_enabled

@@ -14,8 +14,10 @@ from stiff_problems import STIFF
 
 import stiffkit as sk
 from stiffkit import Status
+from stiffkit.solvers.problem import make_problem
 from stiffkit.solvers.rosenbrock import RosenbrockTableau
 from stiffkit.solvers.stabilised import STABILISED
+from stiffkit.solvers.stiff import start_stiff
 
 ROSENBROCK = ["ros23", "rodas4", "rodas5p", "ros34pw2"]
 NEWTON = [
@@ -499,3 +501,29 @@ def test_solutions_can_be_pickled(method):
     solution = sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], method, dense=True)
     copy = pickle.loads(pickle.dumps(solution))
     assert copy(0.5) == solution(0.5)
+
+
+def test_a_start_forgets_what_was_before():
+    """A family that is taken up again far away must not step with what it knew of another time."""
+    p = STIFF["VDPOL"]
+    problem = make_problem(p.f, (0.0, 1.0), p.y0, (), 1e-4, 1e-6)
+    f_0 = p.f(0.0, problem.y0)
+    radau = start_stiff(problem, sk.METHODS["radau5"], f_0)
+    y = radau.attempt(0.0, problem.y0, 1e-7)
+    radau.errors()
+    radau.advance(1e-7, y)
+    assert radau.last is not None
+    radau.start(problem.y0, f_0)
+    assert radau.last is None
+    njev = radau.njev
+    np.testing.assert_array_equal(radau.attempt(0.0, problem.y0, 1e-7), y)
+    assert radau.njev == njev + 1
+    asked = []
+    stabilised = start_stiff(
+        problem, sk.METHODS["rkc2"], f_0, radius=lambda t, y: asked.append(t) or 1.0
+    )
+    stabilised.radius.every = 25
+    for start in (0.0, 0.5):
+        stabilised.start(problem.y0, f_0)
+        stabilised.attempt(start, problem.y0, start + 1e-7)
+    assert asked == [0.0, 0.5]

@@ -39,11 +39,11 @@ class ErrorRatio:
         self.offset = self.atol if self.scalar is None else self.atol / self.scalar
         self.size = max(int(math.prod(y.shape)), 1)
         self.square_sum, self.xp = backend.square_sum(y), backend.xp
-        self.abs, self.maximum, self.detach = backend.xp.abs, backend.xp.maximum, backend.detach
+        self.abs, self.maximum = backend.absolute, backend.xp.maximum
         # |y| at both ends of the step live in two arrays made once: large states would spend more
         # time on getting memory than on the arithmetic. The scale takes the place of the first.
         self.y = y
-        self.size_old = self.scale = self.abs(self.detach(y))
+        self.size_old = self.scale = self.abs(y)
         self.size_new, self.judged = self.size_old + 0.0, False
 
     def norm(self, x: Array) -> float:
@@ -59,8 +59,8 @@ class ErrorRatio:
     def __call__(self, errors: list[Array], y_new: Array) -> float:
         """Return the ratio; NaN or inf where the error estimate is. Overwrites `errors`."""
         if self.judged:  # another attempt from the same state
-            self.abs(self.detach(self.y), out=self.size_old)
-        self.abs(self.detach(y_new), out=self.size_new)
+            self.abs(self.y, out=self.size_old)
+        self.abs(y_new, out=self.size_new)
         scale = self.scale = self.maximum(self.size_old, self.size_new, out=self.size_old)
         self.judged, self.y_new = True, y_new
         if self.scalar is None:

@@ -111,6 +111,8 @@ def make_problem(
 def _warn_unreachable(rtol: Any, atol: Any, y: Array, backend: Backend) -> None:
     """Warn of a tolerance below the rounding error of the state that it is for."""
     eps = float(backend.xp.finfo(y.dtype).eps)
+    if isinstance(rtol, float) and rtol >= eps:
+        return
     size = backend.numpy(backend.xp.abs(y)).reshape(-1)
     tolerance = np.asarray(to_numpy(atol) + to_numpy(rtol) * size)
     if (tolerance < eps * size).any():
@@ -170,6 +172,8 @@ def _short(value: Any) -> str:
 
 def _tolerance(name: str, value: Any, y: Array, backend: Backend) -> Any:
     """Return a positive rtol or non-negative atol: a float, or a flat real array like y."""
+    if type(value) is float and 0 < value < math.inf:  # the common case
+        return value
     numbers = _numbers(name, value)
     if numbers.ndim > 0 and numbers.shape != tuple(y.shape):
         allowed = f"a number or an array of y0's shape {tuple(y.shape)}"

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, final
 
-import numpy as np
-
 from .._array import Array, Backend
 from .dense import Segment
 from .tableau import ButcherTableau
@@ -190,7 +188,7 @@ class _BufferedStages(_Stages):
         self.K = K = buffer[1:]
         # Row i holds the coefficients of stage i + 1, the next one b, the last ones the errors.
         # Rows, not columns: BLAS takes a strided vector a tenth more slowly.
-        rows = np.vstack([tableau.A, tableau.b, *_error_rows(tableau)])
+        rows = tableau.rows
         scaled, self.scale = backend.scaled(rows, y)
         h_rows = scaled[:, 1:]
         inner = range(1, s - 1 if self.fsal else s)
@@ -234,21 +232,20 @@ class _BufferedStages(_Stages):
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
         f, h = self.f, t_new - t
         self.scale(h)
-        stage = None
+        plan, i = self.plan, 0
         try:
-            for stage in self.plan:
-                state, write, rest = stage
+            for state, write, rest in plan:
+                i += 1
                 write(f(t_new - rest * h, state()))
-            stage = None
             y_new = self.increment()
             y_new += y
             self.y_new = self.protect(y_new)
             if self.fsal:
                 self.f_new_at = y_new
-                self.nfev += 1
+                i += 1
                 self.set_f_new(self.f_keeping(t_new, y_new))
         finally:
-            self.nfev += len(self.plan) if stage is None else self.plan.index(stage) + 1
+            self.nfev += i
         return y_new
 
     def probe_state(self) -> Array | None:
@@ -301,7 +298,7 @@ class _RecordedStages(_Stages):
 
     def errors(self) -> list[Array]:
         k = [k_i.detach() for k_i in self.list[: self.s]]
-        return [self.h * combine(row.tolist(), k) for row in _error_rows(self.tableau)]
+        return [self.h * combine(row.tolist(), k) for row in self.tableau.rows[self.s + 1 :]]
 
 
 def make_stages(
@@ -325,10 +322,6 @@ def make_stages(
         stages = _BufferedStages(f, tableau, y, backend, dense=dense)
     stages.start(y, f_0)
     return stages
-
-
-def _error_rows(tableau: ButcherTableau) -> list[Any]:
-    return [row for row in (tableau.e, tableau.e2) if row is not None]
 
 
 class Probe(NamedTuple):

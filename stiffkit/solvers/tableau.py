@@ -263,6 +263,12 @@ class ButcherTableau:
         """Second error row b − b_hat2, shape (s,)."""
         return None if self.b_hat2 is None else _frozen(self.b - self.b_hat2)
 
+    @cached_property
+    def rows(self) -> FloatArray:
+        """A, b and the error rows, one below the other: what a step weighs its stages with."""
+        errors = [row for row in (self.e, self.e2) if row is not None]
+        return _frozen(np.vstack([self.A, self.b, *errors]))
+
     @property
     def error_order(self) -> int | None:
         """The q for which the error estimate behaves as h^(q+1); None without an embedded row."""
