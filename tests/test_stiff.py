@@ -516,7 +516,7 @@ def test_a_start_forgets_what_was_before():
     radau.start(problem.y0, f_0)
     assert radau.last is None
     njev = radau.njev
-    np.testing.assert_array_equal(radau.attempt(0.0, problem.y0, 1e-7), y)
+    np.testing.assert_allclose(radau.attempt(0.0, problem.y0, 1e-7), y, rtol=1e-6)
     assert radau.njev == njev + 1
     asked = []
     stabilised = start_stiff(
