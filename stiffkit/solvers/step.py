@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,7 +82,7 @@ def rk_step(
     return (z if tableau.fsal else y + h * combine(tableau.b.tolist(), k)), k
 
 
-class _Stages:
+class _Stages(ABC):
     """The stages of one solve: what the loop needs to know of a method. Arrays are flat here.
 
     This class keeps the FSAL account and builds dense output; where the stage derivatives are
@@ -100,21 +101,21 @@ class _Stages:
         self.y_new: Array = None
         """Result of the last attempt."""
 
+    @abstractmethod
     def put(self, i: int, value: Array) -> None:
         """Store k_i."""
-        raise NotImplementedError
 
+    @abstractmethod
     def get(self, i: int) -> Array:
         """Return k_i; the array is overwritten by later attempts."""
-        raise NotImplementedError
 
     def slopes(self) -> list[Array]:
         """Return the stage derivatives of the last attempt."""
         return [self.get(i) for i in range(self.s)]
 
+    @abstractmethod
     def weigh_changes(self, rows: Any) -> Sequence[Array]:
         """Σ_j row_j (k_j − k_1) of each row, over as many stages as it has entries."""
-        raise NotImplementedError
 
     def start(self, y: Array, k_1: Array) -> None:  # noqa: ARG002
         """Get ready to step from y, given k_1 = f(t, y)."""
@@ -124,21 +125,21 @@ class _Stages:
         """Get ready to step from the end (t, y) of the step before."""
         self.start(y, self.f_new(t, y))
 
+    @abstractmethod
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
         """Compute the stages of the step from (t, y) to t_new, k_1 in place; return y_new."""
-        raise NotImplementedError
 
+    @abstractmethod
     def errors(self) -> list[Array]:
         """Local error estimates of the last attempt, one per embedded row; yours to change."""
-        raise NotImplementedError
 
     def estimate(self) -> Array | None:
         """Return nothing: the Step of an explicit method estimates its error from the stages."""
         return None
 
+    @abstractmethod
     def probe_state(self) -> Array | None:
         """State z of the probe's stage in the last attempt; None where there is no probe."""
-        raise NotImplementedError
 
     @final
     def f_new(self, t: float, y: Array) -> Array:
