@@ -21,7 +21,8 @@ from stiffkit.stiffness import (
     power_iteration,
     spectral_abscissa,
 )
-from stiffkit.stiffness.spectrum import _Krylov, _Rows
+from stiffkit.stiffness.krylov import Krylov
+from stiffkit.stiffness.spectrum import Rows
 
 torch = pytest.importorskip("torch")
 
@@ -835,7 +836,7 @@ def test_the_krylov_relation_survives_restarts(family, seed, n, k, which, comple
         A = A * np.exp(0.4j)
         start = start + 1j * rng.standard_normal(n)
     k = min(k, n - 1)
-    krylov = _Krylov(_Rows(matvec(A), start, batched=False, seed=0), k)
+    krylov = Krylov(Rows(matvec(A), start, batched=False, seed=0), k)
     krylov.extend()
     for restarts in range(5):
         if krylov.closed:
@@ -863,7 +864,7 @@ def test_a_restart_keeps_the_ritz_values_that_are_wanted(wanted, seed, n, k):
     rng = np.random.default_rng(seed)
     A = rng.standard_normal((n, n))
     k = min(k, n - 1)
-    krylov = _Krylov(_Rows(matvec(A), rng.standard_normal(n), batched=False, seed=0), k)
+    krylov = Krylov(Rows(matvec(A), rng.standard_normal(n), batched=False, seed=0), k)
     krylov.extend()
     H = krylov.H[0, :k, :k].copy()
     before, X = np.linalg.eig(H)

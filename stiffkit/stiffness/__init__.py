@@ -4,18 +4,11 @@ from ..solvers.jacobian import JacobianOperator, dense_jacobian
 from .alignment import Alignment, DominantEigenpair, SpectralRadius, StabilityRatio
 from .detect import Evidence, Stiffness, StiffnessDetector
 from .indicators import logarithmic_norm, stability_ratio, stiffness_ratio, time_scales
+from .krylov import arnoldi, lanczos, spectral_abscissa
+from .power import nonlinear_power_iteration, power_iteration
 from .report import MethodCost, StiffnessReport, diagnose
 from .secant import NormRatio, PathSecant, RayleighQuotient, StageRatio
-from .spectrum import (
-    Eigenpair,
-    Spectrum,
-    arnoldi,
-    eigenvalues,
-    lanczos,
-    nonlinear_power_iteration,
-    power_iteration,
-    spectral_abscissa,
-)
+from .spectrum import Eigenpair, Spectrum, eigenvalues
 
 __all__ = [
     "Alignment",

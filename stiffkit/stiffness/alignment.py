@@ -18,7 +18,7 @@ from .._array import Array, backend_of
 from ..solvers.jacobian import JacobianOperator
 from ..solvers.step import Probe, Step
 from .indicators import stability_ratio
-from .spectrum import arnoldi
+from .krylov import arnoldi
 
 __all__ = ["Alignment", "DominantEigenpair", "SpectralRadius", "StabilityRatio"]
 

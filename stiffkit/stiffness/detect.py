@@ -39,7 +39,8 @@ from .._array import Array, Backend, backend_of
 from ..solvers.jacobian import JacobianOperator
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio
-from .spectrum import _Krylov, _Rows
+from .krylov import Krylov
+from .spectrum import Rows
 
 __all__ = ["Evidence", "Stiffness", "StiffnessDetector"]
 
@@ -244,8 +245,8 @@ class StiffnessDetector:
         start = err if float(backend.xp.abs(err).max()) > 0 else f_new
         if float(backend.xp.abs(start).max()) == 0:
             start = backend.xp.ones_like(y)
-        rows = _Rows(operator, start, batched=False, seed=0)
-        krylov = _Krylov(rows, self.DIMENSION)
+        rows = Rows(operator, start, batched=False, seed=0)
+        krylov = Krylov(rows, self.DIMENSION)
         value, residual = 0j, math.inf
         for m in range(2, krylov.k + 1) if krylov.k > 1 else [1]:
             krylov.extend(m)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._array import Array, backend_of
-from .spectrum import nonlinear_power_iteration
+from .power import nonlinear_power_iteration
 
 __all__ = ["PowerRadius"]
 

@@ -16,7 +16,8 @@ from ..solvers.jacobian import JacobianOperator, dense_jacobian
 from ..solvers.methods import EXPLICIT
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio, stiffness_ratio
-from .spectrum import arnoldi, eigenvalues
+from .krylov import arnoldi
+from .spectrum import eigenvalues
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
