@@ -113,7 +113,7 @@ class Rows:
         return values if like is None else backend_of(like).vector(values, like)
 
     def apply(self, v: Array) -> Array:
-        """A v of each row, counted."""
+        """Return A v of each row, and count the product."""
         self.products += 1
         return self.matvec(v if self.batched else v[0]).reshape((self.samples, self.n))
 
