@@ -136,3 +136,27 @@ def test_an_interpolant_costs_its_extra_stages_and_no_more(method):
     dense = sk.solve(pendulum, (0.0, 2.0), [1.0, 0.0], method, grid=10, dense=True)
     extra = 10 * len(tableau.dense.c) + (0 if tableau.fsal else 1)  # the very last f(t1, y1)
     assert dense.stats["nfev"] - plain.stats["nfev"] == extra
+
+
+@pytest.mark.parametrize("method", ["bosh3", "dopri5", "tsit5", "dop853", "vern7"])
+def test_a_large_step_is_the_same_sampled_and_settled(method):
+    """Of more than 8192 components: events sample the stages, dense output forms the polynomial."""
+    n = 10_000
+    rates = np.linspace(0.1, 2.0, n)
+    seen = []
+
+    def g(t, y):
+        seen.append((t, y.copy()))
+        return 1.0
+
+    solution = sk.solve(
+        lambda t, y: -rates * y, (0.0, 1.0), np.ones(n), method, events=g, rtol=1e-3, atol=1e-3
+    )
+    kept = sk.solve(
+        lambda t, y: -rates * y, (0.0, 1.0), np.ones(n), method, dense=True, rtol=1e-3, atol=1e-3
+    )
+    assert len(seen) >= 4 * solution.stats["accepted"]
+    # States and slopes of one, weighed by up to the interpolant's largest coefficient.
+    largest = 1 + np.abs(sk.EXPLICIT[method].bubble).max()
+    for t, y in seen:
+        np.testing.assert_allclose(y, kept(t), rtol=0, atol=100 * largest * np.finfo(float).eps)

@@ -285,7 +285,7 @@ class _RungeKutta(OdeSolver):
         return True, None
 
     def _dense_output_impl(self) -> _ScipySegment:
-        return _ScipySegment(self.stages.segment(self.t_old, self.y_old, self.t, self.y))
+        return _ScipySegment(self.stages.segment(self.t_old, self.y_old, self.t, self.y).settle())
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from .._array import Array, Backend, to_numpy
 
-__all__ = ["DenseOutput", "Segment"]
+__all__ = ["DenseOutput", "LiveSegment", "Segment"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,10 @@ class Segment:
         """Cubic through both states and slopes (Hairer, Nørsett & Wanner I, II.6, eq. 6.7)."""
         rise = y_1 - y_0
         return cls(t_0, t_1, y_0, y_1, [hf_0 - rise, 2 * rise - hf_0 - hf_1])
+
+    def settle(self) -> Segment:
+        """Return a segment that may be kept: itself, if it holds its polynomial."""
+        return self
 
     def __call__(self, t: float) -> Array:
         """Evaluate at one time; shape (n,)."""
@@ -52,6 +56,37 @@ class Segment:
                 bubble *= theta
             bubble *= 1 - theta
             y += bubble
+        return y
+
+
+@dataclass(frozen=True, eq=False)
+class LiveSegment(Segment):
+    """A segment that lives on the stages of its step, until the next attempt overwrites them.
+
+    Events look at a step here and there: at one time the polynomial is one weighted sum of the
+    stages, and its coefficients, as large as several states, need not be formed.
+    """
+
+    bubble: Any = ()
+    """Rows of weights of the stages, one for each Q_m / h."""
+    weigh: Callable[[Any], Sequence[Array]] = tuple
+    """Σ_j row_j (k_j − k_1) for each row."""
+
+    def settle(self) -> Segment:
+        """Form the polynomial."""
+        h, Q = self.t_1 - self.t_0, self.weigh(self.bubble)
+        for q in Q:
+            q *= h
+        return Segment(self.t_0, self.t_1, self.y_0, self.y_1, Q)
+
+    def __call__(self, t: float) -> Array:
+        """Evaluate at one time; shape (n,)."""
+        h = self.t_1 - self.t_0
+        theta = (t - self.t_0) / h
+        powers = theta ** np.arange(len(self.bubble)) * (h * theta * (1 - theta))
+        (y,) = self.weigh([powers @ self.bubble])
+        y += (1 - theta) * self.y_0
+        y += theta * self.y_1
         return y
 
 

@@ -327,6 +327,8 @@ class Run:
         segment = None
         if due or self.segments is not None or self.finder is not None:
             segment = self.stages.segment(t, y, t_new, y_new)
+            if due or self.segments is not None:
+                segment = segment.settle()
         stop = None
         if segment is not None and self.finder is not None:
             stop = self.finder.step(segment)

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, Protocol, final
 
 from .._array import Array, Backend
-from .dense import Segment
+from .dense import LiveSegment, Segment
 from .tableau import ButcherTableau
 
 __all__ = ["Probe", "Step", "StepFailed", "StepHook", "combine", "make_stages", "rk_step"]
@@ -154,9 +154,12 @@ class _Stages(ABC):
     def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
         """Dense output over the accepted step; evaluates f_new and the extra stages if it must."""
         h, moved = t_new - t, y_new is not self.y_new
+        small = y.shape[0] <= _BLOCK
         f_new = self.f_new(t_new, y_new)
-        dense = self.tableau.interpolant
-        if moved or dense is None:  # a moved y_new is no combination of the stages any more
+        dense = self.tableau.dense
+        if moved or (
+            small and self.tableau.interpolant is None
+        ):  # a moved y_new is no combination of the stages any more
             return Segment.hermite(t, t_new, y, y_new, h * self.get(0), h * f_new)
         k_1 = self.get(0)
         for i, (c_i, a_i) in enumerate(zip(dense.c, dense.A, strict=True), self.f_new_slot + 1):
@@ -164,10 +167,8 @@ class _Stages(ABC):
             # Σ_j a_ij k_j with its sum c_i taken out; see `ButcherTableau.bubble`.
             slope = c_i * k_1 + self.weigh_changes([a_i])[0]
             self.put(i, self.f(t_new - (1 - c_i) * h, y + h * slope))
-        Q = self.weigh_changes(self.tableau.bubble)
-        for q in Q:
-            q *= h
-        return Segment(t, t_new, y, y_new, Q)
+        live = LiveSegment(t, t_new, y, y_new, (), self.tableau.bubble, self.weigh_changes)
+        return live.settle() if small else live
 
 
 @final
