@@ -89,6 +89,30 @@ class Backend:
     def empty(self, shape: tuple[int, ...], like: Array) -> Array:
         return np.empty(shape, dtype=like.dtype)
 
+    def full(self, shape: tuple[int, ...], value: float, like: Array) -> Array:
+        return np.full(shape, value, dtype=like.dtype)
+
+    def mask(self, values: np.ndarray[Any, Any], like: Array) -> Array:  # noqa: ARG002
+        """Return a boolean NumPy array as one that lives where `like` does."""
+        return values
+
+    def index(self, rows: np.ndarray[Any, Any], like: Array) -> Array:  # noqa: ARG002
+        """Return indices as `like` takes them."""
+        return rows
+
+    def overwrite(self, target: Array, values: Array, where: Array) -> None:
+        """Put `values` into `target` in some places."""
+        np.copyto(target, values, where=where)
+
+    def scatter(self, target: Array, i: Any, j: Any, values: Array) -> Array:
+        """`target` with ``values[k]`` at ``[i[k], j[k]]``; autograd may follow it."""
+        target[i, j] = values
+        return target
+
+    def rows_finite(self, x: Array) -> np.ndarray[Any, Any]:
+        """Return which rows of x, shape (b, n), are finite, as a boolean NumPy array."""
+        return np.asarray(np.isfinite(x).all(1))
+
     def vector(self, values: Any, like: Array) -> Array:
         """`values` in the dtype and on the device of `like`."""
         return np.array(values, dtype=like.dtype)
@@ -96,6 +120,10 @@ class Backend:
     def real_like(self, values: Any, like: Array) -> Array:
         """`values` in the real dtype of `like`."""
         return np.asarray(values, dtype=like.real.dtype)
+
+    def host(self, x: Array) -> np.ndarray[Any, Any]:
+        """Return real numbers as a float64 NumPy array, not to be written to."""
+        return np.asarray(x, dtype=np.float64)
 
     def times(self, values: Any, like: Array) -> Array:  # noqa: ARG002
         """Points of time, float64."""
@@ -119,6 +147,15 @@ class Backend:
             fill_first(1.0)
 
         return target, scale
+
+    def move(self, y: Array, slope: Array, h: Array) -> Array:
+        """Return y + h·slope; `slope` is used up."""
+        slope *= h
+        return y + slope
+
+    def row_norm(self, x: Array) -> Array:
+        """Return the Euclidean norm of each row, shape (b,), of x of shape (b, n)."""
+        return np.sqrt((x.real**2 + x.imag**2 if x.dtype.kind == "c" else x * x).sum(1))
 
     def detach(self, x: Array) -> Array:
         """Return `x` as autograd does not see it."""
@@ -248,11 +285,33 @@ class _Torch(Backend):
     def empty(self, shape: tuple[int, ...], like: Array) -> Array:
         return self.xp.empty(shape, dtype=like.dtype, device=like.device)
 
+    def full(self, shape: tuple[int, ...], value: float, like: Array) -> Array:
+        return self.xp.full(shape, value, dtype=like.dtype, device=like.device)
+
+    def mask(self, values: np.ndarray[Any, Any], like: Array) -> Array:
+        return self.xp.from_numpy(values).to(like.device)
+
+    def index(self, rows: np.ndarray[Any, Any], like: Array) -> Array:
+        return self.xp.from_numpy(rows).to(like.device)
+
+    def overwrite(self, target: Array, values: Array, where: Array) -> None:
+        self.xp.where(where, values, target, out=target)
+
+    def scatter(self, target: Array, i: Any, j: Any, values: Array) -> Array:
+        places = tuple(self.index(k, values) for k in (i, j))
+        return self.xp.index_put(target, places, values)
+
+    def rows_finite(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(self.xp.isfinite(x.detach()).all(1).cpu())
+
     def vector(self, values: Any, like: Array) -> Array:
         return self.xp.tensor(np.asarray(values), dtype=like.dtype, device=like.device)
 
     def real_like(self, values: Any, like: Array) -> Array:
         return self.xp.as_tensor(values, dtype=like.real.dtype, device=like.device)
+
+    def host(self, x: Array) -> np.ndarray[Any, Any]:
+        return to_numpy(x)
 
     def times(self, values: Any, like: Array) -> Array:
         # Apple's GPUs have no float64.
@@ -271,6 +330,12 @@ class _Torch(Backend):
             multiply(given, h, out=inner)
 
         return target, scale
+
+    def move(self, y: Array, slope: Array, h: Array) -> Array:
+        return self.xp.addcmul(y, slope, h)
+
+    def row_norm(self, x: Array) -> Array:
+        return self.xp.linalg.vector_norm(x, dim=1)
 
     def detach(self, x: Array) -> Array:
         return x.detach()

@@ -247,7 +247,7 @@ class _RungeKutta(OdeSolver):
             return float(given)
         if self.n == 0 or span == 0:
             return span
-        return first_step(
+        h: float = first_step(
             self.fun,
             self.t,
             self.y,
@@ -260,6 +260,7 @@ class _RungeKutta(OdeSolver):
             max_step=self.max_step,
             backend=self.backend,
         )
+        return h
 
     def _step_impl(self) -> tuple[bool, str | None]:
         t, y, direction = self.t, self.y, self.direction

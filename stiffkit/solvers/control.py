@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from .._array import Array, Backend
 
 __all__ = ["CONTROLLERS", "Controller", "ErrorRatio", "PIDController", "first_step"]
@@ -230,8 +232,8 @@ CONTROLLERS: dict[str, PIDController] = {
 
 
 def first_step(
-    f: Callable[[float, Array], Array],
-    t_0: float,
+    f: Callable[[Any, Array], Array],
+    t_0: Any,
     y_0: Array,
     f_0: Array,
     *,
@@ -239,10 +241,11 @@ def first_step(
     order: int,
     rtol: Any,
     atol: Any,
-    longest: float,
+    longest: Any,
     max_step: float,
     backend: Backend,
-) -> float:
+    batched: bool = False,
+) -> Any:
     """Hairer's starting step size; one call of f, inside the span.
 
     Parameters
@@ -250,9 +253,9 @@ def first_step(
     f : callable
         Right-hand side on flat states.
     t_0 : float
-        Start.
+        Start; with `batched` an array of shape (B,).
     y_0, f_0 : flat array
-        State and slope there.
+        State and slope there; with `batched` of shape (B, n).
     direction : float
         +1 or -1.
     order : int
@@ -263,10 +266,12 @@ def first_step(
         Length of the span and the user's bound: the step, and the probe, stay within both.
     backend : Backend
         Of the state.
+    batched : bool
+        Whether each row is a problem of its own.
 
     Returns
     -------
-    float
+    float, or array of shape (B,)
         Size of the first step, positive.
 
     References
@@ -276,20 +281,36 @@ def first_step(
     scale = atol + backend.xp.abs(y_0) * rtol
     # Where a component is zero and has no absolute tolerance, no scale is known: take one.
     scale = backend.xp.where(scale <= backend.tiny(y_0), 1.0, scale)
-    square_sum, n = backend.square_sum(y_0), max(int(math.prod(y_0.shape)), 1)
+    if batched:
+        root = max(y_0.shape[1], 1) ** 0.5
 
-    def rms(x: Array) -> float:
-        return math.sqrt(square_sum(x) / n)
+        def rms(x: Array) -> Any:
+            return backend.host(backend.row_norm(x)) / root
 
-    d_0, d_1 = rms(y_0 / scale), rms(f_0 / scale)
-    h_0 = 1e-6 if d_0 < 1e-5 or d_1 < 1e-5 else 0.01 * d_0 / d_1
-    h_0 = h_0 if h_0 > 0 else 1e-6  # d_1 may overflow
-    h_0 = min(h_0, longest, max_step)  # f is never asked outside the span
-    f_1 = f(t_0 + h_0 * direction, y_0 + h_0 * direction * f_0)
-    d_2 = rms((f_1 - f_0) / scale) / h_0
-    if d_1 <= 1e-15 and d_2 <= 1e-15:
-        h_1 = max(1e-6, h_0 * 1e-3)
+        def along(h: Any) -> Array:
+            return backend.real_like(h[:, None], y_0)
     else:
-        h_1 = (0.01 / max(d_1, d_2)) ** (1 / (order + 1))
-    h = min(100 * h_0, h_1, longest, max_step)
-    return h if math.isfinite(h) and h > 0 else h_0
+        square_sum, n = backend.square_sum(y_0), max(int(math.prod(y_0.shape)), 1)
+
+        def rms(x: Array) -> Any:
+            return np.float64(math.sqrt(square_sum(x) / n))
+
+        def along(h: Any) -> Array:
+            return float(h)
+
+    with np.errstate(all="ignore"):
+        d_0, d_1 = rms(y_0 / scale), rms(f_0 / scale)
+        h_0 = np.where((d_0 < 1e-5) | (d_1 < 1e-5), 1e-6, 0.01 * d_0 / d_1)
+        h_0 = np.where(h_0 > 0, h_0, 1e-6)  # d_1 may overflow
+        h_0 = np.minimum(np.minimum(h_0, longest), max_step)  # f is never asked outside the span
+        move = h_0 * direction
+        f_1 = f(t_0 + (move if batched else float(move)), y_0 + along(move) * f_0)
+        d_2 = rms((f_1 - f_0) / scale) / h_0
+        h_1 = np.where(
+            (d_1 <= 1e-15) & (d_2 <= 1e-15),
+            np.maximum(1e-6, h_0 * 1e-3),
+            (0.01 / np.maximum(d_1, d_2)) ** (1 / (order + 1)),
+        )
+        h = np.minimum(np.minimum(100 * h_0, h_1), np.minimum(longest, max_step))
+    h = np.where(np.isfinite(h) & (h > 0), h, h_0)
+    return h if batched else float(h)

@@ -12,7 +12,7 @@ from .._array import Array, Backend
 from .dense import Segment
 from .solution import EventRecord
 
-__all__ = ["EventFinder"]
+__all__ = ["EventFinder", "event_direction", "event_terminal"]
 
 _SAMPLES = (0.25, 0.5, 0.75)
 """Where inside a step the events are sampled, beside its ends."""
@@ -56,8 +56,8 @@ class EventFinder:
         backend: Backend,
     ) -> None:
         self.functions, self.shape, self.backend, self._like = list(functions), shape, backend, y0
-        self.direction = [_direction(g) for g in self.functions]
-        self.budget = [_terminal(g) for g in self.functions]
+        self.direction = [event_direction(g) for g in self.functions]
+        self.budget = [event_terminal(g) for g in self.functions]
         self.found: list[tuple[list[float], list[Array]]] = [([], []) for _ in self.functions]
         self.g_old = [0.0] * len(self.functions)
 
@@ -203,7 +203,7 @@ class _CrossedError(Exception):
     """Leave the minimisation: the sign has changed."""
 
 
-def _terminal(g: Callable[..., Any]) -> float:
+def event_terminal(g: Callable[..., Any]) -> float:
     """How many events of g end the solve."""
     terminal = getattr(g, "terminal", None)
     if terminal is None or terminal is False:
@@ -223,7 +223,7 @@ def _terminal(g: Callable[..., Any]) -> float:
     raise ValueError(msg)
 
 
-def _direction(g: Callable[..., Any]) -> float:
+def event_direction(g: Callable[..., Any]) -> float:
     """Sign of the slope that counts; 0 for both."""
     direction = getattr(g, "direction", None)
     try:

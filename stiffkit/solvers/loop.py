@@ -265,7 +265,7 @@ class Run:
         if steps.first is not None:
             return float(steps.first)
         self.nfev_first += 1
-        return first_step(
+        h: float = first_step(
             p.f,
             p.t0,
             p.y0,
@@ -278,6 +278,7 @@ class Run:
             max_step=steps.max_step,
             backend=p.backend,
         )
+        return h
 
     def _look(
         self,

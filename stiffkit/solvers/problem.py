@@ -23,6 +23,7 @@ __all__ = [
     "check_times",
     "first_bad",
     "make_problem",
+    "refuse_batched",
 ]
 
 SCIPY_NAMES = {"RK23": "bosh3", "RK45": "dopri5", "DOP853": "dop853"}
@@ -249,6 +250,24 @@ def check_stiff(method: Any, options: Mapping[str, Any], *, auto: bool) -> None:
             kind = "stabilised" if name == "radius" else "implicit and Rosenbrock"
             msg = f"{name} is for {kind} methods; {method.name!r} has no use for it"
             raise ValueError(msg)
+
+
+def refuse_batched(method: Any, **given: Any) -> None:
+    """Refuse what a batched solve has no way to do.
+
+    Raises
+    ------
+    ValueError
+        If the method has no batched kernel, or an argument is given that a batch cannot share.
+    """
+    for name, value in given.items():
+        if value is not None:
+            msg = f"{name} is not for a batched solve: its samples step apart"
+            raise ValueError(msg)
+    explicit = isinstance(method, ButcherTableau) and method.explicit
+    if not (explicit or hasattr(method, "degrees")):
+        msg = f"method {method.name!r} has no batched form; take an explicit or stabilised one"
+        raise ValueError(msg)
 
 
 def has_kernel(tableau: ButcherTableau) -> bool:

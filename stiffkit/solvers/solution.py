@@ -6,14 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .._array import Array
+from .._array import Array, to_numpy
 from .dense import DenseOutput
 
-__all__ = ["EventRecord", "Solution", "Status", "Switch"]
+if TYPE_CHECKING:
+    from .batch.dense import BatchDenseOutput
+
+__all__ = ["BatchSolution", "EventRecord", "Solution", "Status", "Switch"]
 
 
 class Status(Enum):
@@ -27,6 +30,10 @@ class Status(Enum):
     unstable = "the steps that are asked for are longer than the method is stable for"
     newton_failed = "the nonlinear equations of a step could not be solved"
     interrupted = "stopped by the callback or by an exception"
+
+
+_PLANNED = (Status.success, Status.event)
+_NO_DENSE = "there is no dense output: call solve(..., dense=True)"
 
 
 class EventRecord(NamedTuple):
@@ -80,7 +87,7 @@ class Solution:
     @property
     def success(self) -> bool:
         """Whether the solve ended as planned: at the end of the span or at a terminal event."""
-        return self.status in (Status.success, Status.event)
+        return self.status in _PLANNED
 
     def __call__(self, t: Any) -> Array:
         """Evaluate the dense output.
@@ -91,14 +98,100 @@ class Solution:
             If the solve was made without ``dense=True``, or t is outside the interval solved.
         """
         if self.interpolant is None:
-            msg = "this Solution has no dense output: call solve(..., dense=True)"
-            raise ValueError(msg)
+            raise ValueError(_NO_DENSE)
         return self.interpolant(t)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{key} {value}" for key, value in self.stats.items() if value)
         reach = f"t = {float(self.t[0]):g} … {float(self.t[-1]):g}" if len(self.t) else "no times"
         return f"<Solution {self.status.name}: {len(self.t)} times, {reach}; {counts}>"
+
+
+@dataclass(frozen=True, eq=False)
+class BatchSolution:
+    """Result of `stiffkit.solve` with ``batched=True``: B solutions, each with its own end.
+
+    ``solution[i]`` is the `Solution` of sample i.
+    """
+
+    t: Array
+    """Times, shape (n_t, B); NaN past what a sample has reached, unless they were asked for."""
+    y: Array
+    """States, shape ``(n_t, B, *shape)``; NaN where a sample has not come."""
+    status: tuple[Status, ...]
+    """How each sample ended."""
+    message: tuple[str, ...]
+    """The same in words."""
+    stats: Mapping[str, Any]
+    """Counts: ``nfev`` (a call with a batch is one), ``njev`` and ``nlu`` of all together,
+    ``accepted`` and ``rejected`` of each sample, shape (B,)."""
+    count: np.ndarray[Any, Any]
+    """Times that each sample has reached, shape (B,)."""
+    log: Mapping[str, Any] | None = None
+    """Arrays ``t``, ``h``, ``ratio``, ``accepted`` of shape (attempts, B), if asked for; NaN where
+    a sample had ended."""
+    events: tuple[EventRecord, ...] = ()
+    """One record per event function: times (m, B) and states (m, B, *shape), NaN where a sample
+    has fewer."""
+    interpolant: BatchDenseOutput | None = None
+    """The solutions as functions of time, with ``dense=True``."""
+
+    @property
+    def success(self) -> bool:
+        """Whether all samples ended as planned."""
+        return all(status in _PLANNED for status in self.status)
+
+    @property
+    def succeeded(self) -> np.ndarray[Any, Any]:
+        """Which samples ended as planned, shape (B,)."""
+        return np.array([status in _PLANNED for status in self.status], dtype=bool)
+
+    def __call__(self, t: Any) -> Array:
+        """Evaluate the dense output at a time, at times (m,), or at each sample's own (m, B).
+
+        Raises
+        ------
+        ValueError
+            If the solve was made without ``dense=True``, or t is outside the interval solved.
+        """
+        if self.interpolant is None:
+            raise ValueError(_NO_DENSE)
+        return self.interpolant(t)
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    def __getitem__(self, i: int) -> Solution:
+        """Return the solution of one sample."""
+        i = range(len(self))[i]
+        n = int(self.count[i])
+        per_sample = ("accepted", "rejected")
+        stats = {k: int(v[i]) if k in per_sample else int(v) for k, v in self.stats.items()}
+        log = None
+        if self.log is not None:
+            tried = ~np.isnan(self.log["t"][:, i])
+            log = {key: column[tried, i] for key, column in self.log.items()}
+        events = []
+        for record in self.events:
+            known = to_numpy(record.t[:, i])
+            m = int((~np.isnan(known)).sum())
+            events.append(EventRecord(record.t[:m, i], record.y[:m, i]))
+        dense = None if self.interpolant is None else self.interpolant.sample(i)
+        return Solution(
+            t=self.t[:n, i],
+            y=self.y[:n, i],
+            status=self.status[i],
+            message=self.message[i],
+            stats=stats,
+            log=log,
+            events=tuple(events),
+            interpolant=dense,
+        )
+
+    def __repr__(self) -> str:
+        names = [status.name for status in self.status]
+        ends = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
+        return f"<BatchSolution of {len(self)}: {ends}; nfev {self.stats['nfev']}>"
 
 
 def freeze_log(rows: list[dict[str, Any]], columns: Sequence[str]) -> dict[str, Any]:

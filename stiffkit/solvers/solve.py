@@ -11,7 +11,7 @@ from .control import Controller
 from .loop import Run
 from .methods import EXPLICIT, METHODS, Method
 from .options import Hooks, Progress, StepOptions, event_functions
-from .problem import bind, check_method, check_stiff, make_problem
+from .problem import bind, check_method, check_stiff, make_problem, refuse_batched
 from .solution import Solution, Status
 from .step import Step, StepHook
 from .tableau import ButcherTableau
@@ -47,6 +47,7 @@ def solve(
     bandwidth: tuple[int, int] | None = None,
     radius: Any = None,
     args: Sequence[Any] = (),
+    batched: bool = False,
 ) -> Solution:
     """Solve the initial value problem y' = f(t, y), y(t0) = y0.
 
@@ -125,10 +126,18 @@ def solve(
         default it is estimated by nonlinear power iteration.
     args : sequence
         Further arguments of f and of the events.
+    batched : bool
+        The first axis of y0 counts B problems, and each has its own t, step size, events and end.
+        f gets t of shape (b,) and y of shape ``(b, *shape)``, where b ≤ B counts samples that
+        still run: values of single samples belong into `args`, whose arrays of length B are cut
+        to these rows. (If f, tried once with fewer rows, fails or returns something else, it is
+        called with all B to the end.) `t_span` and `t_eval`, of shape (n_t,) or (n_t, B), and the
+        tolerances may differ from sample to sample, and events return shape (b,).
+        ``callback(t, y, accepted)`` sees the rows. Not with `grid`, `guide` and `observe`.
 
     Returns
     -------
-    Solution
+    Solution, or BatchSolution
         Always, whether or not t1 was reached: see ``status`` and ``message``. An exception that f
         or a hook raises propagates; the partial Solution is its ``solution`` attribute.
 
@@ -148,6 +157,27 @@ def solve(
     tableau = check_method("tsit5" if auto else method, METHODS, adaptive=grid is None)
     auto = auto and grid is None and guide is None
     steps = StepOptions(controller, first_step, max_step, max_steps, grid)
+    if batched:
+        refuse_batched(tableau, grid=grid, guide=guide, observe=observe or None)
+        from .batch import solve_batch
+
+        return solve_batch(  # type: ignore[return-value]
+            f,
+            t_span,
+            y0,
+            tableau,
+            steps,
+            rtol=rtol,
+            atol=atol,
+            t_eval=t_eval,
+            dense=dense,
+            events=events,
+            callback=callback,
+            progress=progress,
+            log=log,
+            radius=radius,
+            args=args,
+        )
     hooks = Hooks(guide, observe, callback, log=log)
     functions = event_functions(events, args)
     problem = make_problem(f, t_span, y0, args, rtol, atol)

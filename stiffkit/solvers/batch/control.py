@@ -1,0 +1,112 @@
+"""Step size control of a batch: what `solvers.control` decides for one solve, row by row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..._array import Array, Backend
+from ..control import Controller, PIDController, hairer_combination
+from .problem import Floats
+
+__all__ = ["BatchControl", "BatchErrorRatio"]
+
+
+class BatchErrorRatio:
+    """Rms over the components of each row of err_i / (atol_i + rtol_i max|y_i|)."""
+
+    def __init__(self, rtol: Any, atol: Any, y: Array, backend: Backend) -> None:
+        # As for one solve: with atol = 0 a component at rest at zero has the ratio 0, not 0/0.
+        self.rtol, self.atol, self.backend = rtol, atol + backend.tiny(y), backend
+        self.root = max(y.shape[1], 1) ** 0.5
+
+    def take(self, rows: Any) -> None:
+        """Go on with some of the rows."""
+        if not isinstance(self.rtol, float):
+            self.rtol = self.rtol[rows]
+        if not isinstance(self.atol, float):
+            self.atol = self.atol[rows]
+
+    def __call__(self, errors: list[Array], y: Array, y_new: Array) -> Floats:
+        """Return the ratios, shape (b,); NaN or inf where the error estimate is."""
+        backend, detach = self.backend, self.backend.detach
+        ends = [backend.absolute(detach(state)) for state in (y, y_new)]
+        scale = backend.xp.maximum(*ends) * self.rtol + self.atol
+        ratios = [self._rms(err / scale) for err in errors]
+        if len(ratios) == 1:
+            return ratios[0]
+        pairs = zip(*(ratio.tolist() for ratio in ratios), strict=True)
+        return np.array([hairer_combination(*pair) for pair in pairs])
+
+    def _rms(self, x: Array) -> Floats:
+        """Rms of each row: NaN or inf only where the row holds such."""
+        backend = self.backend
+        rms: Floats = backend.host(backend.row_norm(x)) / self.root
+        if np.isfinite(rms).all():
+            return rms
+        top = backend.host(backend.xp.amax(backend.absolute(x), 1))  # squares may have overflown
+        careful = np.isfinite(top) & (top > 0)
+        scale = backend.real_like(np.where(careful, top, 1.0)[:, None], x)
+        return np.where(careful, top * backend.host(backend.row_norm(x / scale)) / self.root, top)
+
+
+class BatchControl:
+    """A controller with a memory for each row."""
+
+    def __init__(self, controller: Controller, size: int) -> None:
+        self.controller, self.together = controller, type(controller) is PIDController
+        start = controller.init()
+        self.memory: Any = [start] * size
+        if self.together:
+            self.memory = [np.full(size, part) for part in start]
+
+    def take(self, rows: Any) -> None:
+        """Go on with some of the rows."""
+        if self.together:
+            self.memory = [part[rows] for part in self.memory]
+        else:
+            self.memory = [self.memory[i] for i in rows]
+
+    def __call__(self, ratio: Floats, active: Any, order: int) -> tuple[Any, Floats]:
+        """Judge a step of the `active` rows; return where to accept, and the factors."""
+        if self.together:
+            return self._filter(ratio, order)
+        accept, factor = np.zeros(len(ratio), bool), np.ones(len(ratio))
+        for i in np.flatnonzero(active):
+            answer = self.controller(float(ratio[i]), self.memory[i], order)
+            accept[i], factor[i], self.memory[i] = answer
+            if not factor[i] > 0:
+                msg = (
+                    f"controller returned factor={answer[1]!r} for the ratio {ratio[i]!r}; "
+                    "must be > 0"
+                )
+                raise ValueError(msg)
+        return accept, factor
+
+    def _filter(self, ratio: Floats, order: int) -> tuple[Any, Floats]:
+        """`PIDController.__call__` on arrays."""
+        pid: PIDController = self.controller  # type: ignore[assignment]
+        k = order + 1
+        r_1, r_2, f_1, f_2, rejected = self.memory
+        accept = ratio < 1.0
+        known = np.where(np.isfinite(ratio), ratio, np.inf)
+        set_point = pid.safety**k
+        shrunk = np.maximum(pid.safety * np.maximum(known, 1.0) ** (-1 / k), pid.min_factor)
+        bounded = np.minimum(known, 1.0)
+        factor = (np.maximum(bounded, 1e-12) / set_point) ** (-pid.beta_1 / k)
+        if pid.beta_2 or pid.beta_3:
+            factor = factor * (r_1 ** (-pid.beta_2 / k) * r_2 ** (-pid.beta_3 / k))
+        if pid.alpha_2 or pid.alpha_3:
+            factor = factor * (f_1**-pid.alpha_2 * f_2**-pid.alpha_3)
+        factor = np.clip(factor, pid.min_factor, np.where(rejected, 1.0, pid.max_factor))
+        factor = np.where(accept, factor, shrunk)
+        r = np.maximum(bounded, 1e-4) / set_point
+        self.memory = [
+            np.where(accept, r, r_1),
+            np.where(accept, r_1, r_2),
+            np.where(accept, factor, f_1 * shrunk),
+            np.where(accept, f_1, f_2),
+            ~accept,
+        ]
+        return accept, factor

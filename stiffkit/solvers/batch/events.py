@@ -1,0 +1,235 @@
+"""Events of a batch: zeros of g(t, y) along each row's dense output, all rows at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..._array import Array
+from ..events import event_direction, event_terminal
+from ..solution import EventRecord
+from .dense import BatchSegment
+from .problem import BatchProblem, Floats
+
+__all__ = ["BatchEvents"]
+
+_SAMPLES = (0.25, 0.5, 0.75, 1.0)
+
+
+class BatchEvents:
+    """Follows event functions from step to step, row by row.
+
+    An event is where g changes sign, in the direction asked for, between two of the four samples
+    in a step; the time that is returned lies on the far side of the root. A pair of roots between
+    two samples is not seen.
+
+    Parameters
+    ----------
+    functions : sequence of callable
+        ``g(t, y, *args)`` with t of shape (b,) and y of shape ``(b, *shape)``; returns shape (b,).
+        Attributes ``terminal`` and ``direction`` as in `stiffkit.solve`.
+    problem : BatchProblem
+        The whole batch.
+    """
+
+    def __init__(self, functions: Sequence[Callable[..., Any]], problem: BatchProblem) -> None:
+        self.functions, self.record = list(functions), False
+        self.shape, self.backend, self.size = problem.shape, problem.backend, problem.size
+        self.y0 = problem.y0
+        self.direction = [event_direction(g) for g in self.functions]
+        self.budget = [np.full(problem.size, float(event_terminal(g))) for g in self.functions]
+        self.count = [np.zeros(problem.size, int) for _ in self.functions]
+        self.pieces: list[list[tuple[Any, Any, Any, Array]]] = [[] for _ in self.functions]
+        self.old: list[Floats] = []
+
+    def start(self, problem: BatchProblem, *, record: bool) -> None:
+        """Evaluate at the start; with `record`, times and states of events carry gradients."""
+        self.record = record
+        self.old = [
+            self._host(i, problem, problem.t0, problem.y0) for i in range(len(self.functions))
+        ]
+
+    def take(self, rows: Any) -> None:
+        """Go on with some of the rows."""
+        self.old = [g[rows] for g in self.old]
+
+    def _value(self, i: int, problem: BatchProblem, t: Array, y: Array) -> Array:
+        value = self.functions[i](t, y.reshape((len(y), *self.shape)), *problem.args)
+        if tuple(getattr(value, "shape", ())) != (len(y),):
+            got = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
+            msg = f"event {i} returned {got} for {len(y)} rows; it must return shape ({len(y)},)"
+            raise ValueError(msg)
+        return value
+
+    def _host(self, i: int, problem: BatchProblem, t: Floats, y: Array) -> Floats:
+        with self.backend.no_grad():
+            value = self._value(i, problem, problem.time(t), self.backend.detach(y))
+        return np.array(self.backend.host(self.backend.detach(value)))
+
+    def step(
+        self, problem: BatchProblem, segment: BatchSegment, index: Any, accept: Any
+    ) -> tuple[Any, Floats, Array] | None:
+        """Record the events of a step; return which rows end there, when, and their states."""
+        t_0, t_1 = segment.t_0, segment.t_1
+        times = [t_0, *(t_0 + theta * (t_1 - t_0) for theta in _SAMPLES[:-1]), t_1]
+        states = [segment(t) for t in times[1:-1]] + [segment.P[1]]
+        found: list[tuple[int, Floats, Any]] = []
+        for i in range(len(self.functions)):
+            g = [self.old[i]]
+            g += [self._host(i, problem, t, y) for t, y in zip(times[1:], states, strict=True)]
+            for a, b, g_a, g_b in zip(times, times[1:], g, g[1:], strict=False):
+                rises = (g_a < 0) & (g_b >= 0) & (self.direction[i] >= 0)
+                falls = (g_a > 0) & (g_b <= 0) & (self.direction[i] <= 0)
+                here = accept & (rises | falls)
+                if here.any():
+                    found.append((i, self._solve(i, problem, segment, a, b, g_a, g_b, here), here))
+            self.old[i] = np.where(accept, g[-1], self.old[i])
+        return self._record(problem, segment, index, found) if found else None
+
+    def _solve(
+        self,
+        i: int,
+        problem: BatchProblem,
+        segment: BatchSegment,
+        a: Floats,
+        b: Floats,
+        g_a: Floats,
+        g_b: Floats,
+        here: Any,
+    ) -> Floats:
+        """Roots between a and b by the Illinois rule, and bisection every third time."""
+        near, far, g_near, g_far = a.copy(), b.copy(), g_a.copy(), g_b.copy()
+        for m in range(200):
+            width = far - near
+            tight = 2 * np.spacing(np.maximum(np.abs(near), np.abs(far)))
+            open_ = here & (np.abs(width) > tight) & (g_far != 0)
+            if not open_.any():
+                break
+            with np.errstate(all="ignore"):
+                share = g_near / (g_near - g_far)
+            usable = np.isfinite(share) & (share > 0) & (share < 1) & (m % 3 != 2)
+            share = np.where(usable, share, 0.5)
+            t = near + share * width
+            # A step of at least a rounding from either end, so that both of them close in.
+            least = np.copysign(tight, width)
+            t = np.where(np.abs(t - near) < tight, near + least, t)
+            t = np.where(np.abs(far - t) < tight, far - least, t)
+            t = np.where(open_, t, far)
+            g = self._host(i, problem, t, segment(t))
+            crossed = np.sign(g) * np.sign(g_near) <= 0
+            g_near = np.where(open_ & crossed, g_near / 2, np.where(open_, g, g_near))
+            g_far = np.where(open_ & crossed, g, np.where(open_, g_far / 2, g_far))
+            far = np.where(open_ & crossed, t, far)
+            near = np.where(open_ & ~crossed, t, near)
+        return far
+
+    def _record(
+        self,
+        problem: BatchProblem,
+        segment: BatchSegment,
+        index: Any,
+        found: list[tuple[int, Floats, Any]],
+    ) -> tuple[Any, Floats, Array] | None:
+        """Keep the roots in the order of time, up to the one that ends its row."""
+        rows = np.concatenate([np.flatnonzero(here) for _, _, here in found])
+        times = np.concatenate([t[here] for _, t, here in found])
+        which = np.concatenate([np.full(int(here.sum()), i) for i, _, here in found])
+        stop = np.zeros(len(index), bool)
+        t_stop = segment.t_1.copy()
+        keep = np.zeros(len(rows), bool)
+        for k in np.argsort(times * problem.direction, kind="stable"):
+            row, i = rows[k], which[k]
+            if stop[row] and times[k] != t_stop[row]:
+                continue
+            keep[k] = True
+            self.budget[i][index[row]] -= 1
+            if self.budget[i][index[row]] == 0:
+                stop[row], t_stop[row] = True, times[k]
+        y_stop = segment(t_stop)
+        for i in range(len(self.functions)):
+            mine = np.flatnonzero(keep & (which == i))
+            mine = mine[np.argsort(times[mine] * problem.direction, kind="stable")]
+            if not len(mine):
+                continue
+            r, t = rows[mine], times[mine]
+            samples = index[r]
+            place = self.count[i][samples] + _nth(samples)
+            np.add.at(self.count[i], samples, 1)
+            t_out, y = t, segment.rows(r, t)
+            if self.record:
+                t_out, y = self._with_gradient(i, problem, segment, r, t, y)
+                if self.budget[i][samples].min() <= 0:
+                    y_stop = self._put_rows(y_stop, stop, r, t, t_stop, y)
+            self.pieces[i].append((place, samples, t_out, y))
+        return (stop, t_stop, y_stop) if stop.any() else None
+
+    def _put_rows(
+        self, y_stop: Array, stop: Any, r: Any, t: Floats, t_stop: Floats, y: Array
+    ) -> Array:
+        """Give the rows that end here the states that know how the end depends on parameters."""
+        last = np.flatnonzero(stop[r] & (t == t_stop[r]))
+        table = np.zeros(len(stop), int)
+        table[r[last]] = last
+        mask = np.zeros(len(stop), bool)
+        mask[r[last]] = True
+        return self.backend.xp.where(self.backend.mask(mask[:, None], y_stop), y[table], y_stop)
+
+    def _with_gradient(
+        self, i: int, problem: BatchProblem, segment: BatchSegment, r: Any, t: Floats, y: Array
+    ) -> tuple[Array, Array]:
+        """Return times and states of events as functions of the parameters.
+
+        At a root g(t, y(t)) = 0; by the implicit function theorem dt = −dg / (dg/dt along the
+        solution), and the state moves on with dt.
+        """
+        backend = self.backend
+        whole_t = segment.t_1.copy()
+        whole_t[r] = t  # one event of a row; a second one in the same step is looked at apart
+        rest = np.flatnonzero(whole_t[r] != t)
+        whole_y = segment(whole_t)
+        g = self._value(i, problem, problem.time(whole_t), whole_y)
+        width = 1e-4 * np.abs(segment.t_1 - segment.t_0)
+        ahead, behind = (
+            self._host(i, problem, whole_t + d, segment(whole_t + d)) for d in (width, -width)
+        )
+        with np.errstate(all="ignore"):
+            slope = (ahead - behind) / (2 * width)
+            y_dot = backend.detach(segment(whole_t + width) - segment(whole_t - width)) / (
+                backend.real_like(2 * width[:, None], y)
+            )
+        time = backend.times(t, y)
+        if len(rest):
+            return time, y
+        move = -(g - backend.detach(g))[r] / backend.real_like(slope[r], y)
+        return time + move.to(time.dtype), y + y_dot[r] * move[:, None]
+
+    def records(self) -> tuple[EventRecord, ...]:
+        """All events found: for each function times (m, B) and states (m, B, *shape)."""
+        return tuple(self._padded(i) for i in range(len(self.functions)))
+
+    def _padded(self, i: int) -> EventRecord:
+        backend, n = self.backend, self.y0.shape[1]
+        m = int(self.count[i].max(initial=0))
+        t = backend.times(np.full((m, self.size), math.nan), self.y0)
+        y = backend.full((m, self.size, n), math.nan, self.y0)
+        if self.pieces[i]:
+            place, samples = (np.concatenate([p[k] for p in self.pieces[i]]) for k in (0, 1))
+            times = [p[2] if self.record else backend.times(p[2], self.y0) for p in self.pieces[i]]
+            t = backend.scatter(t, place, samples, backend.xp.concatenate(times))
+            y = backend.scatter(
+                y, place, samples, backend.xp.concatenate([p[3] for p in self.pieces[i]])
+            )
+        return EventRecord(t, y.reshape((m, self.size, *self.shape)))
+
+
+def _nth(samples: Any) -> Any:
+    """How many times each entry has come before."""
+    order = np.argsort(samples, kind="stable")
+    ordered = samples[order]
+    first = np.searchsorted(ordered, ordered, side="left")
+    nth = np.empty(len(samples), int)
+    nth[order] = np.arange(len(samples)) - first
+    return nth

@@ -1,0 +1,423 @@
+"""The loop over a batch: every row has its own time, step size, controller memory and end."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..._array import Array
+from ..._optional import require
+from ..control import first_step
+from ..loop import MAX_FAILURES, MAX_NON_FINITE
+from ..options import StepOptions
+from ..problem import first_bad
+from ..solution import BatchSolution, Status
+from .control import BatchControl, BatchErrorRatio
+from .dense import BatchDenseOutput, BatchSegment
+from .events import BatchEvents
+from .problem import BatchProblem, Floats
+from .records import Records
+from .stages import BatchStages
+
+__all__ = ["BatchProgress", "BatchRun"]
+
+COMPACT = 0.75
+"""When fewer than this share of the rows still run, the others leave the batch."""
+
+
+class BatchRun:
+    """One batched solve in progress; all that the solution needs is kept here, step by step.
+
+    Parameters
+    ----------
+    problem : BatchProblem
+        The problem.
+    make_stages : callable
+        ``make_stages(problem, record=...)``, the method's stages, with the history that autograd
+        needs or without.
+    rtol, atol : float or array
+        Tolerances, numbers or shape (B, n).
+    steps : StepOptions
+        What decides the step sizes.
+    events : BatchEvents or None
+        Events to look for.
+    t_eval : array, shape (n_t, B), or None
+        Times to return the solution at.
+    dense, log : bool
+        Whether to keep an interpolant and the log.
+    callback : callable, optional
+        ``callback(t, y, accepted)`` after each step of the batch, of its rows that still run; a
+        true return value stops the solve.
+    """
+
+    def __init__(
+        self,
+        problem: BatchProblem,
+        make_stages: Callable[..., BatchStages],
+        rtol: Any,
+        atol: Any,
+        steps: StepOptions,
+        *,
+        events: BatchEvents | None = None,
+        t_eval: Floats | None = None,
+        dense: bool = False,
+        log: bool = False,
+        callback: Callable[..., Any] | None = None,
+    ) -> None:
+        B = problem.size
+        self.whole = self.problem = problem
+        self.backend, self.make_stages, self.steps = problem.backend, make_stages, steps
+        self.rtol, self.atol, self.events, self.t_eval = rtol, atol, events, t_eval
+        self.record, self.callback = False, callback
+        self.t, self.y, self.t1 = problem.t0.copy(), problem.y0, problem.t1.copy()
+        self.index = np.arange(B)
+        """The sample that each row belongs to."""
+        self.running = np.ones(B, bool)
+        self.status: list[Status | None] = [None] * B
+        self.message = [""] * B
+        self.accepted, self.rejected = np.zeros(B, int), np.zeros(B, int)
+        self.records = Records(problem, t_eval)
+        self.segments: list[tuple[BatchSegment, Any, Floats]] | None = [] if dense else None
+        self.log: list[dict[str, Any]] | None = [] if log else None
+        self.may_compact: bool | None = None
+        self.nfev_first = 0
+        self.stages: BatchStages | None = None
+
+    # The loop -------------------------------------------------------------------------------------
+
+    def integrate(self, bar: BatchProgress | None = None) -> None:
+        """Step until every sample has ended."""
+        p, backend, steps = self.problem, self.backend, self.steps
+        f_0 = p.first_slopes()
+        self.record = record = backend.wants_grad(p.y0, f_0)
+        if self.events is not None:
+            self.events.start(p, record=record)
+        self.finish(~backend.rows_finite(f_0), Status.non_finite, self._bad_start(f_0))
+        self.finish(self.running & (p.t0 == p.t1), Status.success)
+        if not self.running.any():
+            return
+        stages = self.stages = self.make_stages(p, record=record)
+        order, direction = stages.error_order, p.direction
+        stages.start(f_0)
+        h_abs = self._first_steps(f_0, order)
+        ratio_of = BatchErrorRatio(self.rtol, self.atol, p.y0, backend)
+        control = BatchControl(steps.controller, p.size)
+        B = p.size
+        retry, attempts = np.zeros(B, bool), np.zeros(B, int)
+        failures, non_finite, wall = np.zeros(B, int), np.zeros(B, int), self.t1.copy()
+        while self.running.any():
+            if self._should_compact():
+                rows = np.flatnonzero(self.running)
+                if self._compact(rows):
+                    ratio_of.take(rows)
+                    control.take(rows)
+                    h_abs, retry, attempts, failures, non_finite, wall = (
+                        x[rows] for x in (h_abs, retry, attempts, failures, non_finite, wall)
+                    )
+            t, y = self.t, self.y
+            least = 10 * np.spacing(np.abs(t))
+            h_abs = np.minimum(h_abs, steps.max_step)
+            short = self.running & (h_abs < least)
+            if short.any():
+                stuck = short & (retry | (steps.max_step < least))
+                self.finish(stuck, Status.step_too_small, self._why_small(h_abs, non_finite))
+                h_abs = np.where(short, least, h_abs)
+            out = self.running & (attempts >= steps.max_steps)
+            if out.any():
+                self.finish(out, Status.max_steps, self._why_out(h_abs))
+            active = self.running.copy()
+            if not active.any():
+                break
+            attempts += active
+            t_new = t + h_abs * direction
+            t_new = np.where((t_new - self.t1) * direction >= 0, self.t1, t_new)
+            t_new = np.where(active, t_new, t)
+            h = t_new - t
+            y_new = stages.attempt(t, h, y)
+            errors = stages.errors()
+            ratio = ratio_of(errors, y, y_new)
+            failed = stages.failed
+            if failed is not None and failed.any():
+                ratio = np.where(failed, math.inf, ratio)
+            bad = ~np.isfinite(ratio)
+            accept, factor = control(ratio, active, order)
+            accept &= active
+            if self.log is not None:
+                self.log.append(
+                    {
+                        "index": self.index,
+                        "active": active,
+                        "t": t,
+                        "h": h,
+                        "ratio": ratio,
+                        "accepted": accept,
+                    }
+                )
+            reject = active & ~accept
+            self.rejected[self.index[reject]] += 1
+            if bad.any():
+                factor = np.where(bad, 0.1, factor)
+                failures, non_finite = self._judge_bad(active & bad, failures, non_finite, h_abs)
+                wall = np.where(bad, t_new, wall)
+            h_abs = np.where(active, np.abs(h) * factor, h_abs)
+            if failed is not None and failed.any():
+                h_abs = np.where(failed, np.minimum(stages.longest, 0.5 * np.abs(h)), h_abs)
+            retry = ~accept
+            if not accept.any():
+                continue
+            failures = np.where(accept, 0, failures)
+            non_finite = np.where(accept & ((t_new - wall) * direction >= 0), 0, non_finite)
+            if self.record and bad.any():  # what is not finite would poison all gradients
+                y_new = stages.attempt(t, np.where(accept, h, 0.0), y)
+            self._commit(accept, t, np.where(accept, t_new, t), y, y_new)
+            if bar is not None:
+                bar.update(self.running)
+            if self.callback is not None and self.callback(self.t, self.y, accept):
+                self.finish(self.running, Status.interrupted, lambda _: "stopped by the callback")
+
+    def _commit(self, accept: Any, t: Floats, t_new: Floats, y: Array, y_new: Array) -> None:
+        """Take the accepted rows' steps: outputs, events, the next step's start."""
+        stages, backend = self.stages, self.backend
+        assert stages is not None
+        mask = None if accept.all() else backend.mask(accept[:, None], y)
+        y_end = y_new if mask is None else backend.xp.where(mask, y_new, y)
+        segment = None
+        if (
+            self.segments is not None
+            or self.events is not None
+            or self.records.inside(self.index, accept, t_new)
+        ):
+            segment = stages.segment(t, t_new, y, y_end)
+        ended = None
+        if segment is not None and self.events is not None:
+            ended = self.events.step(self.problem, segment, self.index, accept)
+            if ended is not None:
+                stop, t_stop, y_stop = ended
+                t_new = np.where(stop, t_stop, t_new)
+                y_end = backend.xp.where(backend.mask(stop[:, None], y), y_stop, y_end)
+        if segment is not None and self.segments is not None:
+            rows = np.flatnonzero(accept)
+            self.segments.append((segment.take(rows), self.index[rows], t_new[rows]))
+        self.accepted[self.index[accept]] += 1
+        self.records.step(self.index, accept, t_new, y_end, segment)
+        stages.advance(mask, t_new, y_end)
+        self.t, self.y = t_new, y_end
+        if ended is not None:
+            self.finish(
+                ended[0],
+                Status.event,
+                lambda i: f"a terminal event occurred at t = {float(t_new[i])!r}",
+            )
+        done = self.running & (t_new == self.t1)
+        if done.any():
+            self.finish(done, Status.success)
+
+    def _first_steps(self, f_0: Array, order: int) -> Floats:
+        p, steps, detach = self.problem, self.steps, self.backend.detach
+        if steps.first is not None:
+            return np.full(p.size, float(steps.first))
+        self.nfev_first += 1
+
+        def f(t: Floats, y: Array) -> Array:
+            with self.backend.no_grad():
+                return p(p.time(t), y)
+
+        h: Floats = first_step(
+            f,
+            p.t0,
+            detach(p.y0),
+            detach(f_0),
+            direction=p.direction,
+            order=order,
+            rtol=self.rtol,
+            atol=self.atol,
+            longest=np.abs(p.t1 - p.t0),
+            max_step=steps.max_step,
+            backend=self.backend,
+            batched=True,
+        )
+        return h
+
+    # Ends -----------------------------------------------------------------------------------------
+
+    def finish(self, rows: Any, status: Status, why: Callable[[int], str] | None = None) -> None:
+        """End some rows; `why` tells the message of a row."""
+        for i in np.flatnonzero(rows & self.running):
+            sample = self.index[i]
+            self.status[sample] = status
+            self.message[sample] = status.value if why is None else why(int(i))
+        self.running = self.running & ~rows
+
+    def _judge_bad(
+        self, bad: Any, failures: Any, non_finite: Any, h_abs: Floats
+    ) -> tuple[Any, Any]:
+        """End rows whose attempts came to nothing too often; return the counts."""
+        stages = self.stages
+        assert stages is not None
+        failed = bad & stages.failed if stages.failed is not None else np.zeros_like(bad)
+        broken = bad & ~failed
+        failures, non_finite = failures + failed, non_finite + broken
+        stuck = broken & ~self.backend.rows_finite(stages.f_0)
+        least = 10 * np.spacing(np.abs(self.t))
+        self.finish(
+            failed & ((failures >= MAX_FAILURES) | (stages.longest < least)),
+            stages.failure,
+            lambda i: (
+                f"{stages.failure.value}: after t = {float(self.t[i])!r}, {failures[i]} times in a "
+                "row"
+            ),
+        )
+        self.finish(
+            stuck | (broken & (non_finite >= MAX_NON_FINITE)),
+            Status.non_finite,
+            lambda i: (
+                f"f, or the state, is not finite within the step after "
+                f"t = {float(self.t[i])!r} by {float(h_abs[i])!r}"
+            ),
+        )
+        return failures, non_finite
+
+    def _bad_start(self, f_0: Array) -> Callable[[int], str]:
+        def why(i: int) -> str:
+            bad = first_bad(f_0[i].reshape(self.problem.shape), self.backend)
+            return f"f(t0, y0) is not finite at component {bad}"
+
+        return why
+
+    def _why_small(self, h_abs: Floats, non_finite: Any) -> Callable[[int], str]:
+        def why(i: int) -> str:
+            cause = (
+                "f is not finite beyond it"
+                if non_finite[i]
+                else "the solution may be singular there"
+            )
+            return (
+                f"the step size {float(h_abs[i]):.3g} fell below the spacing of times at "
+                f"t = {float(self.t[i])!r}: {cause}, or f is discontinuous, or the tolerances are "
+                "too tight for the dtype"
+            )
+
+        return why
+
+    def _why_out(self, h_abs: Floats) -> Callable[[int], str]:
+        def why(i: int) -> str:
+            return (
+                f"made max_steps = {self.steps.max_steps} attempts and reached "
+                f"t = {float(self.t[i])!r} of {float(self.t1[i])!r}; the last step size was "
+                f"{float(h_abs[i]):.3g}"
+            )
+
+        return why
+
+    def interrupt(self, error: BaseException) -> None:
+        """End whatever still runs: an exception came through."""
+        self.finish(
+            self.running,
+            Status.interrupted,
+            lambda i: f"interrupted at t = {float(self.t[i])!r} by {error!r}",
+        )
+
+    # Compaction -----------------------------------------------------------------------------------
+
+    def _should_compact(self) -> bool:
+        return self.may_compact is not False and self.running.sum() <= COMPACT * len(self.running)
+
+    def _compact(self, rows: Any) -> bool:
+        """Let only `rows` go on, if f does not mind; return whether it does not.
+
+        An f that has values for every sample of the whole batch in itself cannot be called with
+        some of them. Whether it can is seen at the first attempt, where its values are known.
+        """
+        stages = self.stages
+        assert stages is not None
+        part = self.problem.take(rows)
+        if self.may_compact is None:
+            self.may_compact = self._same(part, rows)
+            if not self.may_compact:
+                self.problem.nfev = part.nfev
+                return False
+        self.problem = part
+        if self.events is not None:
+            self.events.take(rows)
+        stages.take(part, rows)
+        self.t, self.y, self.t1 = self.t[rows], self.y[rows], self.t1[rows]
+        self.index, self.running = self.index[rows], self.running[rows]
+        return True
+
+    def _same(self, part: BatchProblem, rows: Any) -> bool:
+        """Whether f of some rows is what it was of all."""
+        backend, stages = self.backend, self.stages
+        assert stages is not None
+        with backend.no_grad(), contextlib.suppress(Exception):
+            known = backend.host(abs(backend.detach(stages.f_0[rows])))
+            again = part(part.time(self.t[rows]), backend.detach(self.y[rows]))
+            off = backend.host(abs(again - backend.detach(stages.f_0[rows])))
+            eps = float(backend.xp.finfo(self.y.dtype).eps)
+            return bool((off <= 1e3 * eps * (known.max() + 1e-300)).all())
+        return False
+
+    # The result -----------------------------------------------------------------------------------
+
+    def solution(self) -> BatchSolution:
+        """Return all that was computed."""
+        p, stages = self.whole, self.stages
+        t, y = self.records.arrays()
+        interpolant = None
+        if self.segments is not None:
+            interpolant = BatchDenseOutput(self.segments, p.shape, p.y0, p.t0, self.backend)
+        return BatchSolution(
+            t=t,
+            y=y,
+            status=tuple(s if s is not None else Status.interrupted for s in self.status),
+            message=tuple(self.message),
+            stats={
+                "nfev": self.problem.nfev,
+                "accepted": self.accepted,
+                "rejected": self.rejected,
+                "njev": 0 if stages is None else stages.njev,
+                "nlu": 0 if stages is None else stages.nlu,
+            },
+            log=None if self.log is None else _log_arrays(self.log, p.size),
+            events=() if self.events is None else self.events.records(),
+            interpolant=interpolant,
+            count=self.records.count,
+        )
+
+
+class BatchProgress:
+    """A tqdm bar that counts the samples that have ended, or nothing."""
+
+    def __init__(self, problem: BatchProblem, *, enabled: bool) -> None:
+        self.problem, self.bar = problem, None
+        if enabled:
+            tqdm = require("tqdm.auto", "diffusion", "progress=True").tqdm
+            layout = "{l_bar}{bar}| {n:.0f} of {total:.0f} samples done [{elapsed}<{remaining}]"
+            self.bar = tqdm(total=problem.size, bar_format=layout)
+
+    def update(self, running: Any) -> None:
+        """Show how many samples have ended."""
+        if self.bar is not None:
+            self.bar.update(self.problem.size - int(running.sum()) - self.bar.n)
+
+    def __enter__(self) -> BatchProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.update(self.bar.total - self.bar.n)
+            self.bar.close()
+
+
+def _log_arrays(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
+    """One array per column of shape (attempts of the batch, B); NaN where a sample had ended."""
+    columns: dict[str, Any] = {}
+    for name in ("t", "h", "ratio", "accepted"):
+        start = False if name == "accepted" else math.nan
+        columns[name] = np.full((len(rows), size), start)
+        for line, row in zip(columns[name], rows, strict=True):
+            line[row["index"][row["active"]]] = row[name][row["active"]]
+    return columns

@@ -1,0 +1,290 @@
+"""The stages of explicit and stabilised methods, for a batch of rows with their own step sizes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, final
+
+import numpy as np
+
+from ..._array import Array
+from ..solution import Status
+from ..stabilised import StabilisedMethod
+from ..step import combine
+from ..tableau import ButcherTableau
+from .dense import BatchSegment
+from .problem import BatchProblem, Floats
+
+__all__ = ["BatchStages", "ExplicitBatch", "StabilisedBatch"]
+
+EVERY = 25
+"""Steps of the batch that estimates of the spectral radii serve for, as in RKC."""
+
+SAFETY = 1.2
+"""Power iteration estimates from below."""
+
+
+class BatchStages(ABC):
+    """What the batched loop needs to know of a method. Rows that rest make a step of size 0."""
+
+    error_order: int
+    njev = nlu = 0
+    failure = Status.newton_failed
+    """How rows end that cannot make a step."""
+
+    def __init__(self, problem: BatchProblem, tableau: Any) -> None:
+        self.problem, self.tableau, self.backend = problem, tableau, problem.backend
+        self.failed: Any = None
+        """Rows that could not make the last attempt, shape (b,), or None."""
+        self.longest: Floats = np.full(problem.size, np.inf)
+        """What these rows may try next."""
+        self._end: Array = None
+        self.f_0: Array = None
+        """f(t, y) at the start of the step, shape (b, n)."""
+
+    def start(self, f_0: Array) -> None:
+        """Get ready to step, given f at the rows' times and states."""
+        self.f_0 = f_0
+
+    @abstractmethod
+    def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
+        """Compute the stages of steps from (t, y) by h, both of shape (b,); return y_new."""
+
+    @abstractmethod
+    def errors(self) -> list[Array]:
+        """Local error estimates of the last attempt, one per embedded row; yours to change."""
+
+    def advance(self, accept: Any, t: Floats, y: Array) -> None:
+        """Get ready to step from (t, y): where `accept`, the end of the last attempt.
+
+        `accept` of shape (b, 1) is None where all rows were accepted.
+        """
+        end = self.slope_at_end(t, y)
+        self.f_0 = end if accept is None else self.backend.xp.where(accept, end, self.f_0)
+        self._end = None
+
+    def f_end(self, t: Floats, y: Array) -> Array:
+        """Return f at the end of the step."""
+        return self.problem(self.problem.time(t), y)
+
+    def segment(self, t: Floats, t_new: Floats, y: Array, y_new: Array) -> BatchSegment:
+        """Cubic Hermite dense output over the step; its slope at the end serves `advance` too."""
+        h = t_new - t
+        inverse = np.divide(1.0, h, out=np.zeros_like(h), where=h != 0)[:, None]
+        f_0, f_1 = self.f_0, self.slope_at_end(t_new, y_new)
+        rise = self.backend.real_like(inverse, y) * (y_new - y)
+        P = self.backend.xp.stack([y, y_new, f_0 - rise, 2 * rise - f_0 - f_1])
+        return BatchSegment(t, t_new, P, self.backend)
+
+    def slope_at_end(self, t: Floats, y: Array) -> Array:
+        """Return f at the end of the step, evaluated once."""
+        if self._end is None:
+            self._end = self.f_end(t, y)
+        return self._end
+
+    def take(self, problem: BatchProblem, rows: Any) -> None:
+        """Go on with some of the rows."""
+        self.problem, self.f_0, self._end = problem, self.f_0[rows], None
+
+
+@final
+class ExplicitBatch(BatchStages):
+    """Explicit Runge-Kutta steps.
+
+    The stages lie in one buffer of shape (m, b, n), so that each combination is one
+    matrix-vector product; where autograd needs their history they are a list, and combined one by
+    one.
+    """
+
+    def __init__(
+        self, problem: BatchProblem, tableau: ButcherTableau, *, dense: bool, record: bool
+    ) -> None:
+        super().__init__(problem, tableau)
+        self.error_order, self.record = tableau.error_order or 0, record
+        self.s = tableau.n_stages
+        self.slot = self.s - 1 if tableau.fsal else self.s
+        self.m = self.slot + 1 + (len(tableau.dense.c) if dense else 0)
+        self.lists = [[float(a) for a in row] for row in tableau.rows]
+        self.weights = self.backend.vector(tableau.rows, problem.y0)
+        self.bubble: Array = self.backend.vector(tableau.bubble, problem.y0) if dense else None
+        self.rest = 1 - np.asarray(tableau.c)
+        self.h: Array = None
+        self.y_new: Array = None
+        self.K: Any = None
+        self._allocate()
+
+    def _allocate(self) -> None:
+        b, n = self.problem.size, self.problem.y0.shape[1]
+        if self.record:
+            self.K = [None] * self.m
+            return
+        self.K = self.backend.empty((self.m, b, n), self.problem.y0)
+        flat = self.K.reshape((self.m, b * n))
+        product = self.backend.product
+        s = self.s
+        # Each combination of stages is made in one and the same place, and used at once.
+        flat_sum = self.backend.empty((b * n,), self.problem.y0)
+        self.sum = flat_sum.reshape((b, n))
+        self.write = [self.backend.writer(self.K[i]) for i in range(self.m)]
+        self.products = {
+            (i, m): product(self.weights[i, :m], flat[:m], flat_sum)
+            for i, m in [
+                *((i, i) for i in range(1, s)),
+                *((j, s) for j in range(s, len(self.lists))),
+            ]
+        }
+
+    def _weigh(self, row: int, m: int) -> Array:
+        """Σ_{j < m} a_ij k_j for row i of A, b and the error rows."""
+        if self.record:
+            return combine(self.lists[row][:m], self.K)
+        self.products[row, m]()
+        return self.sum
+
+    def _put(self, i: int, value: Array) -> None:
+        if self.record:
+            self.K[i] = value
+        else:
+            self.write[i](value)
+
+    def start(self, f_0: Array) -> None:
+        """Get ready to step, given f at the rows' times and states."""
+        self._put(0, f_0)
+        self.f_0 = self.K[0]
+
+    def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
+        """Compute the stages; see `BatchStages`."""
+        s, move, problem = self.s, self.backend.move, self.problem
+        t_new = t + h
+        # Times are counted back from the end: t + (t_new − t) may round to a time past the span.
+        times = list(problem.time(t_new - self.rest[:, None] * h))
+        self.h = self.backend.real_like(h[:, None], y)
+        self._end = None
+        self.y_new = y
+        for i in range(1, s):
+            self.y_new = move(y, self._weigh(i, i), self.h)
+            self._put(i, problem(times[i], self.y_new))
+        if not self.tableau.fsal:
+            self.y_new = move(y, self._weigh(s, s), self.h)
+        return self.y_new
+
+    def errors(self) -> list[Array]:
+        """Estimates of the local error."""
+        with self.backend.no_grad():
+            rows = range(self.s + 1, len(self.lists))
+            errors = [self.h * self._weigh(j, self.s) for j in rows]
+            if not self.tableau.fsal:  # a state that overflows is in no stage yet
+                errors[0] = errors[0] + 0.0 * self.y_new
+            return errors
+
+    def f_end(self, t: Floats, y: Array) -> Array:
+        """Return f at the end: the last stage of an FSAL method."""
+        if self.tableau.fsal:
+            return self.K[self.slot]
+        self._put(self.slot, super().f_end(t, y))
+        return self.K[self.slot]
+
+    def advance(self, accept: Any, t: Floats, y: Array) -> None:
+        """Get ready for the next step."""
+        end = self.slope_at_end(t, y)
+        self._end = None
+        if self.record:
+            self.K[0] = end if accept is None else self.backend.xp.where(accept, end, self.K[0])
+            self.f_0 = self.K[0]
+        elif accept is None:
+            self.write[0](end)
+        else:
+            self.backend.overwrite(self.K[0], end, accept)
+
+    def segment(self, t: Floats, t_new: Floats, y: Array, y_new: Array) -> BatchSegment:
+        """Return the method's own dense output; evaluates its extra stages for all rows."""
+        self.slope_at_end(t_new, y_new)
+        dense, xp = self.tableau.dense, self.backend.xp
+        h = self.backend.real_like((t_new - t)[:, None], y) if len(dense.c) else None
+        for i, (c_i, a_i) in enumerate(zip(dense.c, dense.A, strict=True), self.slot + 1):
+            time = self.problem.time(t_new - (1 - c_i) * (t_new - t))
+            self._put(i, self.problem(time, y + h * combine(a_i, self.K)))
+        K = xp.stack(self.K) if self.record else self.K
+        q, m = self.bubble.shape
+        Q = (self.bubble @ (K[:m] - K[0]).reshape((m, -1))).reshape((q, *y.shape))
+        P = xp.concatenate([y[None], y_new[None], Q])
+        return BatchSegment(t, t_new, P, self.backend)
+
+    def take(self, problem: BatchProblem, rows: Any) -> None:
+        """Go on with some of the rows."""
+        f_0 = self.K[0][rows]
+        self.problem, self._end = problem, None
+        self._allocate()
+        self.start(f_0)
+
+
+@final
+class StabilisedBatch(BatchStages):
+    """Stabilised explicit steps: all rows take as many stages as the stiffest of them needs."""
+
+    failure = Status.unstable
+
+    def __init__(self, problem: BatchProblem, method: StabilisedMethod, radius: Any) -> None:
+        super().__init__(problem, method)
+        self.error_order, self.radius = method.error_order, radius
+        self.err: Array = None
+        self.vector: Array = None
+        self.rho = np.zeros(problem.size)
+        """Bounds of the spectral radii."""
+        self.age = EVERY
+
+    def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
+        """Compute the stages; see `BatchStages`."""
+        problem, method = self.problem, self.tableau
+        if self.age >= EVERY:
+            self.rho, self.age = SAFETY * self._estimate(t, y), 0
+        z = np.abs(h) * self.rho
+        self.longest = method.longest(1.0) / np.maximum(self.rho, 1e-300)
+        self.failed = ~(z <= method.beta(method.max_stages))
+        z, h = np.where(self.failed, 0.0, z), np.where(self.failed, 0.0, h)
+        step, start = (self.backend.real_like(x[:, None], y) for x in (h, t))
+
+        def f(time: Array, state: Array) -> Array:
+            return problem(time.reshape((-1,)), state)
+
+        s = method.stages(float(z.max(initial=0.0)))
+        y_new, self.err, self._end = method.step(f, start, y, step, self.f_0, s)
+        return y_new
+
+    def _estimate(self, t: Floats, y: Array) -> Floats:
+        """Spectral radii by nonlinear power iteration, from the vectors of the last time on."""
+        # The estimator stands above the solvers: it is fetched when a solve asks for it.
+        from ...stiffness.power import nonlinear_power_iteration
+
+        problem, detach = self.problem, self.backend.detach
+        if self.radius is not None:
+            return np.asarray(self.radius(problem, t, y))
+        time = problem.time(t)
+        with self.backend.no_grad():
+            pair = nonlinear_power_iteration(
+                lambda _, state: problem(time, state.reshape(y.shape)),
+                0.0,
+                detach(y),
+                f_0=detach(self.f_0),
+                start=self.vector,
+                tol=1e-2,
+                max_iterations=50,
+                batched=True,
+            )
+        self.vector = self.backend.vector(pair.vector, y).reshape(y.shape)
+        return np.asarray(np.abs(np.asarray(pair.value)), dtype=np.float64)
+
+    def errors(self) -> list[Array]:
+        """Return the method's estimate."""
+        return [self.backend.detach(self.err)]
+
+    def advance(self, accept: Any, t: Floats, y: Array) -> None:
+        """Get ready for the next step."""
+        super().advance(accept, t, y)
+        self.age += 1
+
+    def take(self, problem: BatchProblem, rows: Any) -> None:
+        """Go on with some of the rows."""
+        super().take(problem, rows)
+        self.rho, self.longest = self.rho[rows], self.longest[rows]
+        self.vector = None if self.vector is None else self.vector[rows]
