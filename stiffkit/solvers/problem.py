@@ -264,9 +264,8 @@ def refuse_batched(method: Any, **given: Any) -> None:
         if value is not None:
             msg = f"{name} is not for a batched solve: its samples step apart"
             raise ValueError(msg)
-    explicit = isinstance(method, ButcherTableau) and method.explicit
-    if not (explicit or hasattr(method, "degrees")):
-        msg = f"method {method.name!r} has no batched form; take an explicit or stabilised one"
+    if method.name == "radau5":
+        msg = "method 'radau5' has no batched form; take an ESDIRK or Rosenbrock method"
         raise ValueError(msg)
 
 

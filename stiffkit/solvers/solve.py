@@ -158,7 +158,15 @@ def solve(
     auto = auto and grid is None and guide is None
     steps = StepOptions(controller, first_step, max_step, max_steps, grid)
     if batched:
-        refuse_batched(tableau, grid=grid, guide=guide, observe=observe or None)
+        refuse_batched(
+            tableau,
+            grid=grid,
+            guide=guide,
+            observe=observe or None,
+            jvp=jvp,
+            jac_sparsity=jac_sparsity,
+            bandwidth=bandwidth,
+        )
         from .batch import solve_batch
 
         return solve_batch(  # type: ignore[return-value]
@@ -176,6 +184,7 @@ def solve(
             progress=progress,
             log=log,
             radius=radius,
+            jac=jac,
             args=args,
         )
     hooks = Hooks(guide, observe, callback, log=log)

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..options import StepOptions, event_functions
+from ..rosenbrock import RosenbrockTableau
 from ..solution import BatchSolution
 from ..stabilised import StabilisedMethod
 from .events import BatchEvents
+from .linear import BatchAlgebra
 from .loop import BatchProgress, BatchRun
 from .problem import (
     BatchProblem,
@@ -18,6 +20,7 @@ from .problem import (
     make_batch_problem,
 )
 from .stages import BatchStages, ExplicitBatch, StabilisedBatch
+from .stiff import DirkBatch, RosenbrockBatch
 
 __all__ = ["solve_batch"]
 
@@ -38,6 +41,7 @@ def solve_batch(
     progress: bool = False,
     log: bool = False,
     radius: Any = None,
+    jac: Any = None,
     args: Sequence[Any] = (),
 ) -> BatchSolution:
     """Solve many problems of one shape; arguments as for `stiffkit.solve`.
@@ -59,6 +63,11 @@ def solve_batch(
     def make_stages(p: BatchProblem, *, record: bool) -> BatchStages:
         if isinstance(method, StabilisedMethod):
             return StabilisedBatch(p, method, radius)
+        if isinstance(method, RosenbrockTableau) or not method.explicit:
+            linear = BatchAlgebra(p, jac, record=record)
+            if isinstance(method, RosenbrockTableau):
+                return RosenbrockBatch(p, method, linear)
+            return DirkBatch(p, method, linear, run.rtol, run.atol)
         return ExplicitBatch(p, method, dense=interpolates, record=record)
 
     run = BatchRun(

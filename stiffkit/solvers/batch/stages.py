@@ -68,13 +68,20 @@ class BatchStages(ABC):
         return self.problem(self.problem.time(t), y)
 
     def segment(self, t: Floats, t_new: Floats, y: Array, y_new: Array) -> BatchSegment:
-        """Cubic Hermite dense output over the step; its slope at the end serves `advance` too."""
-        h = t_new - t
-        inverse = np.divide(1.0, h, out=np.zeros_like(h), where=h != 0)[:, None]
-        f_0, f_1 = self.f_0, self.slope_at_end(t_new, y_new)
-        rise = self.backend.real_like(inverse, y) * (y_new - y)
-        P = self.backend.xp.stack([y, y_new, f_0 - rise, 2 * rise - f_0 - f_1])
+        """Return dense output over the step; the slope at its end serves `advance` too."""
+        P = self.backend.xp.stack([y, y_new, *self.bubbles(t, t_new, y, y_new)])
         return BatchSegment(t, t_new, P, self.backend)
+
+    def bubbles(self, t: Floats, t_new: Floats, y: Array, y_new: Array) -> list[Array]:
+        """Return the bubble's coefficients over h: here those of the cubic Hermite polynomial."""
+        f_0, f_1 = self.f_0, self.slope_at_end(t_new, y_new)
+        rise = self.inverse(t_new - t, y) * (y_new - y)
+        return [f_0 - rise, 2 * rise - f_0 - f_1]
+
+    def inverse(self, h: Floats, like: Array) -> Array:
+        """Return 1/h of each row, shape (b, 1); 0 where a row rests."""
+        safe = np.divide(1.0, h, out=np.zeros_like(h), where=h != 0)
+        return self.backend.real_like(safe[:, None], like)
 
     def slope_at_end(self, t: Floats, y: Array) -> Array:
         """Return f at the end of the step, evaluated once."""

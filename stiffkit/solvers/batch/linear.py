@@ -1,0 +1,134 @@
+"""Jacobians of a batch, one matrix per row, and solutions of systems with I − cJ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..._array import Array, is_torch, to_numpy
+from .problem import BatchProblem, Floats
+
+__all__ = ["BatchAlgebra"]
+
+
+class BatchAlgebra:
+    """Where ∂f/∂y comes from: given, by forward-mode derivatives (torch), or by differences.
+
+    Parameters
+    ----------
+    problem : BatchProblem
+        The whole batch.
+    jac : callable or array, optional
+        ``jac(t, y, *args)`` of shape (b, n, n), or a constant matrix of shape (n, n).
+    record : bool
+        Whether autograd needs the history.
+    """
+
+    def __init__(self, problem: BatchProblem, jac: Any = None, *, record: bool = False) -> None:
+        self.problem, self.jac, self.record = problem, jac, record
+        self.backend, self.n = problem.backend, problem.y0.shape[1]
+        self.torch = is_torch(problem.y0)
+        self.forward_mode = self.torch
+        self.njev = self.nlu = 0
+        self.eye = self.backend.vector(np.eye(self.n), problem.y0)
+        if jac is not None and not callable(jac):
+            matrix = to_numpy(jac)
+            if matrix.shape != (self.n, self.n):
+                msg = (
+                    f"jac has shape {matrix.shape}; it must be ({self.n}, {self.n}), or a function"
+                )
+                raise ValueError(msg)
+            self.jac = self.backend.vector(matrix, problem.y0)
+
+    def jacobian(self, t: Floats, y: Array, f_y: Array) -> Array:
+        """Return ∂f/∂y of each row, shape (b, n, n), where f is `f_y`."""
+        self.njev += 1
+        if self.jac is None:
+            return self._derived(t, y, f_y)
+        p, shape = self.problem, (len(y), self.n, self.n)
+        if not callable(self.jac):
+            return self.jac.reshape((1, self.n, self.n)) + 0 * self.backend.full(shape, 0.0, y)
+        J = self.jac(p.time(t), y.reshape((len(y), *p.shape)), *p.args)
+        if getattr(J, "dtype", None) != y.dtype or tuple(J.shape) != shape:
+            got = tuple(J.shape) if hasattr(J, "shape") else type(J).__name__
+            msg = f"jac returned {got} for {len(y)} rows; it must return {y.dtype} of shape {shape}"
+            raise ValueError(msg)
+        return J
+
+    def _derived(self, t: Floats, y: Array, f_y: Array) -> Array:
+        p, time = self.problem, self.problem.time(t)
+        if self.forward_mode:
+            basis = self.eye[:, None, :] + 0 * y  # (n, b, n): a unit vector for all rows at once
+            calls = p.nfev
+            try:
+                func = self.backend.xp.func
+                columns = func.vmap(
+                    lambda v: func.jvp(lambda state: p(time, state), (y,), (v,))[1]
+                )(basis)
+                p.nfev = calls + self.n
+                return columns.permute(1, 2, 0)
+            except (RuntimeError, NotImplementedError, ValueError, TypeError):
+                # An operation without forward derivatives, or one that vmap does not know.
+                self.forward_mode, p.nfev = False, calls
+        return self._differences(time, y, f_y)
+
+    def _differences(self, time: Array, y: Array, f_y: Array) -> Array:
+        """Forward differences, a column of all rows at a time."""
+        p, xp = self.problem, self.backend.xp
+        info = xp.finfo(y.dtype)
+        size = abs(self.backend.detach(y))
+        top = xp.amax(size, 1).reshape((-1, 1))
+        size = xp.maximum(size, top * float(info.eps) ** 0.25)
+        size = xp.maximum(size, 0 * size + float(info.tiny) / float(info.eps))
+        delta = (y + float(info.eps) ** 0.5 * size) - y
+        columns = []
+        for j in range(self.n):
+            step = delta[:, j : j + 1]
+            columns.append((p(time, y + step * self.eye[j]) - f_y) / step)
+        return xp.stack(columns, 2)
+
+    def time_slope(self, t: Floats, y: Array, f_y: Array, h: Floats) -> Array:
+        """Return ∂f/∂t of each row; `h` is about to be tried."""
+        p, time = self.problem, self.problem.time(t)
+        if self.forward_mode and self.jac is None:
+            one = self.backend.xp.ones_like(time)
+            return self.backend.xp.func.jvp(lambda s: p(s, y), (time,), (one,))[1]
+        eps = float(self.backend.xp.finfo(y.dtype).eps)
+        length = np.abs(h)
+        delta = np.minimum(np.sqrt(eps * length * np.maximum(np.abs(t), length)), length)
+        later = p.time(t + np.copysign(delta, h))
+        step = later - time  # of the times that f gets, in the precision it gets them in
+        safe = self.backend.xp.where(step == 0, 1 + 0 * step, step)
+        change = (p(later, y) - f_y) / safe[:, None]
+        return self.backend.xp.where((step == 0)[:, None], 0 * f_y, change)
+
+    def solver(self, J: Array, c: Floats) -> Callable[[Array], Array]:
+        """Return r ↦ (I − cJ)⁻¹ r for rows of their own c; rows without a solution become NaN."""
+        self.nlu += 1
+        W = self.eye - self.backend.real_like(c[:, None, None], J) * J
+        if not self.torch:
+            return lambda r: _numpy_solve(W, r)
+        linalg = self.backend.xp.linalg
+        if self.record:
+            return lambda r: linalg.solve_ex(W, r[..., None]).result[..., 0]
+        LU, pivots, _ = linalg.lu_factor_ex(W)
+        return lambda r: linalg.lu_solve(LU, pivots, r[..., None])[..., 0]
+
+    def take(self, problem: BatchProblem) -> None:
+        """Go on with some of the rows."""
+        self.problem = problem
+
+
+def _numpy_solve(W: Array, r: Array) -> Array:
+    try:
+        return np.linalg.solve(W, r[..., None])[..., 0]
+    except np.linalg.LinAlgError:  # one singular matrix spoils the call, not the other rows
+        x = np.full_like(r, np.nan)
+        for i in range(len(r)):
+            try:
+                x[i] = np.linalg.solve(W[i], r[i])
+            except np.linalg.LinAlgError:
+                continue
+        return x

@@ -1,0 +1,211 @@
+"""The stages of Rosenbrock and ESDIRK methods, for a batch of rows with their own step sizes."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+
+from ..._array import Array
+from ..rosenbrock import RosenbrockTableau
+from ..step import combine
+from ..stiff_step import MAX_ITERATIONS
+from ..tableau import ButcherTableau
+from .linear import BatchAlgebra
+from .problem import BatchProblem, Floats
+from .stages import BatchStages
+
+__all__ = ["DirkBatch", "RosenbrockBatch"]
+
+
+class _LinearStages(BatchStages):
+    """What both families share: the Jacobian, and its age."""
+
+    def __init__(self, problem: BatchProblem, tableau: Any, linear: BatchAlgebra) -> None:
+        super().__init__(problem, tableau)
+        self.linear, self.record = linear, linear.record
+        self.J: Array = None
+        self.fresh = False
+        """Whether J belongs to the states that the steps start from."""
+        self.h: Array = None
+
+    @property
+    def njev(self) -> int:  # type: ignore[override]
+        """Jacobians made, one call for all rows."""
+        return self.linear.njev
+
+    @property
+    def nlu(self) -> int:  # type: ignore[override]
+        """Factorisations, one call for all rows."""
+        return self.linear.nlu
+
+    def start(self, f_0: Array) -> None:
+        """Get ready to step, given f at the rows' times and states."""
+        super().start(f_0)
+        self.fresh = False
+
+    def advance(self, accept: Any, t: Floats, y: Array) -> None:
+        """Get ready for the next step."""
+        super().advance(accept, t, y)
+        self.fresh = False
+
+    def take(self, problem: BatchProblem, rows: Any) -> None:
+        """Go on with some of the rows."""
+        super().take(problem, rows)
+        self.linear.take(problem)
+        self.fresh = False
+
+
+@final
+class RosenbrockBatch(_LinearStages):
+    """Steps of a Rosenbrock method: s solves with one matrix per row."""
+
+    def __init__(
+        self, problem: BatchProblem, tableau: RosenbrockTableau, linear: BatchAlgebra
+    ) -> None:
+        super().__init__(problem, tableau, linear)
+        self.error_order = tableau.error_order
+        self.e = [m - m_hat for m, m_hat in zip(tableau.m, tableau.m_hat, strict=True)]
+        self.f_t: Array = None
+        self.u: list[Array] = []
+        self.y_new: Array = None
+
+    def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
+        """Compute the stages; see `BatchStages`."""
+        tableau, problem, linear = self.tableau, self.problem, self.linear
+        if not self.fresh:
+            self.J = linear.jacobian(t, y, self.f_0)
+            self.f_t = linear.time_slope(t, y, self.f_0, h)
+            self.fresh = True
+        solve = linear.solver(self.J, h * tableau.gamma)
+        self.h, self._end = self.backend.real_like(h[:, None], y), None
+        weight = self.h * tableau.gamma
+        u: list[Array] = []
+        for i, (c_i, d_i) in enumerate(zip(tableau.c, tableau.d, strict=True)):
+            right = self.f_0
+            if i > 0:
+                time = problem.time(t + h - (1 - c_i) * h)
+                right = problem(time, y + combine(tableau.A[i], u))
+            right = weight * (right + (self.h * d_i) * self.f_t)
+            if i > 0:
+                right = right + combine([tableau.gamma * c for c in tableau.C[i]], u)
+            u.append(solve(right))
+        self.u = u
+        self.y_new = y + combine(tableau.m, u)
+        return self.y_new
+
+    def errors(self) -> list[Array]:
+        """Return Σ (m_i − m̂_i) u_i."""
+        with self.backend.no_grad():
+            return [combine(self.e, [self.backend.detach(u_i) for u_i in self.u])]
+
+    def bubbles(self, t: Floats, t_new: Floats, y: Array, y_new: Array) -> list[Array]:
+        """Return the method's own dense output, or the cubic Hermite."""
+        if not len(self.tableau.H):
+            return super().bubbles(t, t_new, y, y_new)
+        inverse = self.inverse(t_new - t, y)
+        return [inverse * combine(row, self.u) for row in self.tableau.H]
+
+
+@final
+class DirkBatch(_LinearStages):
+    """Steps of an ESDIRK method: Newton's method stage by stage, each row until it converges."""
+
+    def __init__(
+        self,
+        problem: BatchProblem,
+        tableau: ButcherTableau,
+        linear: BatchAlgebra,
+        rtol: Any,
+        atol: Any,
+    ) -> None:
+        super().__init__(problem, tableau, linear)
+        y, backend = problem.y0, self.backend
+        self.error_order = tableau.error_order or 0
+        self.rtol, self.atol = rtol, atol + backend.tiny(y)
+        eps = float(backend.xp.finfo(y.dtype).eps)
+        least = rtol if isinstance(rtol, float) else float(rtol.min())
+        self.tol = max(10 * eps / least, min(0.03, least**0.5))
+        """How far from its solution an iteration may stop, in units of the tolerance."""
+        self.gamma, self.root = float(tableau.A[1, 1]), max(y.shape[1], 1) ** 0.5
+        self.A, self.b = tableau.A.tolist(), tableau.b.tolist()
+        self.e = np.asarray(tableau.e).tolist()
+        self.K: list[Array] = []
+        self.solve: Any = None
+
+    def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
+        """Compute the stages; see `BatchStages`."""
+        backend, xp, problem = self.backend, self.backend.xp, self.problem
+        if not self.fresh:
+            with backend.no_grad():  # the last correction below has the derivatives
+                exact = self.f_0 if self.tableau.explicit else problem(problem.time(t), y)
+                self.J = backend.detach(self.linear.jacobian(t, backend.detach(y), exact))
+            self.fresh = True
+        self.solve = self.linear.solver(self.J, h * self.gamma)
+        self.h, self._end = backend.real_like(h[:, None], y), None
+        weight, rests = self.h * self.gamma, backend.mask((h == 0)[:, None], y)
+        divisor = xp.where(rests, 1 + 0 * weight, weight)
+        scale = self.atol + self.rtol * backend.absolute(backend.detach(y))
+        self.failed = np.zeros(len(h), bool)
+        K, Y = [self.f_0], y
+        for i in range(1, self.tableau.n_stages):
+            psi = y + self.h * combine(self.A[i][:i], K)
+            t_i = t + h - (1 - float(self.tableau.c[i])) * h
+            time = problem.time(t_i)
+            with backend.no_grad():
+                guess = backend.detach(psi + weight * K[-1])
+                Y = self._newton(time, guess, backend.detach(psi), weight, scale, h == 0)
+            if self.record:
+                Y = self._differentiable(t_i, Y, psi, weight, h * self.gamma)
+            K.append(xp.where(rests, self.f_0, (Y - psi) / divisor))
+        self.K, self.longest = K, 0.25 * np.abs(h)
+        return Y if self.tableau.stiffly_accurate else y + self.h * combine(self.b, K)
+
+    def _newton(
+        self, time: Array, Y: Array, psi: Array, weight: Array, scale: Array, rests: Any
+    ) -> Array:
+        """Solve Y = ψ + hγ f(Y) row by row, with Hairer's control of the contraction."""
+        backend, problem = self.backend, self.problem
+        done, old, eta = rests | self.failed, None, np.ones(len(rests))
+        for m in range(1, MAX_ITERATIONS + 1):
+            change = self.solve(psi + weight * problem(time, Y) - Y)
+            norm = backend.host(backend.row_norm(change / scale)) / self.root
+            moves = backend.mask(~(done | ~np.isfinite(norm))[:, None], Y)
+            Y = backend.xp.where(moves, Y + change, Y)
+            lost = ~np.isfinite(norm)
+            if old is not None:
+                with np.errstate(all="ignore"):
+                    rate = np.where(old > 0, norm / old, 0.0)
+                    eta = rate / (1 - rate)
+                    hopeless = rate ** (MAX_ITERATIONS - m) / (1 - rate) * norm > self.tol
+                lost = lost | (rate >= 1) | hopeless
+            lost = lost & ~done
+            self.failed = self.failed | lost
+            done = done | lost | (eta * norm <= self.tol) | (norm == 0)
+            if done.all():
+                return Y
+            old = norm
+        self.failed = self.failed | ~done
+        return Y
+
+    def _differentiable(self, t: Floats, Y: Array, psi: Array, weight: Array, c: Floats) -> Array:
+        """Make one more correction, with the Jacobian of where it is made.
+
+        By the implicit function theorem its derivatives are those of the solution.
+        """
+        problem, time = self.problem, self.problem.time(t)
+        f_Y = problem(time, Y)
+        with self.backend.no_grad():
+            J = self.backend.detach(self.linear.jacobian(t, Y, self.backend.detach(f_Y)))
+        right = psi + weight * f_Y - Y
+        return Y + self.linear.solver(J, c)(right)
+
+    def errors(self) -> list[Array]:
+        """Return the filtered estimate (I − hγJ)⁻¹ h Σ e_i k_i."""
+        with self.backend.no_grad():
+            K = [self.backend.detach(k) for k in self.K]
+            return [self.solve(self.h * combine(self.e, K))]
+
+    def f_end(self, t: Floats, y: Array) -> Array:
+        """Return the last stage's own derivative, where it is at the end of the step."""
+        return self.K[-1] if self.tableau.stiffly_accurate else super().f_end(t, y)
