@@ -23,6 +23,7 @@ __all__ = [
     "check_times",
     "first_bad",
     "make_problem",
+    "needs_batch",
     "refuse_batched",
 ]
 
@@ -252,6 +253,12 @@ def check_stiff(method: Any, options: Mapping[str, Any], *, auto: bool) -> None:
             raise ValueError(msg)
 
 
+def needs_batch(method: Any) -> bool:
+    """Whether tensors are solved by the batched loop: by methods with systems to solve."""
+    explicit = isinstance(method, ButcherTableau) and method.explicit
+    return not explicit and not hasattr(method, "degrees")
+
+
 def refuse_batched(method: Any, **given: Any) -> None:
     """Refuse what a batched solve has no way to do.
 
@@ -262,10 +269,13 @@ def refuse_batched(method: Any, **given: Any) -> None:
     """
     for name, value in given.items():
         if value is not None:
-            msg = f"{name} is not for a batched solve: its samples step apart"
+            msg = f"{name} is not for batched solves, nor for implicit methods on tensors"
             raise ValueError(msg)
     if method.name == "radau5":
-        msg = "method 'radau5' has no batched form; take an ESDIRK or Rosenbrock method"
+        msg = (
+            "method 'radau5' takes NumPy states, one at a time; for tensors and batches take an "
+            "ESDIRK or Rosenbrock method"
+        )
         raise ValueError(msg)
 
 

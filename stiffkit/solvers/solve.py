@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .._array import is_torch
 from .control import Controller
 from .loop import Run
 from .methods import EXPLICIT, METHODS, Method
 from .options import Hooks, Progress, StepOptions, event_functions
-from .problem import bind, check_method, check_stiff, make_problem, refuse_batched
+from .problem import bind, check_method, check_stiff, make_problem, needs_batch, refuse_batched
 from .solution import Solution, Status
 from .step import Step, StepHook
 from .tableau import ButcherTableau
@@ -48,6 +49,7 @@ def solve(
     radius: Any = None,
     args: Sequence[Any] = (),
     batched: bool = False,
+    adjoint: Any = None,
 ) -> Solution:
     """Solve the initial value problem y' = f(t, y), y(t0) = y0.
 
@@ -134,6 +136,10 @@ def solve(
         called with all B to the end.) `t_span` and `t_eval`, of shape (n_t,) or (n_t, B), and the
         tolerances may differ from sample to sample, and events return shape (b,).
         ``callback(t, y, accepted)`` sees the rows. Not with `grid`, `guide` and `observe`.
+    adjoint : {"checkpoints", "backsolve"} or Checkpoints or Backsolve, optional
+        For torch, how gradients are made. By default the history of the steps is kept, as for any
+        computation; with checkpoints it is made again, a piece at a time; backsolve integrates the
+        adjoint equation instead. See `stiffkit.solvers.batch.adjoint`.
 
     Returns
     -------
@@ -157,7 +163,7 @@ def solve(
     tableau = check_method("tsit5" if auto else method, METHODS, adaptive=grid is None)
     auto = auto and grid is None and guide is None
     steps = StepOptions(controller, first_step, max_step, max_steps, grid)
-    if batched:
+    if batched or adjoint is not None or (is_torch(y0) and needs_batch(tableau)):
         refuse_batched(
             tableau,
             grid=grid,
@@ -167,9 +173,10 @@ def solve(
             jac_sparsity=jac_sparsity,
             bandwidth=bandwidth,
         )
-        from .batch import solve_batch
+        from .batch import solve_batch, solve_one
 
-        return solve_batch(  # type: ignore[return-value]
+        run_batch: Any = solve_batch if batched else solve_one
+        return run_batch(  # type: ignore[no-any-return]
             f,
             t_span,
             y0,
@@ -185,6 +192,7 @@ def solve(
             log=log,
             radius=radius,
             jac=jac,
+            adjoint=adjoint,
             args=args,
         )
     hooks = Hooks(guide, observe, callback, log=log)

@@ -1,5 +1,6 @@
 """A batch whose samples each have their own time, step size, and end."""
 
-from .solve import solve_batch
+from .adjoint import Backsolve, Checkpoints
+from .solve import solve_batch, solve_one
 
-__all__ = ["solve_batch"]
+__all__ = ["Backsolve", "Checkpoints", "solve_batch", "solve_one"]

@@ -52,6 +52,11 @@ class BatchRun:
     callback : callable, optional
         ``callback(t, y, accepted)`` after each step of the batch, of its rows that still run; a
         true return value stops the solve.
+    tape : Tape, optional
+        Where the accepted steps are noted.
+    on_step : callable, optional
+        ``on_step(samples, t, z, weight, args)`` for each stage of an accepted step that counts:
+        its time, state and weight h b_i, shape (b, 1), 0 where a row rests.
     """
 
     def __init__(
@@ -67,12 +72,14 @@ class BatchRun:
         dense: bool = False,
         log: bool = False,
         callback: Callable[..., Any] | None = None,
+        tape: Any = None,
+        on_step: Callable[..., Any] | None = None,
     ) -> None:
         B = problem.size
         self.whole = self.problem = problem
         self.backend, self.make_stages, self.steps = problem.backend, make_stages, steps
         self.rtol, self.atol, self.events, self.t_eval = rtol, atol, events, t_eval
-        self.record, self.callback = False, callback
+        self.record, self.callback, self.tape, self.on_step = False, callback, tape, on_step
         self.t, self.y, self.t1 = problem.t0.copy(), problem.y0, problem.t1.copy()
         self.index = np.arange(B)
         """The sample that each row belongs to."""
@@ -203,6 +210,11 @@ class BatchRun:
             rows = np.flatnonzero(accept)
             self.segments.append((segment.take(rows), self.index[rows], t_new[rows]))
         self.accepted[self.index[accept]] += 1
+        if self.tape is not None:
+            self.tape.add(self.index[accept], t[accept], (t_new - t)[accept])
+        if self.on_step is not None:
+            for time, z, weight in stages.quadrature(t, t_new - t, y):
+                self.on_step(self.index, time, z, weight, self.problem.args)
         self.records.step(self.index, accept, t_new, y_end, segment)
         stages.advance(mask, t_new, y_end)
         self.t, self.y = t_new, y_end

@@ -37,13 +37,10 @@ class Records:
         first = problem.t0 if t_eval is None else t_eval[:1].sum(0)
         some = t_eval is None or len(t_eval) > 0
         here = np.flatnonzero(some & np.broadcast_to(first == problem.t0, problem.size))
-        self._keep(here, here, problem.t0[here], problem.y0)
-
-    def _keep(self, rows: Any, samples: Any, t: Floats, y: Array) -> None:
-        if len(samples):
-            y = y[self.problem.backend.index(rows, y)]
-            self.pieces.append((self.count[samples], samples, t, y))
-            self.count[samples] += 1
+        if len(here):
+            y = problem.y0[problem.backend.index(here, problem.y0)]
+            self.pieces.append((self.count[here], here, problem.t0[here], y))
+            self.count[here] += 1
 
     def inside(self, index: Any, accept: Any, t_new: Floats) -> bool:
         """Whether a time that is asked for lies inside an accepted step, not at its end."""
@@ -69,29 +66,41 @@ class Records:
             count = count + due
         return count
 
+    def due(self, index: Any, accept: Any, t_new: Floats) -> tuple[Any, Any, Any, Floats]:
+        """Count what the accepted rows' steps have reached.
+
+        Returns
+        -------
+        rows, samples, place : array of int, shape (M,)
+            Row of the batch, sample and place in the result of each state that is due.
+        times : array, shape (M,)
+            Where it is due.
+        """
+        rows = np.flatnonzero(accept)
+        samples, ends = index[rows], t_new[rows]
+        times = self.t_eval
+        if times is None:
+            place, at = self.count[samples], ends
+            self.count[samples] += 1
+            return rows, samples, place, at
+        if not len(times):
+            return rows[:0], rows[:0], rows[:0], ends[:0]
+        many = self._reached(samples, ends * self.sign) - self.count[samples]
+        place = np.repeat(self.count[samples], many) + _ranges(many)
+        self.count[samples] += many
+        rows, samples = np.repeat(rows, many), np.repeat(samples, many)
+        return rows, samples, place, times[place, samples if times.shape[1] > 1 else 0]
+
     def step(
         self, index: Any, accept: Any, t_new: Floats, y_end: Array, segment: BatchSegment | None
     ) -> None:
         """Record what the accepted rows' steps have reached."""
-        rows = np.flatnonzero(accept)
-        if self.t_eval is None:
-            self._keep(rows, index[rows], t_new[rows], y_end)
-            return
-        samples, times = index[rows], self.t_eval
-        if not len(times):
-            return
-        many = self._reached(samples, t_new[rows] * self.sign) - self.count[samples]
-        if not many.any():
-            return
-        place = np.repeat(self.count[samples], many) + _ranges(many)
-        rows, samples = np.repeat(rows, many), np.repeat(samples, many)
-        at = times[place, samples if times.shape[1] > 1 else 0]
-        if segment is None:  # all of them are ends of steps
-            y = y_end[self.problem.backend.index(rows, y_end)]
-        else:
-            y = segment.rows(rows, at)
-        self.pieces.append((place, samples, at, y))
-        self.count[index[accept]] += many
+        rows, samples, place, at = self.due(index, accept, t_new)
+        if len(rows):
+            inside = self.t_eval is not None
+            i = self.problem.backend.index(rows, y_end)
+            y = segment.rows(rows, at) if inside and segment is not None else y_end[i]
+            self.pieces.append((place, samples, at, y))
 
     def arrays(self) -> tuple[Array, Array]:
         """Return times, shape (n_t, B), and states, shape (n_t, B, *shape); NaN where none is."""
@@ -114,4 +123,4 @@ class Records:
 def _ranges(many: Any) -> Any:
     """0, 1, ..., m−1 for each m, one after another."""
     ends = np.cumsum(many)
-    return np.arange(ends[-1]) - np.repeat(ends - many, many)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - many, many)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from ..options import StepOptions, event_functions
 from ..rosenbrock import RosenbrockTableau
-from ..solution import BatchSolution
+from ..solution import BatchSolution, Solution
 from ..stabilised import StabilisedMethod
+from .adjoint import Backsolve, Checkpoints, Tape, backsolve, make_adjoint, replay
 from .events import BatchEvents
 from .linear import BatchAlgebra
 from .loop import BatchProgress, BatchRun
@@ -22,7 +27,7 @@ from .problem import (
 from .stages import BatchStages, ExplicitBatch, StabilisedBatch
 from .stiff import DirkBatch, RosenbrockBatch
 
-__all__ = ["solve_batch"]
+__all__ = ["solve_batch", "solve_one"]
 
 
 def solve_batch(
@@ -42,6 +47,7 @@ def solve_batch(
     log: bool = False,
     radius: Any = None,
     jac: Any = None,
+    adjoint: Any = None,
     args: Sequence[Any] = (),
 ) -> BatchSolution:
     """Solve many problems of one shape; arguments as for `stiffkit.solve`.
@@ -57,33 +63,52 @@ def solve_batch(
     """
     functions = event_functions(events, ())
     problem = make_batch_problem(f, t_span, y0, args)
+    rtol = broadcast_tolerance("rtol", rtol, problem)
+    atol = broadcast_tolerance("atol", atol, problem)
     times = None if t_eval is None else check_batch_times(t_eval, problem)
-    interpolates = dense or bool(functions) or times is not None
+    kind = make_adjoint(adjoint, problem, events=functions, dense=dense, method=method)
 
-    def make_stages(p: BatchProblem, *, record: bool) -> BatchStages:
-        if isinstance(method, StabilisedMethod):
-            return StabilisedBatch(p, method, radius)
-        if isinstance(method, RosenbrockTableau) or not method.explicit:
-            linear = BatchAlgebra(p, jac, record=record)
-            if isinstance(method, RosenbrockTableau):
-                return RosenbrockBatch(p, method, linear)
-            return DirkBatch(p, method, linear, run.rtol, run.atol)
-        return ExplicitBatch(p, method, dense=interpolates, record=record)
+    def start(p: BatchProblem, at: Any, with_method: Any, tols: Any, **more: Any) -> BatchRun:
+        interpolates = dense or bool(functions) or at is not None
+        make = partial(_make_stages, with_method, interpolates, tols, radius, jac)
+        return BatchRun(p, make, tols[0], tols[1], steps, t_eval=at, **more)
 
-    run = BatchRun(
+    if isinstance(kind, Backsolve) and kind.applies(problem):
+        if times is None:
+            times = np.stack([problem.t0, problem.t1])
+
+        def forward(p: BatchProblem, at: Any) -> BatchSolution:
+            return _finish(start(p, at, method, (rtol, atol), log=log, callback=callback), progress)
+
+        def backward(p: BatchProblem, at: Any, on_step: Any) -> BatchSolution:
+            tols = kind.tolerances(rtol, atol, p)
+            return _finish(start(p, at, kind.method or method, tols, on_step=on_step), False)
+
+        return backsolve(forward, backward, problem, times, kind.parameters)
+    tape = Tape(problem.size) if isinstance(kind, Checkpoints) else None
+    run = start(
         problem,
-        make_stages,
-        broadcast_tolerance("rtol", rtol, problem),
-        broadcast_tolerance("atol", atol, problem),
-        steps,
+        times,
+        method,
+        (rtol, atol),
         events=BatchEvents(functions, problem) if functions else None,
-        t_eval=times,
         dense=dense,
         log=log,
         callback=callback,
+        tape=tape,
     )
+    if tape is None:
+        return _finish(run, progress)
+    with problem.backend.no_grad():
+        solution = _finish(run, progress)
+    count = kind.count if isinstance(kind, Checkpoints) else None
+    return replace(solution, y=replay(run, tape, problem, count))
+
+
+def _finish(run: BatchRun, progress: bool) -> BatchSolution:
+    """Run to the end; an exception takes the partial solution along."""
     try:
-        with problem.backend.quiet(), BatchProgress(problem, enabled=progress) as bar:
+        with run.backend.quiet(), BatchProgress(run.whole, enabled=progress) as bar:
             run.integrate(bar)
     except BaseException as error:
         run.interrupt(error)
@@ -92,3 +117,67 @@ def solve_batch(
             error.add_note("stiffkit: solved up to the times in .solution")
         raise
     return run.solution()
+
+
+def _make_stages(
+    method: Any,
+    dense: bool,
+    tolerances: tuple[Any, Any],
+    radius: Any,
+    jac: Any,
+    problem: BatchProblem,
+    *,
+    record: bool,
+) -> BatchStages:
+    if isinstance(method, StabilisedMethod):
+        return StabilisedBatch(problem, method, radius)
+    if not isinstance(method, RosenbrockTableau) and method.explicit:
+        return ExplicitBatch(problem, method, dense=dense, record=record)
+    linear = BatchAlgebra(problem, jac, record=record)
+    if isinstance(method, RosenbrockTableau):
+        return RosenbrockBatch(problem, method, linear)
+    return DirkBatch(problem, method, linear, *tolerances)
+
+
+def solve_one(
+    f: Any, t_span: Any, y0: Any, method: Any, steps: StepOptions, **given: Any
+) -> Solution:
+    """Solve one problem as a batch of one: what only the batched loop can do with tensors.
+
+    That is implicit methods, and gradients by checkpoints or the adjoint equation.
+    """
+    for name in ("events", "jac", "radius"):
+        value = given.get(name)
+        if name == "events" and value is not None:
+            given[name] = [_lifted(g, name) for g in event_functions(value, ())]
+        elif callable(value):
+            given[name] = _lifted(value, name)
+    for name in ("rtol", "atol"):
+        if getattr(given[name], "ndim", 0):
+            given[name] = given[name][None]
+    given["args"] = tuple(given.get("args", ()))
+    callback = given.get("callback")
+    if callback is not None:
+        given["callback"] = lambda t, y, _: callback(t[0], y[0])
+    try:
+        many = solve_batch(_lifted(f, "f"), t_span, y0[None], method, steps, **given)
+    except BaseException as error:
+        if hasattr(error, "solution"):
+            error.solution = error.solution[0]
+        raise
+    return many[0]
+
+
+def _lifted(g: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return a function of one state as one of a batch of one."""
+
+    def on_batch(t: Any, y: Any, *args: Any) -> Any:
+        value = g(t[0], y[0], *args)
+        if not hasattr(value, "shape"):
+            msg = f"{name} returned {type(value).__name__} for a torch y0; it must be a tensor"
+            raise ValueError(msg)
+        return value[None]
+
+    for attribute in ("terminal", "direction"):
+        setattr(on_batch, attribute, getattr(g, attribute, None))
+    return on_batch

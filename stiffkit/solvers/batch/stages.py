@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, final
 
 import numpy as np
@@ -49,6 +50,10 @@ class BatchStages(ABC):
     @abstractmethod
     def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
         """Compute the stages of steps from (t, y) by h, both of shape (b,); return y_new."""
+
+    def quadrature(self, t: Floats, h: Floats, y: Array) -> Iterator[tuple[Array, Array, Array]]:
+        """Yield times, states and weights h b_i of the last attempt's stages where b_i ≠ 0."""
+        raise NotImplementedError
 
     @abstractmethod
     def errors(self) -> list[Array]:
@@ -174,6 +179,14 @@ class ExplicitBatch(BatchStages):
         if not self.tableau.fsal:
             self.y_new = move(y, self._weigh(s, s), self.h)
         return self.y_new
+
+    def quadrature(self, t: Floats, h: Floats, y: Array) -> Iterator[tuple[Array, Array, Array]]:
+        """Yield times, states and weights h b_i of the last attempt's stages where b_i ≠ 0."""
+        weight = self.backend.real_like(h[:, None], y)
+        for i, b_i in enumerate(self.lists[self.s]):
+            if b_i != 0.0:
+                z = y + weight * self._weigh(i, i) if i else y
+                yield self.problem.time(t + (1 - self.rest[i]) * h), z, weight * b_i
 
     def errors(self) -> list[Array]:
         """Estimates of the local error."""
