@@ -16,6 +16,7 @@ from .solvers import (
 )
 
 if TYPE_CHECKING:
+    from .solvers.batch import Backsolve, Checkpoints
     from .solvers.compat import ode_solver, solve_ivp
     from .stiffness import diagnose
 
@@ -25,7 +26,9 @@ __all__ = [
     "CONTROLLERS",
     "EXPLICIT",
     "METHODS",
+    "Backsolve",
     "ButcherTableau",
+    "Checkpoints",
     "Interpolant",
     "PIDController",
     "Solution",
@@ -44,6 +47,10 @@ def __getattr__(name: str) -> Any:
         from .solvers import compat
 
         return getattr(compat, name)
+    if name in ("Backsolve", "Checkpoints"):
+        from .solvers import batch
+
+        return getattr(batch, name)
     if name == "diagnose":
         from .stiffness import diagnose
 

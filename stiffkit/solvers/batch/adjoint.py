@@ -332,7 +332,7 @@ def _adjoint(
             f = _slope(problem, t, z[:, 0], given)
             if not (f.requires_grad and len(wrt)):
                 return
-            found = torch.autograd.grad(f, wrt, -weight * z[:, 1], allow_unused=True)
+            found: Any = torch.autograd.grad(f, wrt, -weight * z[:, 1], allow_unused=True)
         for total, g in zip(sums, found, strict=True):
             if g is None:
                 continue

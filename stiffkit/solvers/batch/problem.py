@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ class BatchProblem:
         self.shape = tuple(y0.shape[1:])
         self.flat = len(self.shape) == 1
         """Whether the user's states are what the loop works with."""
-        self.y0 = y0.reshape((self.size, -1))
+        self.y0 = y0.reshape((self.size, math.prod(self.shape)))
         self.direction = -1.0 if (t1 < t0).any() else 1.0
         self.nfev = 0
 
@@ -184,7 +185,7 @@ def broadcast_tolerance(name: str, value: Any, problem: BatchProblem) -> Any:
     except ValueError as error:
         msg = f"{name} has shape {numbers.shape}, which does not broadcast to y0's shape {full}"
         raise ValueError(msg) from error
-    return problem.backend.real_like(whole.reshape((problem.size, -1)).copy(), problem.y0)
+    return problem.backend.real_like(whole.reshape(problem.y0.shape).copy(), problem.y0)
 
 
 def check_batch_times(times: Any, problem: BatchProblem) -> Floats:

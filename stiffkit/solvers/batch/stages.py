@@ -97,6 +97,7 @@ class BatchStages(ABC):
     def take(self, problem: BatchProblem, rows: Any) -> None:
         """Go on with some of the rows."""
         self.problem, self.f_0, self._end = problem, self.f_0[rows], None
+        self.longest, self.failed = self.longest[rows], None
 
 
 @final
@@ -232,10 +233,10 @@ class ExplicitBatch(BatchStages):
 
     def take(self, problem: BatchProblem, rows: Any) -> None:
         """Go on with some of the rows."""
-        f_0 = self.K[0][rows]
-        self.problem, self._end = problem, None
+        self.f_0 = self.K[0]
+        super().take(problem, rows)
         self._allocate()
-        self.start(f_0)
+        self.start(self.f_0)
 
 
 @final
@@ -306,5 +307,5 @@ class StabilisedBatch(BatchStages):
     def take(self, problem: BatchProblem, rows: Any) -> None:
         """Go on with some of the rows."""
         super().take(problem, rows)
-        self.rho, self.longest = self.rho[rows], self.longest[rows]
+        self.rho = self.rho[rows]
         self.vector = None if self.vector is None else self.vector[rows]

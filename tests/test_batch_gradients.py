@@ -1,0 +1,234 @@
+"""Gradients of batched solves, and of implicit ones: exact for the steps, whatever the way."""
+
+import numpy as np
+import pytest
+
+import stiffkit as sk
+
+torch = pytest.importorskip("torch")
+
+MU = torch.tensor([0.5, 1.5, 3.0], dtype=torch.float64)
+Y0 = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 0.5]], dtype=torch.float64)
+TIMES = [0.0, 0.3, 1.0]
+
+
+def pendula(t, y, mu):
+    x, v = y[:, 0], y[:, 1]
+    return torch.stack([v, mu * (1 - x * x) * v - x + torch.sin(t)], 1)
+
+
+def leaves():
+    return Y0.clone().requires_grad_(), MU.clone().requires_grad_()
+
+
+def along(function, inputs, direction, step):
+    """Return the derivative of a sum along a direction: by differences, and by autograd."""
+    ends = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            moved = [x + sign * step * d for x, d in zip(inputs, direction, strict=True)]
+            ends.append(function(*moved).sum())
+    found = torch.autograd.grad(function(*inputs).sum(), inputs)
+    exact = sum((g * d).sum() for g, d in zip(found, direction, strict=True))
+    return float((ends[0] - ends[1]) / (2 * step)), float(exact)
+
+
+@pytest.mark.parametrize(
+    ("method", "rtol"),
+    [
+        ("bosh3", 1e-7),
+        ("dopri5", 1e-9),
+        ("dop853", 1e-10),
+        ("rkc2", 1e-5),
+        ("rock4", 1e-8),
+        ("rodas5p", 1e-9),
+        ("ros34pw2", 1e-6),
+    ],
+)
+def test_gradients_are_those_of_differences(method, rtol):
+    def final(y0, mu):
+        options = {"rtol": rtol, "atol": rtol / 10, "t_eval": TIMES, "first_step": 0.01}
+        return sk.solve(pendula, (0.0, 1.0), y0, method, batched=True, args=(mu,), **options).y
+
+    direction = (torch.tensor([[1.0, -0.5], [0.3, 0.8], [-0.7, 0.2]]), torch.tensor([0.4, -1, 0.6]))
+    difference, gradient = along(final, leaves(), direction, 1e-3)
+    # Differences see the steps change with the input, a gradient does not: they agree as well as
+    # the solution is exact, and up to the differences' own h².
+    assert gradient == pytest.approx(difference, rel=1e-5 + 300 * rtol)
+
+
+@pytest.mark.parametrize("method", ["trbdf2", "kvaerno5", "kencarp4"])
+def test_newton_s_method_is_differentiated_at_its_solution(method):
+    y0, mu = leaves()
+    options = {"rtol": 1e-6, "atol": 1e-9, "t_eval": [1.0], "batched": True, "args": (mu,)}
+    mine = sk.solve(pendula, (0.0, 1.0), y0, method, **options).y
+    exact = sk.solve(pendula, (0.0, 1.0), y0, "dop853", **(options | {"rtol": 1e-11})).y
+    for a, b in zip(
+        torch.autograd.grad((mine**2).sum(), (y0, mu)),
+        torch.autograd.grad((exact**2).sum(), (y0, mu)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["tsit5", "vern7", "kvaerno3", "rodas5p", "rkc2"])
+def test_checkpoints_change_nothing(method):
+    weight = torch.nn.Parameter(torch.tensor([[0.1, 0.2], [-0.3, 0.1]], dtype=torch.float64))
+
+    def f(t, y, mu):
+        return pendula(t, y, mu) + y @ weight
+
+    y0, mu = leaves()
+    options = {"rtol": 1e-4, "atol": 1e-6, "t_eval": TIMES, "batched": True, "args": (mu,)}
+    plain = sk.solve(f, (0.0, 1.0), y0, method, **options).y
+    reference = torch.autograd.grad((plain**2).sum(), (y0, mu, weight))
+    found = []
+    for count in (None, 1, 1000):
+        y = sk.solve(f, (0.0, 1.0), y0, method, adjoint=sk.Checkpoints(count), **options).y
+        found.append(torch.autograd.grad((y**2).sum(), (y0, mu, weight)))
+        # Sums in another order move the steps; Newton's method is corrected once more where
+        # autograd looks on.
+        torch.testing.assert_close(y, plain, rtol=1e-5, atol=1e-5)
+    for gradients in found:
+        for a, b in zip(gradients, reference, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        for a, b in zip(gradients, found[0], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+def test_checkpoints_keep_little():
+    net = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Tanh(), torch.nn.Linear(64, 4))
+    y0 = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+
+    def kept(adjoint):
+        saved = 0
+
+        def pack(x):
+            nonlocal saved
+            saved += x.numel()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            y = sk.solve(
+                lambda t, y: net(y),
+                (0.0, 3.0),
+                y0,
+                "dopri5",
+                rtol=1e-6,
+                atol=1e-7,
+                t_eval=[3.0],
+                batched=True,
+                adjoint=adjoint,
+            ).y
+        y.sum().backward()
+        return saved
+
+    assert kept("checkpoints") < 0.1 * kept(None)
+
+
+def test_the_adjoint_equation():
+    weight = torch.nn.Parameter(torch.tensor([[0.1, 0.2], [-0.3, 0.1]], dtype=torch.float64))
+
+    def f(t, y, mu):
+        return pendula(t, y, mu) + y @ weight
+
+    y0, mu = leaves()
+    options = {"rtol": 1e-9, "atol": 1e-11, "t_eval": TIMES, "batched": True, "args": (mu,)}
+    plain = sk.solve(f, (0.0, 1.0), y0, "dopri5", **options).y
+    exact = torch.autograd.grad((plain**2).sum(), (y0, mu, weight))
+    errors = []
+    for rtol in (1e-5, 1e-8):
+        kind = sk.Backsolve(rtol=rtol, atol=rtol / 10)
+        y = sk.solve(f, (0.0, 1.0), y0, "dopri5", adjoint=kind, **options).y
+        torch.testing.assert_close(y, plain, rtol=1e-12, atol=1e-12)
+        found = torch.autograd.grad((y**2).sum(), (y0, mu, weight))
+        errors.append(
+            max(
+                float((a - b).abs().max() / b.abs().max())
+                for a, b in zip(found, exact, strict=True)
+            )
+        )
+    assert errors[0] < 1e-3
+    assert errors[1] < 1e-6
+
+
+def test_what_cannot_be_found_backward_is_told():
+    y0 = torch.ones((2, 1), dtype=torch.float64, requires_grad=True)
+    y = sk.solve(
+        lambda t, y: -1e3 * (y - torch.cos(t)[:, None]),
+        (0.0, 1.0),
+        y0,
+        "dopri5",
+        t_eval=[1.0],
+        batched=True,
+        adjoint="backsolve",
+        rtol=1e-6,
+        max_steps=20_000,
+    ).y
+    # Backward in time the deviation grows by e^1000.
+    with pytest.raises(RuntimeError, match="adjoint equation of sample 0 could not be solved"):
+        y.sum().backward()
+
+
+def test_gradients_of_event_times():
+    def low(t, y, mu):
+        return y[:, 0] - 0.2
+
+    low.terminal = True
+
+    def events(y0, mu):
+        s = sk.solve(
+            pendula,
+            (0.0, 20.0),
+            y0,
+            "dopri5",
+            rtol=1e-10,
+            atol=1e-12,
+            events=low,
+            batched=True,
+            args=(mu,),
+        )
+        assert all(status is sk.Status.event for status in s.status)
+        return s.events[0].t[0], s.events[0].y[0]
+
+    y0, mu = leaves()
+    direction = torch.tensor([[1.0, -0.5], [0.3, 0.8], [-0.7, 0.2]]), torch.tensor([0.4, -1, 0.6])
+    for k in range(2):
+        difference, gradient = along(lambda *x, k=k: events(*x)[k], (y0, mu), direction, 1e-4)
+        assert gradient == pytest.approx(difference, rel=1e-6)
+
+
+def test_a_tensor_by_an_implicit_method_alone():
+    rates = torch.tensor([0.04, 1e4, 3e7], dtype=torch.float64, requires_grad=True)
+
+    def rober(t, y):
+        a, b, c = rates[0] * y[0], rates[1] * y[1] * y[2], rates[2] * y[1] ** 2
+        return torch.stack([b - a, a - b - c, c])
+
+    y0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    options = {"rtol": 1e-6, "atol": 1e-13, "t_eval": [40.0]}
+    found = []
+    for adjoint in (None, "checkpoints"):
+        y = sk.solve(rober, (0.0, 40.0), y0, "rodas5p", adjoint=adjoint, **options).y
+        assert y.shape == (1, 3)
+        # HW II, IV.10: y(40) of ROBER.
+        np.testing.assert_allclose(y[0].detach(), [0.7158271, 9.185535e-6, 0.2841638], rtol=1e-5)
+        found.append(torch.autograd.grad(y[0, 0], rates)[0])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=0.0)
+    # Central differences of solves to rtol 1e-10.
+    expected = [-4.2475588, 1.3730808e-5, -2.2883551e-9]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4)
+
+
+def test_not_finite_attempts_do_not_reach_the_gradient():
+    def f(t, y):
+        return torch.sqrt(y)  # NaN where an attempt goes below zero
+
+    y0 = torch.tensor([[1.0], [4.0]], dtype=torch.float64, requires_grad=True)
+    s = sk.solve(lambda t, y: -f(t, y), (0.0, 1.5), y0, "dopri5", batched=True, first_step=3.0)
+    assert s.success
+    assert (s.stats["rejected"] > 0).any()
+    last = torch.stack([s[i].y[-1, 0] for i in range(2)])
+    (slope,) = torch.autograd.grad(last.sum(), y0)
+    root = y0.detach().sqrt()  # y(t) = (√y0 − t/2)²
+    torch.testing.assert_close(slope, (root - 0.75) / root, rtol=1e-4, atol=1e-5)
