@@ -1,4 +1,4 @@
-"""The linear algebra of an implicit solve: where J comes from, and what solves with I − cJ."""
+"""The linear algebra of an implicit solve: where J comes from, and what solves with M − cJ."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from .._array import Array
+from .dae import INDEX, Constraints, Slopes, check_start
 from .differences import time_derivative
 from .jacobian_source import JacobianSource, make_jacobian
 from .linalg import LinearSolveError, LinearSolver, linear_solver_for
+from .mass import Mass
 from .step import RHS, StepFailed
 
 __all__ = ["Algebra"]
@@ -29,6 +31,10 @@ class Algebra:
         Sizes below which components are as good as zero, for differences.
     accuracy : float
         Relative residual at which iterative solutions of linear systems may stop.
+    mass : Mass, optional
+        M of M y' = f(t, y); the identity by default.
+    precond : callable, optional
+        ``precond(t, y, c)`` for GMRES, see `linear_solver_for`.
     **given
         ``jac``, ``jvp``, ``jac_sparsity``, ``bandwidth``: see `make_jacobian`.
 
@@ -39,9 +45,20 @@ class Algebra:
     """
 
     def __init__(
-        self, f: RHS, y: Array, scale: Any = 0.0, accuracy: float = 1e-4, **given: Any
+        self,
+        f: RHS,
+        y: Array,
+        scale: Any = 0.0,
+        accuracy: float = 1e-4,
+        mass: Mass | None = None,
+        precond: Any = None,
+        **given: Any,
     ) -> None:
-        self.f, self.calls, self.accuracy = f, 0, accuracy
+        self.f, self.calls, self.accuracy, self.precond = f, 0, accuracy, precond
+        self.mass = None if mass is None or mass.kind == "identity" else mass
+        singular = self.mass is not None and self.mass.singular
+        self.constraints = Constraints(self.mass) if self.mass and singular else None
+        self.spent = 0
         self.source: JacobianSource = make_jacobian(f, y, scale=scale, **given)
         self.solver: LinearSolver | None = None
         self.J: Any = None
@@ -59,7 +76,7 @@ class Algebra:
     @property
     def nlu(self) -> int:
         """Matrices factorised."""
-        return 0 if self.solver is None else self.solver.nlu
+        return self.spent + (0 if self.solver is None else self.solver.nlu)
 
     def update(self, t: float, y: Array, f_y: Array, h: float) -> bool:
         """Make the Jacobian at (t, y), where f is `f_y`; return whether it is another one.
@@ -76,8 +93,8 @@ class Algebra:
             msg = "the Jacobian is not finite"
             raise StepFailed(msg, 0.1 * abs(h), "non_finite")
         if self.solver is None or type(J) is not type(self.J):
-            spent, self.solver = self.nlu, linear_solver_for(J, rtol=self.accuracy)
-            self.solver.nlu = spent
+            self.spent = self.nlu
+            self.solver = linear_solver_for(J, self.mass, rtol=self.accuracy, precond=self.precond)
         self.J = J
         return True
 
@@ -86,8 +103,51 @@ class Algebra:
         self.calls += 1
         return time_derivative(self.f, t, y, f_y, h)
 
+    def slopes(
+        self, t: float, y: Array, f_y: Array, h: float, *, index: bool = False
+    ) -> Callable[[Array], Array]:
+        """Return f(s, x) ↦ y' for (s, x) near (t, y), where f is `f_y`; see `Slopes`.
+
+        Raises
+        ------
+        ValueError
+            If `index` is true, and that of the equation is not 1.
+        StepFailed
+            If the matrix is singular: half of the step `h` is proposed.
+        """
+        if self.mass is None:
+            return lambda f: f
+        if self.constraints is None:
+            return self.mass.solve
+        J, f_t = self.source(t, y, f_y), self.time_slope(t, y, f_y, h)
+        try:
+            slopes = Slopes(self.mass, self.constraints, J, f_t, index=index)
+        except LinearSolveError as error:
+            if index:
+                raise ValueError(INDEX) from error
+            raise StepFailed(str(error), 0.5 * abs(h), "singular") from error
+        self.spent += slopes.nlu
+        return slopes
+
+    def start(
+        self, t: float, y: Array, f_y: Array, h: float, scale: Any
+    ) -> Callable[[Array], Array] | None:
+        """Return the slopes at the start, None without a mass matrix.
+
+        Raises
+        ------
+        ValueError
+            If the index is not 1, or y is not consistent, in units of `scale`.
+        """
+        if self.mass is None:
+            return None
+        slopes = self.slopes(t, y, f_y, h, index=True)
+        if isinstance(slopes, Slopes):
+            check_start(slopes, y, f_y, scale)
+        return slopes
+
     def factorise(self, c: complex, h: float) -> Callable[[Array], Array]:
-        """Return the function r ↦ (I − cJ)⁻¹ r.
+        """Return the function r ↦ (M − cJ)⁻¹ r.
 
         Raises
         ------

@@ -84,6 +84,11 @@ class Banded:
         dense[rows[inside], cols[inside]] = self.ab[inside]
         return dense
 
+    def tosparse(self) -> Any:
+        """Return the matrix as a CSC array."""
+        offsets = self.mu - np.arange(len(self.ab))
+        return sps.csc_array(sps.dia_array((self.ab, offsets), shape=(self.n, self.n)))
+
 
 class LinearSolver(Protocol):
     """Factorises M − c J, for one structure of J and one M."""

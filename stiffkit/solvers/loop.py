@@ -265,11 +265,15 @@ class Run:
         if steps.first is not None:
             return float(steps.first)
         self.nfev_first += 1
+        f, f_0 = p.f, self.stages.get(0)
+        to_slope = getattr(self.stages, "to_slope", None)
+        if to_slope is not None:  # of M y' = f
+            f, f_0 = (lambda t, y: to_slope(p.f(t, y))), to_slope(f_0)
         return first_step(
-            p.f,
+            f,
             p.t0,
             p.y0,
-            self.stages.get(0),
+            f_0,
             direction=p.direction,
             order=order,
             rtol=p.rtol,

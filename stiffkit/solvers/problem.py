@@ -20,6 +20,8 @@ __all__ = [
     "bind",
     "check_method",
     "check_positive",
+    "check_stiff",
+    "check_takes_mass",
     "check_times",
     "first_bad",
     "make_problem",
@@ -243,12 +245,33 @@ def check_stiff(method: Any, options: Mapping[str, Any], *, auto: bool) -> None:
         return
     stabilised = hasattr(method, "degrees")
     explicit = isinstance(method, ButcherTableau) and method.explicit
+    if options.get("precond") is not None and options.get("jvp") is None:
+        msg = "precond is for GMRES, that is for a Jacobian given by its products: give jvp too"
+        raise ValueError(msg)
     for name, value in options.items():
         fits = stabilised if name == "radius" else not (stabilised or explicit)
         if value is not None and not fits:
             kind = "stabilised" if name == "radius" else "implicit and Rosenbrock"
             msg = f"{name} is for {kind} methods; {method.name!r} has no use for it"
             raise ValueError(msg)
+
+
+def check_takes_mass(method: Any) -> None:
+    """Check that a method solves M y' = f(t, y).
+
+    Raises
+    ------
+    ValueError
+        If it is explicit or stabilised.
+    """
+    explicit = isinstance(method, ButcherTableau) and method.explicit
+    if explicit or hasattr(method, "degrees"):
+        kind = "explicit" if explicit else "stabilised"
+        msg = (
+            f"mass is for implicit and Rosenbrock methods; {method.name!r} is {kind}: take "
+            "rodas5p, radau5 or kencarp4, or, if M is regular, solve y' = M⁻¹ f(t, y)"
+        )
+        raise ValueError(msg)
 
 
 def has_kernel(tableau: ButcherTableau) -> bool:
