@@ -10,12 +10,16 @@ import numpy as np
 from .._array import Array
 from .dae import INDEX, Constraints, Slopes, check_start
 from .differences import time_derivative
+from .jacobian import JacobianOperator
 from .jacobian_source import JacobianSource, make_jacobian
-from .linalg import LinearSolveError, LinearSolver, linear_solver_for
+from .linalg import Banded, LinearSolveError, LinearSolver, linear_solver_for
 from .mass import Mass
 from .step import RHS, StepFailed
 
 __all__ = ["Algebra"]
+
+_INCREMENTS = (1e-3, 1e-4)
+"""Relative increments of the quotients that a given Jacobian is compared with."""
 
 
 class Algebra:
@@ -59,6 +63,8 @@ class Algebra:
         singular = self.mass is not None and self.mass.singular
         self.constraints = Constraints(self.mass) if self.mass and singular else None
         self.spent = 0
+        self.given = next((name for name, value in given.items() if value is not None), "")
+        """What the user said of J, by name."""
         self.source: JacobianSource = make_jacobian(f, y, scale=scale, **given)
         self.solver: LinearSolver | None = None
         self.J: Any = None
@@ -145,6 +151,43 @@ class Algebra:
         if isinstance(slopes, Slopes):
             check_start(slopes, y, f_y, scale)
         return slopes
+
+    def doubt(self, t: float, y: Array, f_y: Array, scale: Any) -> str:
+        """Say in which component a given Jacobian contradicts difference quotients of f.
+
+        Returns
+        -------
+        str
+            Empty where it does not, where none was given, and where the quotients themselves are
+            not to be trusted.
+        """
+        if not self.given:
+            return ""
+        J = self.source(t, y, f_y)
+        J = J.tosparse() if isinstance(J, Banded) else J
+        # A direction that weighs all components, of the size of each.
+        v = np.cos(1.0 + np.arange(len(y))) * np.maximum(np.abs(y), scale)
+        product = J(v) if isinstance(J, JacobianOperator) else J @ v
+        wide, narrow = (self._quotient(t, y, v, e) for e in _INCREMENTS)
+        size = np.maximum(np.abs(product), np.abs(narrow))
+        wrong = np.abs(product - narrow) > 0.1 * size
+        sure = np.abs(wide - narrow) < 0.01 * np.maximum(np.abs(wide), np.abs(narrow))
+        # Zero against zero, up to rounding, is no contradiction.
+        eps = float(np.finfo(y.dtype).eps)
+        sure &= size > 100 * eps / min(_INCREMENTS) * np.abs(f_y)
+        found = wrong & sure
+        if not found.any():
+            return ""
+        i = int(np.argmax(np.where(found, np.abs(product - narrow) / np.maximum(size, 1e-300), -1)))
+        return (
+            f"the Jacobian that {self.given} describes is wrong there: along one direction v, "
+            f"component {i} of J v is {product[i]:.3g}, but f changes by {narrow[i]:.3g}"
+        )
+
+    def _quotient(self, t: float, y: Array, v: Array, e: float) -> Array:
+        self.calls += 2
+        with np.errstate(all="ignore"):
+            return (self.f(t, y + e * v) - self.f(t, y - e * v)) / (2 * e)
 
     def factorise(self, c: complex, h: float) -> Callable[[Array], Array]:
         """Return the function r ↦ (M − cJ)⁻¹ r.

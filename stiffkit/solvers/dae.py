@@ -31,8 +31,8 @@ def check_fits(mass: Mass, method: Any) -> None:
     """Check that a method is sound for M y' = f.
 
     The algebraic components' errors go from step to step with the factor R(∞), which must be below
-    one (Hairer and Wanner II, section VI.1). A Runge-Kutta step must end with a stage too: any other
-    combination of the stages is off the constraints. A Rosenbrock step of order p is off by
+    one (Hairer and Wanner II, section VI.1). A Runge-Kutta step must end with a stage too: any
+    other combination of the stages is off the constraints. A Rosenbrock step of order p is off by
     O(h^(p+1)) at most, whatever its last stage is.
 
     Parameters
@@ -79,10 +79,8 @@ class Constraints:
     """
 
     def __init__(self, mass: Mass) -> None:
-        if mass.kind == "diagonal":
-            zero = mass.matrix == 0
-        else:
-            zero = abs(mass.matrix).sum(axis=1) == 0
+        sizes = abs(mass.matrix)
+        zero = (sizes if mass.kind == "diagonal" else sizes.sum(axis=1)) == 0
         self.zero: npt.NDArray[np.bool_] | None = None
         """Rows of zeros, where these are the whole kernel."""
         if int(zero.sum()) == mass.n - mass.rank:

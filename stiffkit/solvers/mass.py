@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -49,14 +49,15 @@ class Mass:
 
     @cached_property
     def solve(self) -> Callable[[Array], Array]:
-        """v ↦ M⁻¹ v for a regular M and NumPy vectors; factorised once."""
+        """Function v ↦ M⁻¹ v, for a regular M and NumPy vectors; factorised once."""
         if self.kind == "identity":
             return lambda v: v
         if self.kind == "diagonal":
             return lambda v: v / self.matrix
         if self.kind == "sparse":
-            return lambda v, lu=spla.splu(self.matrix): lu.solve(v)  # type: ignore[misc]
-        return lambda v, lu=lu_factor(self.matrix): lu_solve(lu, v)  # type: ignore[misc]
+            return cast(Callable[[Array], Array], spla.splu(self.matrix).solve)
+        factors = lu_factor(self.matrix)
+        return lambda v: lu_solve(factors, v)
 
     def toarray(self, like: Array) -> Array:
         """Return M as a full array of the kind of `like`, shape (n, n)."""

@@ -55,11 +55,11 @@ def solve(
     Parameters
     ----------
     f : callable
-        Right-hand side ``f(t, y, *args)``, returning dy/dt (or M dy/dt) with the shape of y. For a NumPy state
-        t is a float; for a torch state it is a 0-d tensor of the state's real dtype. f must not
-        change y. What it returns is copied, so it may reuse one buffer. Its shape and dtype are
-        checked at the first call and, for a one-dimensional NumPy state, once in every step after
-        it; in all other cases at every call.
+        Right-hand side ``f(t, y, *args)``, returning dy/dt (with `mass`, M dy/dt) with the shape of
+        y. For a NumPy state t is a float; for a torch state it is a 0-d tensor of the state's real
+        dtype. f must not change y. What it returns is copied, so it may reuse one buffer. Its shape
+        and dtype are checked at the first call and, for a one-dimensional NumPy state, once in
+        every step after it; in all other cases at every call.
     t_span : (float, float)
         t0 and t1; t1 < t0 integrates backward. An infinite t1 stands for the largest float: an
         event, `callback` or `max_steps` will end the solve. With t0 = t1 the solution is y0.
@@ -167,6 +167,9 @@ def solve(
     steps.check(problem)
     stiff = {"jac": jac, "radius": radius, "jvp": jvp, "precond": precond}
     for key, given in stiff.items():
+        if key in ("jvp", "precond") and given is not None and not callable(given):
+            msg = f"{key} must be a function, not {type(given).__name__}"
+            raise TypeError(msg)
         stiff[key] = bind(given, args) if callable(given) else given
     stiff |= {"jac_sparsity": jac_sparsity, "bandwidth": bandwidth, "mass": mass}
     if mass is not None:

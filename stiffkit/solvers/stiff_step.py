@@ -157,6 +157,10 @@ class _StiffStages(ABC):
             self.solves[key] = self.linear.factorise(c, h)
         return self.solves[key]
 
+    def doubt(self, t: float, y: Array) -> str:
+        """Say what contradicts a given Jacobian at (t, y); empty where nothing does."""
+        return self.linear.doubt(t, y, self.f(t, y), self.atol) if self.linear.given else ""
+
     def norm(self, x: Array, scale: Array) -> float:
         """Return the rms of `x` in units of the tolerance."""
         ratio = np.abs(x) / scale
