@@ -170,8 +170,8 @@ class Algebra:
         product = J(v) if isinstance(J, JacobianOperator) else J @ v
         wide, narrow = (self._quotient(t, y, v, e) for e in _INCREMENTS)
         size = np.maximum(np.abs(product), np.abs(narrow))
-        wrong = np.abs(product - narrow) > 0.1 * size
-        sure = np.abs(wide - narrow) < 0.01 * np.maximum(np.abs(wide), np.abs(narrow))
+        wrong = np.abs(product - narrow) > 1e-2 * size
+        sure = np.abs(wide - narrow) < 1e-3 * np.maximum(np.abs(wide), np.abs(narrow))
         # Zero against zero, up to rounding, is no contradiction.
         eps = float(np.finfo(y.dtype).eps)
         sure &= size > 100 * eps / min(_INCREMENTS) * np.abs(f_y)

@@ -27,7 +27,7 @@ __all__ = [
     "make_problem",
 ]
 
-SCIPY_NAMES = {"RK23": "bosh3", "RK45": "dopri5", "DOP853": "dop853"}
+SCIPY_NAMES = {"RK23": "bosh3", "RK45": "dopri5", "DOP853": "dop853", "Radau": "radau5"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +208,7 @@ def check_method(method: Any, methods: Mapping[str, Any], *, adaptive: bool) -> 
             aliases = {alias.lower(): alias for alias in (*SCIPY_NAMES, *methods)}
             near = difflib.get_close_matches(str(method).lower(), aliases, n=1, cutoff=0.5)
             hint = f"; did you mean {aliases[near[0]]!r}?" if near else "."
-            if isinstance(method, str) and method in ("Radau", "BDF", "LSODA"):
+            if isinstance(method, str) and method in ("BDF", "LSODA"):
                 hint = ", which is SciPy's: stiffkit.solve_ivp runs it."
             msg = f"unknown method {_short(method)}{hint} Known are: {', '.join(methods)}"
             raise ValueError(msg)
