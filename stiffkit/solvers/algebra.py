@@ -130,7 +130,8 @@ class Algebra:
             slopes = Slopes(self.mass, self.constraints, J, f_t, index=index)
         except LinearSolveError as error:
             if index:
-                raise ValueError(INDEX) from error
+                msg = f"{INDEX} (or the linear solver fails: {error})"
+                raise ValueError(msg) from error
             raise StepFailed(str(error), 0.5 * abs(h), "singular") from error
         self.spent += slopes.nlu
         return slopes
@@ -149,7 +150,12 @@ class Algebra:
             return None
         slopes = self.slopes(t, y, f_y, h, index=True)
         if isinstance(slopes, Slopes):
-            check_start(slopes, y, f_y, scale)
+            try:
+                check_start(slopes, y, f_y, scale)
+                slopes(f_y)
+            except LinearSolveError as error:
+                msg = f"the slope y' at (t0, y0) was not found: {error}"
+                raise ValueError(msg) from error
         return slopes
 
     def doubt(self, t: float, y: Array, f_y: Array, scale: Any) -> str:

@@ -11,7 +11,6 @@ Mehrmann, Differential-Algebraic Equations, 2006, section 3.1, doi:10.4171/017).
 
 from __future__ import annotations
 
-import math
 from typing import Any, final
 
 import numpy as np
@@ -20,7 +19,7 @@ import scipy.sparse as sps
 
 from .._array import Array
 from .jacobian import JacobianOperator
-from .linalg import Banded, LinearSolveError, linear_solver_for
+from .linalg import Banded, linear_solver_for
 from .mass import LARGE, Mass, scaled_rank
 from .tableau import ButcherTableau
 
@@ -49,8 +48,8 @@ def check_fits(mass: Mass, method: Any) -> None:
     """
     if not mass.singular:
         return
-    far = abs(complex(method.R(-1e12)))
-    if far >= 1:
+    far = abs(complex(method.R(-1e6)))
+    if far > 1 - 1e-5:
         why = f"has |R(∞)| = {far:.3g}, not below 1"
     elif isinstance(method, ButcherTableau) and not method.stiffly_accurate:
         why = "does not end with a stage (it is not stiffly accurate)"
@@ -159,6 +158,9 @@ class Slopes:
         solver = linear_solver_for(rows, mass, rtol=1e-10)
         self.solve = solver.factorise(rows, -1.0)
         self.nlu = solver.nlu
+        if index and isinstance(rows, JacobianOperator):
+            # Of a singular matrix GMRES knows by its failure, with a vector that is in no range.
+            self.solve(rows.backend.vector(np.cos(1.0 + np.arange(mass.n)), rows.y))
 
     def __call__(self, f: Array) -> Array:
         """Return y'."""
@@ -206,16 +208,10 @@ def check_start(slopes: Slopes, y: Array, f_0: Array, scale: Any) -> None:
     ValueError
         If y0 does not. The message names the equation, its residual, and the change that it takes.
     """
-    try:
-        change = slopes.correction(f_0)
-    except LinearSolveError as error:  # GMRES: all that is known of a singular matrix
-        msg = f"{INDEX}; or GMRES does not solve for them: {error}"
-        raise ValueError(msg) from error
+    change = slopes.correction(f_0)
     ratio = np.abs(change) / scale
     worst = int(np.argmax(ratio))
-    if not math.isfinite(ratio[worst]):
-        raise ValueError(INDEX)
-    if ratio[worst] > 1:
+    if not ratio[worst] <= 1:
         residual = slopes.constraints.part(f_0)
         row = int(np.argmax(np.abs(residual)))
         msg = (

@@ -101,17 +101,17 @@ def mass_structure(M: Any, y: Array) -> Mass:
     backend = backend_of(y)
     M = M.tosparse() if hasattr(M, "tosparse") else M
     sparse = sps.issparse(M)
-    entries: Any = sps.csc_array(M) if sparse else _numbers("M", backend_of(M).numpy(M))
+    entries: Any = sps.csc_array(M) if sparse else _numbers("mass", backend_of(M).numpy(M))
     if entries.shape not in ((n, n), (n,)):
-        msg = f"M has shape {entries.shape}; for states of {n} components it must be ({n}, {n})"
+        msg = f"mass has shape {entries.shape}; for states of {n} components it must be ({n}, {n})"
         raise ValueError(msg)
     dtype = backend.numpy(y).dtype
     if entries.dtype.kind == "c" and dtype.kind != "c":
-        msg = "M is complex, but the state is real"
+        msg = "mass is complex, but the state is real"
         raise ValueError(msg)
     entries = entries.astype(dtype)
     if not np.isfinite(entries.data if sparse else entries).all():
-        msg = "M must be finite"
+        msg = "mass must be finite"
         raise ValueError(msg)
     diagonal = entries if entries.ndim == 1 else entries.diagonal()
     if entries.ndim == 1 or _off_diagonal(entries) == 0:
