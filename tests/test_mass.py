@@ -77,7 +77,7 @@ def test_units_of_the_equations_do_not_count(method, scale):
 
 
 # Heat conduction with linear finite elements: M and J have three diagonals.
-N = 24
+N = 12
 _h = 1 / (N + 1)
 _M = _h / 6 * (np.diag(np.full(N, 4.0)) + np.diag(np.ones(N - 1), 1) + np.diag(np.ones(N - 1), -1))
 _A = 1 / _h * (np.diag(np.full(N, -2.0)) + np.diag(np.ones(N - 1), 1) + np.diag(np.ones(N - 1), -1))
@@ -341,8 +341,8 @@ def test_auto_takes_an_implicit_method():
     p = DAE["CHEMAKZO"]
     options = {"mass": p.mass, "rtol": 1e-5, "atol": 1e-8}
     for how, method in (({}, "rodas5p"), ({"rtol": 1e-10, "atol": 1e-13}, "radau5")):
-        auto = sk.solve(p.f, (0.0, 5.0), p.y0, **{**options, **how})
-        named = sk.solve(p.f, (0.0, 5.0), p.y0, method, **{**options, **how})
+        auto = sk.solve(p.f, (0.0, 0.5), p.y0, **{**options, **how})
+        named = sk.solve(p.f, (0.0, 0.5), p.y0, method, **{**options, **how})
         np.testing.assert_array_equal(auto.y, named.y)
     f, M = conduction, _M
     products = sk.solve(f, (0.0, 0.1), np.sin(np.pi * _x), mass=M, **JACOBIANS["products"])
@@ -529,7 +529,7 @@ def test_the_projection_is_on_the_left_kernel(seed, n):
 
 
 def test_rows_of_zeros_keep_the_kind_of_the_jacobian():
-    P = Constraints(mass_structure(np.array([1.0, 0.0, 1.0, 0.0] * 6), np.ones(N)))
+    P = Constraints(mass_structure(np.array([1.0, 0.0, 1.0, 0.0] * 3), np.ones(N)))
     full = P.zero[:, None] * _A
     np.testing.assert_array_equal(P.rows(_A), full)
     np.testing.assert_array_equal(P.rows(sps.csc_array(_A)).toarray(), full)
