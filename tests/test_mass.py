@@ -337,6 +337,22 @@ def test_backwards_single_precision_and_shapes(method):
     assert there.y[-1, 0, 0] == pytest.approx(math.exp(-0.25) - 0.5, abs=1e-3)
 
 
+@each_family
+@pytest.mark.parametrize("mass", [np.array([[2.0, 1.0], [0.0, 1.0]]), [1.0, 0.0]])
+def test_f_that_is_not_finite_beyond_the_start_ends_with_a_status(method, mass):
+    for how in ({}, {"jvp": lambda t, y, v: -v}):
+        solution = sk.solve(
+            lambda t, y: -y if t == 0 else y * math.nan,
+            (0.0, 1.0),
+            [1.0, 0.0],
+            method,
+            mass=mass,
+            **how,
+        )
+        assert solution.status is Status.non_finite
+        assert solution.t[-1] == 0
+
+
 def test_auto_takes_an_implicit_method():
     p = DAE["CHEMAKZO"]
     options = {"mass": p.mass, "rtol": 1e-5, "atol": 1e-8}

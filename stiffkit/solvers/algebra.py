@@ -126,6 +126,8 @@ class Algebra:
         if self.constraints is None:
             return self.mass.solve
         J, f_t = self.source(t, y, f_y), self.time_slope(t, y, f_y, h)
+        if not np.isfinite(f_t).all():
+            f_t = np.zeros_like(f_y)  # f ends here: a step will find that, and say so
         try:
             slopes = Slopes(self.mass, self.constraints, J, f_t, index=index)
         except LinearSolveError as error:
@@ -149,14 +151,22 @@ class Algebra:
         if self.mass is None:
             return None
         slopes = self.slopes(t, y, f_y, h, index=True)
-        if isinstance(slopes, Slopes):
+        if not isinstance(slopes, Slopes):
+            return slopes
+        try:
+            check_start(slopes, y, f_y, scale)
+            slopes(f_y)
+        except LinearSolveError as error:
+            msg = f"the slope y' at (t0, y0) was not found: {error}"
+            raise ValueError(msg) from error
+
+        def careful(f: Array) -> Array:
             try:
-                check_start(slopes, y, f_y, scale)
-                slopes(f_y)
-            except LinearSolveError as error:
-                msg = f"the slope y' at (t0, y0) was not found: {error}"
-                raise ValueError(msg) from error
-        return slopes
+                return slopes(f)
+            except LinearSolveError:  # GMRES, at a value of f that is not finite
+                return np.full_like(f, np.nan)
+
+        return careful
 
     def doubt(self, t: float, y: Array, f_y: Array, scale: Any) -> str:
         """Say in which component a given Jacobian contradicts difference quotients of f.
@@ -213,6 +223,9 @@ class Algebra:
             try:
                 return solve(r)
             except LinearSolveError as error:  # an iteration that does not converge
+                if not np.isfinite(r).all():
+                    msg = "f is not finite"
+                    raise StepFailed(msg, 0.1 * abs(h), "non_finite") from error
                 raise StepFailed(str(error), 0.5 * abs(h), "singular") from error
 
         return careful

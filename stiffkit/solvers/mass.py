@@ -57,7 +57,7 @@ class Mass:
         if self.kind == "sparse":
             return cast(Callable[[Array], Array], spla.splu(self.matrix).solve)
         factors = lu_factor(self.matrix)
-        return lambda v: lu_solve(factors, v)
+        return lambda v: lu_solve(factors, v, check_finite=False)
 
     def toarray(self, like: Array) -> Array:
         """Return M as a full array of the kind of `like`, shape (n, n)."""
