@@ -69,7 +69,7 @@ def _short(row: dict[str, Any], margin: float) -> str:
     if row["scd"] is None:
         reason = "50,000 steps" if row["status"] == "max_steps" else row["status"]
         return f"{at}: {reason}"
-    return f"{at}: {-math.log10(row['rtol']) - margin - row['scd']:.1f}"
+    return f"{at}: {-math.log10(row['rtol']) - margin - row['scd']:.2f}"
 
 
 def tolerances() -> str:
