@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from .._array import Array
 from .dae import INDEX, Constraints, Slopes, check_start
-from .differences import time_derivative
+from .differences import Differences, time_derivative
 from .jacobian import JacobianOperator
 from .jacobian_source import JacobianSource, make_jacobian
 from .linalg import Banded, LinearSolveError, LinearSolver, linear_solver_for
@@ -129,7 +130,8 @@ class Algebra:
         if not np.isfinite(f_t).all():
             f_t = np.zeros_like(f_y)  # f ends here: a step will find that, and say so
         try:
-            slopes = Slopes(self.mass, self.constraints, J, f_t, index=index)
+            noise = self._noise(y) if index else None
+            slopes = Slopes(self.mass, self.constraints, J, f_t, noise)
         except LinearSolveError as error:
             if index:
                 msg = f"{INDEX} (or the linear solver fails: {error})"
@@ -137,6 +139,11 @@ class Algebra:
             raise StepFailed(str(error), 0.5 * abs(h), "singular") from error
         self.spent += slopes.nlu
         return slopes
+
+    def _noise(self, y: Array) -> float:
+        """Return the relative error of Jacobians: where there should be a zero, there may be it."""
+        eps = float(np.finfo(y.dtype).eps)
+        return math.sqrt(eps) if isinstance(self.source, Differences) else math.sqrt(eps) ** 1.5
 
     def start(
         self, t: float, y: Array, f_y: Array, h: float, scale: Any

@@ -137,28 +137,33 @@ class Slopes:
         Its own.
     J, f_t : Jacobian, flat array
         ∂f/∂y and ∂f/∂t at (t, y).
-    index : bool
-        Whether to look at the index.
+    noise : float, optional
+        The relative error of J, to look at the index; without it that is not done.
 
     Raises
     ------
     ValueError
-        If `index` is true and the index is not 1.
+        If the index is looked at, and not 1.
     LinearSolveError
         If the matrix is singular.
     """
 
     def __init__(
-        self, mass: Mass, constraints: Constraints, J: Any, f_t: Array, *, index: bool = False
+        self,
+        mass: Mass,
+        constraints: Constraints,
+        J: Any,
+        f_t: Array,
+        noise: float | None = None,
     ) -> None:
         self.constraints, self.drift = constraints, constraints.part(f_t)
         rows = constraints.rows(J)
-        if index and not isinstance(rows, JacobianOperator):
-            _check_index(mass, rows)
+        if noise is not None and not isinstance(rows, JacobianOperator):
+            _check_index(mass, rows, noise)
         solver = linear_solver_for(rows, mass, rtol=1e-10)
         self.solve = solver.factorise(rows, -1.0)
         self.nlu = solver.nlu
-        if index and isinstance(rows, JacobianOperator):
+        if noise is not None and isinstance(rows, JacobianOperator):
             # Of a singular matrix GMRES knows by its failure, with a vector that is in no range.
             self.solve(rows.backend.vector(np.cos(1.0 + np.arange(mass.n)), rows.y))
 
@@ -171,15 +176,13 @@ class Slopes:
         return self.solve(-self.constraints.part(f))
 
 
-def _check_index(mass: Mass, rows: Any) -> None:
-    full = rows.toarray() if isinstance(rows, Banded) else rows
-    system = mass.tosparse() + sps.csc_array(full)
+def _check_index(mass: Mass, rows: Any, noise: float) -> None:
+    system = mass.tosparse() + (rows.tosparse() if isinstance(rows, Banded) else rows)
+    system = sps.csc_array(system)
     if not np.isfinite(system.data).all():
         msg = "the Jacobian is not finite at (t0, y0)"
         raise ValueError(msg)
-    # Jacobians by differences leave noise of this size where there should be a zero.
-    rank = scaled_rank(system, float(np.finfo(system.real.dtype).eps) ** 0.5)
-    if rank < mass.n:
+    if scaled_rank(system, noise) < mass.n:
         raise ValueError(INDEX)
 
 

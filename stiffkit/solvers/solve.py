@@ -117,7 +117,8 @@ def solve(
         constant. By default it is made by differences, at n calls of f and a few more. With
         `bandwidth` it gives the diagonals, entry (i, j) in row mu + i − j of column j.
     jvp : callable, optional
-        ``jvp(t, y, v)``, its product with a vector: systems are then solved by GMRES.
+        ``jvp(t, y, v, *args)``, its product with a vector, y and v in y0's shape: systems are then
+        solved by GMRES.
     jac_sparsity : array_like or sparse matrix, optional
         Nonzero where the Jacobian may be: differences take one call for each group of columns that
         share no row, and factorisations are sparse.
