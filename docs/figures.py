@@ -15,6 +15,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from figures_alignment import alignment, alignment_table
+from figures_end_values import TABLES as END_VALUES
 from figures_implicit import implicit_methods, implicit_table
 from figures_stabilised import stabilised
 from figures_stiff import digits_table, work_precision, work_precision_table
@@ -45,6 +46,7 @@ def make(out: Path) -> None:
         "implicit": implicit_table,
         "work_precision": work_precision_table,
         "work_precision_digits": digits_table,
+        **END_VALUES,
     }
     for name, write in tables.items():
         (out / f"{name}.md").write_text(write(), encoding="utf-8")

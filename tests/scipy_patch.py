@@ -7,6 +7,7 @@ REPLACEMENTS = {
     "RK23": sk.ode_solver("RK23"),
     "RK45": sk.ode_solver("RK45"),
     "DOP853": sk.ode_solver("DOP853"),
+    "Radau": sk.ode_solver("Radau"),
 }
 
 

@@ -13,7 +13,7 @@ from scipy.integrate._ivp.common import select_initial_step
 import stiffkit as sk
 from stiffkit import CONTROLLERS, PIDController
 from stiffkit._array import backend_of
-from stiffkit.solvers.control import ErrorRatio, first_step
+from stiffkit.solvers.control import ErrorRatio, PredictiveController, first_step
 
 torch = pytest.importorskip("torch")
 
@@ -340,3 +340,49 @@ def test_a_probe_that_is_not_finite_still_gives_a_step(bad):
     h = ask(lambda t, y: -y if t == 0 else y * bad, 0.0, [1.0], 1.0, 4, 1e-6, 1e-9)
     assert 0 < h < 1e9
     assert math.isfinite(h)
+
+
+# Gustafsson's predictive rule ---------------------------------------------------------------------
+
+
+@given(st.floats(1e-3, 0.5), st.floats(1.05, 1.5), st.integers(1, 5))
+def test_the_predictive_rule_follows_a_coefficient_that_grows(start, growth, order):
+    """Errors φ h^k whose φ grows by a constant factor: every step meets the set point."""
+    k = order + 1
+    controller = PredictiveController()
+    phi, h, memory, ratios = start, 1.0, controller.init(), []
+    for _ in range(8):
+        ratio = phi * h**k
+        accept, factor, memory = controller(ratio, memory, order)
+        assert accept
+        ratios.append(ratio)
+        h, phi = h * factor, phi * growth
+    np.testing.assert_allclose(ratios[3:], controller.safety**k, rtol=1e-9)
+
+
+def test_the_predictive_rule_is_the_elementary_one_where_errors_shrink():
+    controller, elementary = PredictiveController(), PIDController(safety=0.75)
+    memory = controller.init()
+    for ratio in (0.5, 0.3, 0.2, 0.05):
+        accept, factor, memory = controller(ratio, memory, 3)
+        assert accept
+        assert factor == pytest.approx(elementary(ratio, elementary.init(), 3)[1], rel=1e-12)
+
+
+def test_the_predictive_rule_learns_from_rejections():
+    controller = PredictiveController()
+    _, first, memory = controller(0.1, controller.init(), 3)
+    accept, shrink, memory = controller(40.0, memory, 3)
+    assert not accept
+    assert shrink == pytest.approx(0.75 * 40 ** (-1 / 4))
+    # The step that follows was first · shrink times the last accepted one.
+    r = 0.2
+    _, factor, _ = controller(r, memory, 3)
+    expected = 0.75 * r ** (-1 / 4) * min(1.0, first * shrink * (0.1 / r) ** (1 / 4))
+    assert factor == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("safety", [0.0, -1.0, 1.1, math.nan])
+def test_a_predictive_rule_out_of_range_is_refused(safety):
+    with pytest.raises(ValueError, match="safety="):
+        PredictiveController(safety)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import stiffkit as sk
 from stiffkit import ButcherTableau
 from stiffkit.solvers import implicit, rosenbrock, trees
 from stiffkit.solvers.implicit import AdditiveTableau, radau_transformation
@@ -146,6 +147,36 @@ def test_broken_rosenbrock_matrix_is_refused(tab, where, i, j, change):
     row[j % len(row)] += change
     with pytest.raises(ValueError, match=f"Rosenbrock tableau '{tab.name}'"):
         dataclasses.replace(tab, **{where: rows})
+
+
+@every_rosenbrock
+@given(m=st.integers(0), i=st.integers(0), change=changes)
+def test_broken_rosenbrock_dense_output_is_refused(tab, m, i, change):
+    if not tab.H:
+        pytest.skip("none is published")
+    # The last u of a stiffly accurate method is its error estimate: it is of higher order.
+    H, free = [list(row) for row in tab.H], tab.n_stages - tab.stiffly_accurate
+    H[m % len(H)][i % free] += change
+    with pytest.raises(ValueError, match=f"'{tab.name}': H misses the order condition"):
+        dataclasses.replace(tab, H=H)
+
+
+@every_rosenbrock
+def test_an_estimate_of_zero_is_refused(tab):
+    with pytest.raises(ValueError, match="m_hat is m"):
+        dataclasses.replace(tab, m_hat=list(tab.m), order_hat=tab.order)
+
+
+def test_stability_functions_of_embedded_rows():
+    z = np.array([[-2.0 + 1j, 0.3], [1e-3, -50.0]])
+    for tab in (implicit.trbdf2, implicit.kvaerno4, sk.METHODS["dopri5"]):
+        np.testing.assert_array_equal(tab.R(z), tab.R(z, "b"))
+        swapped = dataclasses.replace(
+            tab, b=tab.b_hat, b_hat=None, order=tab.order_hat, order_hat=None, interpolant=None
+        )
+        np.testing.assert_allclose(tab.R(z, "b_hat"), swapped.R(z), rtol=1e-13)
+    with pytest.raises(ValueError, match="'radau5' has no row 'b_hat'"):
+        implicit.radau5.R(z, "b_hat")
 
 
 # A run on y' = f(t, y), nonautonomous and nonlinear, with y = (cos t, sin t) as exact solution.

@@ -839,13 +839,13 @@ def test_given_jacobians_are_checked_when_called():
 @pytest.mark.parametrize(
     ("M", "message"),
     [
-        (np.eye(2), r"M has shape \(2, 2\)"),
-        (np.ones((3, 2)), r"M has shape \(3, 2\)"),
-        (sps.eye_array(4), r"M has shape \(4, 4\)"),
-        (np.full((3, 3), np.nan), "M must be finite"),
-        (np.eye(3) * 1j, "M is complex"),
-        (["a", "b", "c"], "M must hold numbers"),
-        (2.0, r"M has shape \(\)"),
+        (np.eye(2), r"mass has shape \(2, 2\)"),
+        (np.ones((3, 2)), r"mass has shape \(3, 2\)"),
+        (sps.eye_array(4), r"mass has shape \(4, 4\)"),
+        (np.full((3, 3), np.nan), "mass must be finite"),
+        (np.eye(3) * 1j, "mass is complex"),
+        (["a", "b", "c"], "mass must hold numbers"),
+        (2.0, r"mass has shape \(\)"),
     ],
 )
 def test_bad_masses_are_named(M, message):

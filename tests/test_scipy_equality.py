@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.optimize
+import scipy.sparse as sps
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import (
@@ -218,7 +219,101 @@ def test_every_method_runs_in_scipys_driver_as_in_our_solve_ivp(name):
     assert ours.nfev == theirs.nfev
 
 
-@pytest.mark.parametrize("method", ["Radau", "BDF", "LSODA", scipy.integrate.RK45])
+def brusselator(t, y, a=1.0, b=3.0):
+    return np.array([a + y[0] ** 2 * y[1] - (b + 1) * y[0], b * y[0] - y[0] ** 2 * y[1]])
+
+
+def brusselator_jac(t, y, a=1.0, b=3.0):
+    return np.array([[2 * y[0] * y[1] - (b + 1), y[0] ** 2], [b - 2 * y[0] * y[1], -(y[0] ** 2)]])
+
+
+JACOBIANS = {
+    "none": {},
+    "function": {"jac": brusselator_jac},
+    "sparse": {"jac": lambda t, y, *args: sps.csc_matrix(brusselator_jac(t, y, *args))},
+    "pattern": {"jac_sparsity": sps.csr_matrix(np.ones((2, 2)))},
+    "both": {"jac": brusselator_jac, "jac_sparsity": np.eye(2)},  # SciPy ignores the pattern
+}
+
+
+@pytest.mark.parametrize("form", JACOBIANS)
+@pytest.mark.parametrize("rtol", [1e-3, 1e-7])
+def test_radau_is_ours_with_scipys_options_fields_and_accuracy(form, rtol):
+    options = {"rtol": rtol, "atol": rtol * 1e-2, "args": (1.0, 3.2), "dense_output": True}
+    options |= {"events": lambda t, y, *args: y[0] - 2.0, **JACOBIANS[form]}
+    theirs = scipy.integrate.solve_ivp(brusselator, (0.0, 9.0), [1.2, 3.1], "Radau", **options)
+    ours = sk.solve_ivp(brusselator, (0.0, 9.0), [1.2, 3.1], "Radau", **options)
+    assert set(ours) == set(theirs) == FIELDS
+    assert (ours.status, ours.message, ours.success) == (0, theirs.message, True)
+    assert ours.y.shape == (2, len(ours.t))
+    # Both estimates are of the same order, and so are the global errors that they leave.
+    assert np.abs(ours.y[:, -1] - theirs.y[:, -1]).max() < 100 * rtol
+    t = np.linspace(0.0, 9.0, 91)
+    assert np.abs(ours.sol(t) - theirs.sol(t)).max() < 300 * rtol
+    assert len(ours.t_events[0]) == len(theirs.t_events[0])
+    np.testing.assert_allclose(ours.t_events[0], theirs.t_events[0], rtol=0, atol=100 * rtol)
+    assert 0 < ours.njev < 2 * theirs.njev
+    assert 0 < ours.nlu < 2 * theirs.nlu
+    assert len(ours.t) < 1.5 * len(theirs.t)
+
+
+def test_radau_is_not_scipys():
+    """Nothing is handed on: SciPy's raises for a complex state."""
+    complex_state = {"t_span": (0.0, 1.0), "y0": [1.0 + 1j], "method": "Radau"}
+    with pytest.raises(ValueError, match="complex"):
+        scipy.integrate.solve_ivp(lambda t, y: -y, **complex_state)
+    ours = sk.solve_ivp(lambda t, y: -y, **complex_state)
+    assert ours.y[0, -1] == pytest.approx((1 + 1j) * math.exp(-1), rel=1e-3)
+
+
+def test_radau_with_a_constant_jacobian_asks_for_none():
+    J = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    for jac in (J, sps.csc_matrix(J)):
+        ours = sk.solve_ivp(oscillator, (0, 2), [1.0, 0.0], "Radau", jac=jac)
+        assert ours.success
+        assert ours.njev == 0
+
+
+def test_radau_says_what_has_no_effect():
+    with pytest.warns(UserWarning, match="have no effect for a chosen solver: `min_step`"):
+        sk.solve_ivp(oscillator, (0, 1), [1.0, 0.0], "Radau", min_step=1e-3)
+
+
+def test_radau_in_solve_is_radau5():
+    options = {"rtol": 1e-4, "atol": 1e-6}
+    named = sk.solve(oscillator, (0, 2), [1.0, 0.0], "Radau", **options)
+    np.testing.assert_array_equal(
+        named.y, sk.solve(oscillator, (0, 2), [1.0, 0.0], "radau5", **options).y
+    )
+
+
+@pytest.mark.parametrize("name", ["Radau", "rodas5p", "kencarp4", "rock4"])
+def test_stiff_methods_run_in_scipys_driver(name):
+    options = {"rtol": 1e-5, "atol": 1e-8, "dense_output": True}
+    theirs = scipy.integrate.solve_ivp(
+        van_der_pol, (0.0, 2.0), [2.0, 0.0], sk.ode_solver(name), **options
+    )
+    ours = sk.solve_ivp(van_der_pol, (0.0, 2.0), [2.0, 0.0], name, **options)
+    # The first steps' estimates are rounding errors, and decide about the next step sizes.
+    np.testing.assert_allclose(theirs.t, ours.t, rtol=1e-6)
+    np.testing.assert_allclose(theirs.y, ours.y, rtol=0, atol=1e-6)
+    t = np.linspace(0, 2, 11)
+    np.testing.assert_allclose(theirs.sol(t), ours.sol(t), rtol=0, atol=1e-6)
+    assert (theirs.njev, theirs.nlu) == (ours.njev, ours.nlu)
+    assert theirs.nfev == ours.nfev
+
+
+def test_solver_classes_of_implicit_methods_take_jacobians():
+    cls = sk.ode_solver("Radau")
+    solver = cls(brusselator, 0.0, [1.2, 3.1], 1.0, jac=brusselator_jac)
+    while solver.status == "running":
+        assert solver.step() is None
+    assert solver.njev > 0
+    with pytest.warns(UserWarning, match="have no effect for a chosen solver: `jac`"):
+        sk.ode_solver("RK45")(brusselator, 0.0, [1.2, 3.1], 1.0, jac=brusselator_jac)
+
+
+@pytest.mark.parametrize("method", ["BDF", "LSODA", scipy.integrate.RK45, scipy.integrate.Radau])
 def test_scipys_own_methods_are_scipys_to_the_bit(method):
     options = {"rtol": 1e-5, "events": lambda t, y: y[0], "t_eval": [0.5, 1.5], "args": ()}
     theirs = scipy.integrate.solve_ivp(
@@ -232,7 +327,7 @@ def test_scipys_own_methods_are_scipys_to_the_bit(method):
 
 def test_options_of_the_stiff_methods_are_passed_on():
     ours = sk.solve_ivp(
-        oscillator, (0, 2), [1.0, 0.0], "Radau", jac=np.array([[0.0, 1.0], [-1.0, 0.0]])
+        oscillator, (0, 2), [1.0, 0.0], "BDF", jac=np.array([[0.0, 1.0], [-1.0, 0.0]])
     )
     assert ours.success
 

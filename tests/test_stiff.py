@@ -405,6 +405,73 @@ def test_what_a_method_has_no_use_for_is_refused(method, options, message):
         sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], method, **options)
 
 
+# Hints --------------------------------------------------------------------------------------------
+
+
+def robertson_jacobian(t, y, sign=-1):
+    """The Jacobian of Robertson's reaction; with sign 1 one entry's sign is wrong."""
+    _, b, c = y
+    row = [0.04, -1e4 * c + sign * 6e7 * b, -1e4 * b]
+    return np.array([[-0.04, 1e4 * c, 1e4 * b], row, [0.0, 6e7 * b, 0.0]])
+
+
+@pytest.mark.parametrize("method", ["rodas5p", "kencarp4", "radau5"])
+@pytest.mark.parametrize(
+    "given_",
+    [
+        {"jac": lambda t, y: robertson_jacobian(t, y, 1)},
+        {"jac": lambda t, y: sps.csc_array(robertson_jacobian(t, y, 1))},
+        {"jac": lambda t, y: np.array([[0.0] * 3, *robertson_jacobian(t, y)[:2]])[[1, 2, 0]].T},
+        {"jvp": lambda t, y, v: robertson_jacobian(t, y, 1) @ v},
+        {"bandwidth": (1, 0)},
+        {"jac_sparsity": np.eye(3)},
+    ],
+)
+def test_a_grossly_wrong_jacobian_is_named_when_a_solve_gets_stuck(method, given_):
+    p = STIFF["ROBER"]
+    solution = sk.solve(p.f, (0.0, 1e4), p.y0, method, atol=1e-12, max_steps=30, **given_)
+    assert solution.status in (Status.max_steps, Status.newton_failed)
+    (name,) = given_
+    assert f"the Jacobian that {name} describes is wrong there" in solution.message
+    assert "component" in solution.message
+
+
+@every_implicit
+@pytest.mark.parametrize(
+    "given_", [{"jac": robertson_jacobian}, {"jac_sparsity": np.ones((3, 3))}, {}]
+)
+def test_a_right_jacobian_is_not_accused(method, given_):
+    p = STIFF["ROBER"]
+    solution = sk.solve(p.f, (0.0, 1e4), p.y0, method, atol=1e-12, max_steps=20, **given_)
+    assert solution.status is Status.max_steps
+    assert "Jacobian" not in solution.message
+
+
+def test_a_pole_is_no_fault_of_the_jacobian():
+    pole = sk.solve(lambda t, y: y * y, (0.0, 2.0), [1.0], "rodas5p", jac=lambda t, y: [2 * y])
+    assert pole.status is Status.step_too_small
+    assert "Jacobian" not in pole.message
+
+
+def test_the_look_at_the_jacobian_hides_no_failure():
+    calls = 0
+
+    def f(t, y):
+        nonlocal calls
+        calls += 1
+        if calls > 200:
+            raise ZeroDivisionError
+        return -1e3 * (y - math.cos(t))
+
+    plain = sk.solve(f, (0.0, 1e3), [1.0], "kencarp4", max_steps=20, rtol=1e-8)
+    used, calls = plain.stats["nfev"], 200 - plain.stats["nfev"]
+    solution = sk.solve(
+        f, (0.0, 1e3), [1.0], "kencarp4", max_steps=20, rtol=1e-8, jac_sparsity=np.eye(1)
+    )
+    assert used <= solution.stats["nfev"] + 4
+    assert solution.status is Status.max_steps
+
+
 def test_a_singular_matrix_is_a_rejection():
     # I − hγJ is singular at the first step that is tried.
     tableau = sk.METHODS["rodas4"]

@@ -16,13 +16,14 @@ from scipy.integrate import solve_ivp as scipy_solve_ivp
 from scipy.optimize import OptimizeResult
 
 from .._array import backend_of, is_torch
-from .control import ErrorRatio, PIDController, first_step
+from .control import Controller, ErrorRatio, PIDController, PredictiveController, first_step
 from .dense import Segment
-from .methods import EXPLICIT, METHODS
-from .problem import check_method, check_positive
+from .methods import METHODS, Method
+from .problem import check_method, check_positive, make_problem
 from .solution import Solution, Status
 from .solve import solve
-from .step import make_stages
+from .step import StepFailed, make_stages
+from .stiff import start_stiff
 from .tableau import ButcherTableau
 
 __all__ = ["ode_solver", "solve_ivp"]
@@ -30,7 +31,10 @@ __all__ = ["ode_solver", "solve_ivp"]
 _ELEMENTARY = PIDController()
 """SciPy's control: the elementary rule, safety 0.9, factors 0.2 to 10."""
 
-_SCIPY_OWN = ("Radau", "BDF", "LSODA")
+_PREDICTIVE = PredictiveController()
+"""SciPy's Radau has this rule too."""
+
+_SCIPY_OWN = ("BDF", "LSODA")
 
 _MESSAGES = {
     Status.success: "The solver successfully reached the end of the integration interval.",
@@ -42,7 +46,7 @@ def solve_ivp(
     fun: Callable[..., Any],
     t_span: Sequence[float],
     y0: Any,
-    method: str | type[OdeSolver] | ButcherTableau = "RK45",
+    method: str | type[OdeSolver] | Method = "RK45",
     t_eval: Any = None,
     dense_output: bool = False,
     events: Any = None,
@@ -56,13 +60,16 @@ def solve_ivp(
     ----------
     fun, t_span, y0, t_eval, dense_output, events, vectorized, args
         As in `scipy.integrate.solve_ivp`.
-    method : str, OdeSolver class or ButcherTableau
-        ``RK23``, ``RK45``, ``DOP853`` and every name in `stiffkit.METHODS` with an embedded row run
-        in stiffkit's loop, with SciPy's step control, step for step equal to SciPy's. ``Radau``,
-        ``BDF``, ``LSODA`` and solver classes are handed to SciPy.
+    method : str, OdeSolver class or tableau
+        ``RK23``, ``RK45``, ``DOP853``, ``Radau`` (`radau5`) and every name in `stiffkit.METHODS`
+        with an error estimate run in stiffkit's loop with SciPy's step control; RK23, RK45 and
+        DOP853 are step for step equal to SciPy's. ``BDF``, ``LSODA`` and solver classes are handed
+        to SciPy.
     **options
-        ``rtol`` (1e-3), ``atol`` (1e-6), ``first_step``, ``max_step``; for SciPy's own methods
-        also theirs.
+        ``rtol`` (1e-3), ``atol`` (1e-6), ``first_step``, ``max_step``; for implicit and Rosenbrock
+        methods ``jac`` (a function, or a constant matrix, dense or sparse), ``jac_sparsity``, and
+        stiffkit's ``bandwidth``, ``jvp``, ``precond`` and ``mass``; for SciPy's own methods also
+        theirs.
 
     Returns
     -------
@@ -77,7 +84,9 @@ def solve_ivp(
     side that returns NaN or inf ends the solve with status −1 instead of looping; one that
     changes its argument, or returns a number for a vector, is refused; the probe that chooses the
     first step stays within `max_step` (steps differ only where that bound is shorter than the
-    probe); and DOP853 counts fewer calls, since a rejected step needs no slope at its end.
+    probe); and DOP853 counts fewer calls, since a rejected step needs no slope at its end. Radau
+    is no copy of SciPy's either: it keeps Jacobians longer, takes complex states, and its nfev
+    counts the calls for difference Jacobians too, which SciPy's leaves out.
     """
     plain = isinstance(method, str) and method in _SCIPY_OWN
     if plain or inspect.isclass(method):
@@ -88,16 +97,17 @@ def solve_ivp(
         msg = "solve_ivp takes NumPy states, as SciPy does; stiffkit.solve takes torch tensors"
         raise TypeError(msg)
     tableau = check_method(method, METHODS, adaptive=True)
+    explicit = isinstance(tableau, ButcherTableau) and tableau.explicit
     _check_like_scipy(y0, args)
     t0, t1 = map(float, t_span)
     if t0 == t1 or np.size(y0) == 0:  # nothing to integrate: SciPy's driver has the conventions
-        bare = tableau if isinstance(tableau, ButcherTableau) and tableau.explicit else "RK45"
+        bare = tableau if explicit else "RK45"
         options = {"t_eval": t_eval, "dense_output": dense_output, "events": events, **options}
         return scipy_solve_ivp(fun, t_span, y0, ode_solver(bare), args=args, **options)
     rtol, atol = _tolerances(options)
     named = ["first_step", "max_step"]
-    if tableau.name not in EXPLICIT:
-        named += ["jac", "jac_sparsity", "bandwidth", "jvp"]
+    if not explicit:
+        named += ["jac", "jac_sparsity", "bandwidth", "jvp", "precond", "mass"]
         if options.get("jac") is not None:
             options.pop("jac_sparsity", None)  # as SciPy: a given Jacobian needs no pattern
     known = {key: options.pop(key) for key in named if key in options}
@@ -112,7 +122,7 @@ def solve_ivp(
         t_eval=t_eval,
         dense=dense_output,
         events=events,
-        controller=_ELEMENTARY,
+        controller=_PREDICTIVE if tableau.name == "radau5" else _ELEMENTARY,
         max_steps=10**15,
         detect=False,
         args=() if args is None else args,
@@ -205,7 +215,7 @@ class _RungeKutta(OdeSolver):
     """SciPy's `OdeSolver` interface over stiffkit's step; see `ode_solver`."""
 
     TOO_SMALL_STEP: ClassVar[str] = "Required step size is less than spacing between numbers."
-    tableau: ClassVar[ButcherTableau]
+    tableau: ClassVar[Any]
     t: float
     y: Any
     t_bound: float
@@ -222,18 +232,28 @@ class _RungeKutta(OdeSolver):
         atol: Any = 1e-6,
         vectorized: bool = False,
         first_step: float | None = None,
-        **extraneous: Any,
+        **options: Any,
     ) -> None:
-        _warn_extraneous(extraneous)
+        explicit = isinstance(self.tableau, ButcherTableau) and self.tableau.explicit
+        named = () if explicit else ("jac", "jac_sparsity", "bandwidth", "jvp", "precond")
+        jacobian = {name: options.pop(name) for name in named if name in options}
+        _warn_extraneous(options)
         super().__init__(fun, t0, y0, t_bound, vectorized, support_complex=True)
         self.max_step = check_positive("max_step", max_step)
         rtol, atol = _tolerances({"rtol": rtol, "atol": atol})
         self.backend = backend_of(self.y)
         self.ratio = ErrorRatio(rtol, np.asarray(atol), self.y, self.backend)
-        self.error_order = self.tableau.error_order or 0
-        self.controller, self.memory = _ELEMENTARY, _ELEMENTARY.init()
         f_0 = self.fun(self.t, self.y)
-        self.stages = make_stages(self.fun, self.tableau, self.y, f_0, self.backend, dense=True)
+        self.stages: Any
+        radau = self.tableau.name == "radau5"
+        self.controller: Controller = _PREDICTIVE if radau else _ELEMENTARY
+        if explicit:
+            self.stages = make_stages(self.fun, self.tableau, self.y, f_0, self.backend, dense=True)
+        else:
+            problem = make_problem(self.fun, (t0, t_bound), self.y, (), rtol, atol)
+            self.stages = start_stiff(problem, self.tableau, f_0, **jacobian)
+        self.memory = self.controller.init()
+        self.error_order = self.stages.error_order
         self.h_abs = self._first_step(first_step, f_0)
         self.y_old: Any = None
 
@@ -264,6 +284,7 @@ class _RungeKutta(OdeSolver):
 
     def _step_impl(self) -> tuple[bool, str | None]:
         t, y, direction = self.t, self.y, self.direction
+        hold = self.stages.hold
         min_step = 10 * math.ulp(t)
         h_abs = min(self.h_abs, self.max_step) if self.h_abs > min_step else min_step
         if self.y_old is not None:
@@ -276,11 +297,20 @@ class _RungeKutta(OdeSolver):
             if (t_new - self.t_bound) * direction > 0:
                 t_new = self.t_bound
             h = t_new - t
-            y_new = self.stages.attempt(t, y, t_new)
-            ratio = self.ratio(self.stages.errors(), y_new)
+            try:
+                y_new = self.stages.attempt(t, y, t_new)
+                errors = self.stages.errors()
+            except StepFailed as failed:
+                h_abs = failed.longest
+                _, _, self.memory = self.controller(math.inf, self.memory, self.error_order)
+                continue
+            ratio = self.ratio(errors, y_new)
             ratio = ratio if math.isfinite(ratio) else math.inf
             accept, factor, self.memory = self.controller(ratio, self.memory, self.error_order)
+            if accept and hold[0] < factor < hold[1]:
+                factor = 1.0
             h_abs = abs(h) * factor
+        self.njev, self.nlu = getattr(self.stages, "njev", 0), getattr(self.stages, "nlu", 0)
         self.ratio.accept(y_new)
         self.h_abs, self.y_old, self.t, self.y = h_abs, y, t_new, y_new
         return True, None
@@ -290,26 +320,26 @@ class _RungeKutta(OdeSolver):
 
 
 @cache
-def ode_solver(method: str | ButcherTableau) -> type[OdeSolver]:
+def ode_solver(method: str | Method) -> type[OdeSolver]:
     """Return a class for SciPy's own driver: ``scipy.integrate.solve_ivp(..., method=cls)``.
 
     Parameters
     ----------
-    method : str or ButcherTableau
-        A name in `stiffkit.EXPLICIT`, SciPy's RK23, RK45, DOP853, or an explicit tableau, with an
-        embedded row.
+    method : str or tableau
+        A name in `stiffkit.METHODS`, SciPy's RK23, RK45, DOP853, Radau, or a tableau, with an error
+        estimate. Classes of implicit methods take ``jac`` and ``jac_sparsity``, as SciPy's do.
 
     Returns
     -------
     type
         Subclass of `scipy.integrate.OdeSolver`, named after the method.
     """
-    tableau = check_method(method, EXPLICIT, adaptive=True)
+    tableau = check_method(method, METHODS, adaptive=True)
     attributes = {
         "tableau": tableau,
         "order": tableau.order,
         "error_estimator_order": tableau.error_order,
-        "n_stages": tableau.n_stages,
+        "n_stages": getattr(tableau, "n_stages", None),  # stabilised methods choose it by the step
         "__doc__": f"SciPy's solver interface over {tableau!r}.",
     }
     return type(tableau.name, (_RungeKutta,), attributes)

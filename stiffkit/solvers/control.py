@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 import numpy as np
 
 from .._array import Array, Backend
 
-__all__ = ["CONTROLLERS", "Controller", "ErrorRatio", "PIDController", "first_step"]
+__all__ = [
+    "CONTROLLERS",
+    "Controller",
+    "ErrorRatio",
+    "PIDController",
+    "PredictiveController",
+    "first_step",
+]
 
 
 class ErrorRatio:
@@ -229,6 +236,54 @@ CONTROLLERS: dict[str, PIDController] = {
     "PID": PIDController(0.58, -0.21, 0.1),
 }
 """Named controllers: Söderlind's sets, DOPRI5's PI and the PID of SUNDIALS (kβ as printed)."""
+
+
+@final
+@dataclass(frozen=True)
+class PredictiveController:
+    """Gustafsson's control for implicit methods: the elementary rule, less where errors grow.
+
+    Let the error be φ h^k with a coefficient φ that changes by the same factor in each step. The
+    step for the next φ is the elementary one times ``(h / h_old) (r_old / r)^(1/k)``; it is taken
+    if it is the smaller, and so is a step that would be rejected.
+
+    Raises
+    ------
+    ValueError
+        If `safety` is not in (0, 1].
+
+    References
+    ----------
+    K. Gustafsson, Control-theoretic techniques for stepsize selection in implicit Runge-Kutta
+    methods, ACM TOMS 20 (1994) 496-517, doi:10.1145/198429.198437. Hairer and Wanner II, section
+    IV.8, eqs. (8.25) and (8.26).
+    """
+
+    safety: float = 0.75
+    """RADAU5's is 0.9 · 15/(14 + n) after n Newton iterations: this is its value at n = 4."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.safety <= 1.0:
+            msg = f"safety={self.safety!r} is out of range"
+            raise ValueError(msg)
+
+    def init(self) -> tuple[float, float]:
+        """Memory before the first step: nothing to predict from."""
+        return math.inf, 1.0
+
+    def __call__(
+        self, ratio: float, memory: tuple[float, float], order: int
+    ) -> tuple[bool, float, tuple[float, float]]:
+        """Judge a step; see `Controller`."""
+        r_old, growth = memory  # growth is h / h_old, rejections in between included
+        r = max(ratio, 1e-12)
+        factor = self.safety * r ** (-1 / (order + 1))
+        if ratio >= 1.0:
+            factor = max(factor, 0.2)
+            return False, factor, (r_old, growth * factor)
+        factor *= min(1.0, growth * (r_old / r) ** (1 / (order + 1)))
+        factor = min(max(factor, 0.2), 10.0)
+        return True, factor, (r, factor)
 
 
 def first_step(

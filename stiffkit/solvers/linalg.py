@@ -84,6 +84,11 @@ class Banded:
         dense[rows[inside], cols[inside]] = self.ab[inside]
         return dense
 
+    def tosparse(self) -> Any:
+        """Return the matrix as a CSC array."""
+        offsets = self.mu - np.arange(len(self.ab))
+        return sps.csc_array(sps.dia_array((self.ab, offsets), shape=(self.n, self.n)))
+
 
 class LinearSolver(Protocol):
     """Factorises M − c J, for one structure of J and one M."""
@@ -129,7 +134,8 @@ def linear_solver_for(
     rtol : float
         GMRES stops at ``‖(M − c J) x − r‖ ≤ rtol ‖r‖``.
     precond : callable, optional
-        ``precond(t, y, c)`` for GMRES: it returns a function that solves (M − c J) x = r roughly.
+        ``precond(t, y, c)`` for GMRES: it returns a function r ↦ x, or a SciPy LinearOperator, that
+        solves (M − c J) x = r roughly.
 
     Returns
     -------
@@ -320,7 +326,7 @@ class _Krylov:
         P = None
         if self.precond is not None:
             self.nlu += 1
-            P = spla.LinearOperator((n, n), self.precond(J.t, J.y, c), dtype=dtype)
+            P = _preconditioner(self.precond(J.t, J.y, c), n, dtype)
 
         def solve(r: Array) -> Array:
             right = backend.numpy(r)
@@ -334,6 +340,28 @@ class _Krylov:
             return backend.vector(x, r) if is_torch(r) else x
 
         return solve
+
+
+def _preconditioner(given: Any, n: int, dtype: np.dtype[Any]) -> Any:
+    """Return what a `precond` returned as an operator."""
+    if isinstance(given, spla.LinearOperator):
+        if given.shape != (n, n):
+            msg = f"precond returned an operator of shape {given.shape}; it must be ({n}, {n})"
+            raise ValueError(msg)
+        return given
+    if not callable(given):
+        kind = type(given).__name__
+        msg = f"precond must return a function r ↦ x or a LinearOperator, not {kind}"
+        raise TypeError(msg)
+
+    def apply(r: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        x = np.asarray(given(r))
+        if x.shape != r.shape:
+            msg = f"precond's function returned shape {x.shape} for a vector of {r.shape}"
+            raise ValueError(msg)
+        return x
+
+    return spla.LinearOperator((n, n), apply, dtype=dtype)
 
 
 @final

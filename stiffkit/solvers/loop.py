@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -34,6 +35,9 @@ FAILED = {
     "stability": Status.unstable,
 }
 """By what a step failed for, how a solve ends that cannot do without the step."""
+
+_STUCK = {Status.newton_failed, Status.max_steps, Status.step_too_small}
+"""Ends that a wrong Jacobian may be the cause of."""
 
 MAX_FAILURES = 20
 """Failures in a row of Newton's method, or of stability, before the solve gives up."""
@@ -265,11 +269,15 @@ class Run:
         if steps.first is not None:
             return float(steps.first)
         self.nfev_first += 1
+        f, f_0 = p.f, self.stages.get(0)
+        to_slope = getattr(self.stages, "to_slope", None)
+        if to_slope is not None:  # of M y' = f
+            f, f_0 = (lambda t, y: to_slope(p.f(t, y))), to_slope(f_0)
         h: float = first_step(
-            p.f,
+            f,
             p.t0,
             p.y0,
-            self.stages.get(0),
+            f_0,
             direction=p.direction,
             order=order,
             rtol=p.rtol,
@@ -415,6 +423,11 @@ class Run:
 
     def end(self, status: Status, message: str) -> None:
         """Set how the solve ends."""
+        doubt = getattr(self.stages, "doubt", None)
+        if doubt is not None and status in _STUCK:
+            # The message is worth a try, but no exception: f may have failed right here.
+            with contextlib.suppress(Exception):
+                message = "; ".join(filter(None, (message, doubt(self.t, self.y))))
         self.status, self.message = status, message
 
     def _where_not_finite(self, y_new: Array) -> str:

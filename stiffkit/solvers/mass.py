@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sps
 import scipy.sparse.linalg as spla
+from scipy.linalg import lu_factor, lu_solve
 
 from .._array import Array, backend_of, is_torch
 
-__all__ = ["Mass", "mass_structure"]
+__all__ = ["Mass", "mass_structure", "scaled_rank"]
+
+LARGE = 1000
+"""Rows of a sparse matrix from which its rank is no longer computed from all its entries."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +47,18 @@ class Mass:
             return self.matrix * v
         return self.matrix @ v if v.ndim == 1 else v @ self.matrix.T
 
+    @cached_property
+    def solve(self) -> Callable[[Array], Array]:
+        """Function v ↦ M⁻¹ v, for a regular M and NumPy vectors; factorised once."""
+        if self.kind == "identity":
+            return lambda v: v
+        if self.kind == "diagonal":
+            return lambda v: v / self.matrix
+        if self.kind == "sparse":
+            return cast(Callable[[Array], Array], spla.splu(self.matrix).solve)
+        factors = lu_factor(self.matrix)
+        return lambda v: lu_solve(factors, v, check_finite=False)
+
     def toarray(self, like: Array) -> Array:
         """Return M as a full array of the kind of `like`, shape (n, n)."""
         if self.kind == "identity":
@@ -62,7 +80,7 @@ def mass_structure(M: Any, y: Array) -> Mass:
 
     Parameters
     ----------
-    M : None, array_like of shape (n, n), sparse matrix, or array_like of shape (n,)
+    M : None, array_like of shape (n, n), sparse matrix, `Banded`, or array_like of shape (n,)
         None is the identity, a vector the diagonal. For a torch state it becomes a tensor.
     y : array, shape (n,) or (B, n)
         State; M is one and the same for all samples.
@@ -81,18 +99,19 @@ def mass_structure(M: Any, y: Array) -> Mass:
     if M is None:
         return Mass("identity", None, n, n)
     backend = backend_of(y)
+    M = M.tosparse() if hasattr(M, "tosparse") else M
     sparse = sps.issparse(M)
-    entries: Any = sps.csc_array(M) if sparse else _numbers("M", backend_of(M).numpy(M))
+    entries: Any = sps.csc_array(M) if sparse else _numbers("mass", backend_of(M).numpy(M))
     if entries.shape not in ((n, n), (n,)):
-        msg = f"M has shape {entries.shape}; for states of {n} components it must be ({n}, {n})"
+        msg = f"mass has shape {entries.shape}; for states of {n} components it must be ({n}, {n})"
         raise ValueError(msg)
     dtype = backend.numpy(y).dtype
     if entries.dtype.kind == "c" and dtype.kind != "c":
-        msg = "M is complex, but the state is real"
+        msg = "mass is complex, but the state is real"
         raise ValueError(msg)
     entries = entries.astype(dtype)
     if not np.isfinite(entries.data if sparse else entries).all():
-        msg = "M must be finite"
+        msg = "mass must be finite"
         raise ValueError(msg)
     diagonal = entries if entries.ndim == 1 else entries.diagonal()
     if entries.ndim == 1 or _off_diagonal(entries) == 0:
@@ -101,9 +120,9 @@ def mass_structure(M: Any, y: Array) -> Mass:
         rank = int(np.count_nonzero(diagonal))
         return Mass("diagonal", backend.vector(diagonal, y), n, rank)
     if sparse and not is_torch(y):
-        return Mass("sparse", entries, n, _rank(entries))
+        return Mass("sparse", entries, n, scaled_rank(entries))
     full = entries.toarray() if sparse else entries
-    return Mass("dense", backend.vector(full, y), n, _rank(full))
+    return Mass("dense", backend.vector(full, y), n, scaled_rank(full))
 
 
 def _numbers(name: str, value: Any) -> npt.NDArray[Any]:
@@ -119,10 +138,13 @@ def _off_diagonal(entries: Any) -> int:
     return int(np.count_nonzero(every)) - int(np.count_nonzero(entries.diagonal()))
 
 
-def _rank(entries: Any) -> int:
-    """Rank after rows and columns were scaled to a largest entry of one: units do not count."""
+def scaled_rank(entries: Any, rtol: float | None = None) -> int:
+    """Rank after rows and columns were scaled to a largest entry of one: units do not count.
+
+    Singular values below `rtol` times the largest are zero; by default that is the rounding error.
+    """
     n = int(entries.shape[0])
-    if sps.issparse(entries) and n > 1000:
+    if sps.issparse(entries) and n > LARGE:
         try:
             spla.splu(entries)
         except RuntimeError:  # exactly singular
@@ -132,4 +154,4 @@ def _rank(entries: Any) -> int:
     for axis in (1, 0):
         top = np.abs(dense).max(axis=axis, keepdims=True)
         dense = dense / np.where(top > 0, top, 1)
-    return int(np.linalg.matrix_rank(dense))
+    return int(np.linalg.matrix_rank(dense, rtol=rtol))

@@ -20,6 +20,8 @@ __all__ = [
     "bind",
     "check_method",
     "check_positive",
+    "check_stiff",
+    "check_takes_mass",
     "check_times",
     "first_bad",
     "make_problem",
@@ -27,7 +29,7 @@ __all__ = [
     "refuse_batched",
 ]
 
-SCIPY_NAMES = {"RK23": "bosh3", "RK45": "dopri5", "DOP853": "dop853"}
+SCIPY_NAMES = {"RK23": "bosh3", "RK45": "dopri5", "DOP853": "dop853", "Radau": "radau5"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +210,7 @@ def check_method(method: Any, methods: Mapping[str, Any], *, adaptive: bool) -> 
             aliases = {alias.lower(): alias for alias in (*SCIPY_NAMES, *methods)}
             near = difflib.get_close_matches(str(method).lower(), aliases, n=1, cutoff=0.5)
             hint = f"; did you mean {aliases[near[0]]!r}?" if near else "."
-            if isinstance(method, str) and method in ("Radau", "BDF", "LSODA"):
+            if isinstance(method, str) and method in ("BDF", "LSODA"):
                 hint = ", which is SciPy's: stiffkit.solve_ivp runs it."
             msg = f"unknown method {_short(method)}{hint} Known are: {', '.join(methods)}"
             raise ValueError(msg)
@@ -245,6 +247,9 @@ def check_stiff(method: Any, options: Mapping[str, Any], *, auto: bool) -> None:
         return
     stabilised = hasattr(method, "degrees")
     explicit = isinstance(method, ButcherTableau) and method.explicit
+    if options.get("precond") is not None and options.get("jvp") is None:
+        msg = "precond is for GMRES, that is for a Jacobian given by its products: give jvp too"
+        raise ValueError(msg)
     for name, value in options.items():
         fits = stabilised if name == "radius" else not (stabilised or explicit)
         if value is not None and not fits:
@@ -275,6 +280,24 @@ def refuse_batched(method: Any, **given: Any) -> None:
         msg = (
             "method 'radau5' takes NumPy states, one at a time; for tensors and batches take an "
             "ESDIRK or Rosenbrock method"
+        )
+        raise ValueError(msg)
+
+
+def check_takes_mass(method: Any) -> None:
+    """Check that a method solves M y' = f(t, y).
+
+    Raises
+    ------
+    ValueError
+        If it is explicit or stabilised.
+    """
+    explicit = isinstance(method, ButcherTableau) and method.explicit
+    if explicit or hasattr(method, "degrees"):
+        kind = "explicit" if explicit else "stabilised"
+        msg = (
+            f"mass is for implicit and Rosenbrock methods; {method.name!r} is {kind}: take "
+            "rodas5p, radau5 or kencarp4, or, if M is regular, solve y' = M⁻¹ f(t, y)"
         )
         raise ValueError(msg)
 

@@ -34,8 +34,8 @@ class RosenbrockTableau:
     Raises
     ------
     ValueError
-        If shapes disagree, α or Γ do not sum to `c` or `d`, or an order condition of `m` or `m_hat`
-        up to the stated order fails. The message names the method and the condition.
+        If shapes disagree, α or Γ do not sum to `c` or `d`, `m_hat` is `m`, or an order condition
+        of `m`, `m_hat` or `H` fails. The message names the method and the condition.
     """
 
     name: str
@@ -58,7 +58,8 @@ class RosenbrockTableau:
     m_hat: Row
     """Weights of the embedded method."""
     H: Sequence[Row] = ()
-    """y(θ) = (1−θ) y + θ y_new + θ(1−θ) Σ_m θ^m Σ_i H_mi u_i; empty where none is published."""
+    """y(θ) = (1−θ) y + θ y_new + θ(1−θ) Σ_m θ^m Σ_i H_mi u_i; empty where none is published. The
+    straight line is of order one, and with the exact J each row must add one, up to `order`."""
     w_method: bool = False
     """Whether the order holds with any matrix in place of J."""
     reference: str = ""
@@ -88,6 +89,24 @@ class RosenbrockTableau:
                 for label, r in self.order_conditions(p, weights, w=self.w_method).items():
                     if not abs(r) <= _TOL:
                         self._refuse(f"{weights} misses the order condition {label} by {r:.1e}")
+        if np.allclose(self.m, self.m_hat, rtol=0, atol=_TOL):
+            self._refuse("m_hat is m: their difference, the error estimate, is zero")
+        if len(self.H):
+            self._check_dense()
+
+    def _check_dense(self) -> None:
+        """Refuse an H whose rows do not add an order each: b(θ) · u(t) = θ^|t| / γ(t)."""
+        # A condition is a polynomial of degree 1 + rows that is zero at θ = 0, and at θ = 1 by m's.
+        for theta in np.arange(1, len(self.H) + 1) / (len(self.H) + 1):
+            powers = theta ** np.arange(len(self.H))
+            w = theta * np.asarray(self.m) + theta * (1 - theta) * (powers @ np.asarray(self.H))
+            for p in range(1, min(1 + len(self.H), self.order) + 1):
+                for tree in trees.rooted_trees(p):
+                    for label, u, target in self._weights(tree, w=False):
+                        r = float(w @ self.Gamma @ u) - theta**p * target
+                        if not abs(r) <= _TOL:
+                            where = f"{label} at θ = {theta:.3g}"
+                            self._refuse(f"H misses the order condition {where} by {r:.1e}")
 
     def _refuse(self, condition: str) -> None:
         msg = f"Rosenbrock tableau {self.name!r}: {condition}"

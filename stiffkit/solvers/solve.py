@@ -12,7 +12,16 @@ from .control import Controller
 from .loop import Run
 from .methods import EXPLICIT, METHODS, Method
 from .options import Hooks, Progress, StepOptions, event_functions
-from .problem import bind, check_method, check_stiff, make_problem, needs_batch, refuse_batched
+from .problem import (
+    Problem,
+    bind,
+    check_method,
+    check_stiff,
+    check_takes_mass,
+    make_problem,
+    needs_batch,
+    refuse_batched,
+)
 from .solution import Solution, Status
 from .step import Step, StepHook
 from .tableau import ButcherTableau
@@ -46,21 +55,23 @@ def solve(
     jvp: Callable[..., Any] | None = None,
     jac_sparsity: Any = None,
     bandwidth: tuple[int, int] | None = None,
+    mass: Any = None,
+    precond: Callable[..., Any] | None = None,
     radius: Any = None,
     args: Sequence[Any] = (),
     batched: bool = False,
     adjoint: Any = None,
 ) -> Solution:
-    """Solve the initial value problem y' = f(t, y), y(t0) = y0.
+    """Solve the initial value problem y' = f(t, y), or M y' = f(t, y), y(t0) = y0.
 
     Parameters
     ----------
     f : callable
-        Right-hand side ``f(t, y, *args)``, returning dy/dt with the shape of y. For a NumPy state
-        t is a float; for a torch state it is a 0-d tensor of the state's real dtype. f must not
-        change y. What it returns is copied, so it may reuse one buffer. Its shape and dtype are
-        checked at the first call and, for a one-dimensional NumPy state, once in every step after
-        it; in all other cases at every call.
+        Right-hand side ``f(t, y, *args)``, returning dy/dt (with `mass`, M dy/dt) with the shape of
+        y. For a NumPy state t is a float; for a torch state it is a 0-d tensor of the state's real
+        dtype. f must not change y. What it returns is copied, so it may reuse one buffer. Its shape
+        and dtype are checked at the first call and, for a one-dimensional NumPy state, once in
+        every step after it; in all other cases at every call.
     t_span : (float, float)
         t0 and t1; t1 < t0 integrates backward. An infinite t1 stands for the largest float: an
         event, `callback` or `max_steps` will end the solve. With t0 = t1 the solution is y0.
@@ -72,7 +83,8 @@ def solve(
         method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. Implicit and
         Rosenbrock methods take NumPy states. ``"auto"`` starts with an explicit method and goes on
         with a stabilised or an implicit one, and back, where that costs less: see
-        ``Solution.switches``. (With `grid` or `guide` it is tsit5 throughout.)
+        ``Solution.switches``. (With `grid` or `guide` it is tsit5 throughout, with `mass` an
+        implicit method.)
     rtol, atol : float or array of y0's shape
         A step is accepted when the rms of ``err / (atol + rtol max(|y|, |y_new|))`` is below 1.
     t_eval : array_like, optional
@@ -117,12 +129,23 @@ def solve(
         constant. By default it is made by differences, at n calls of f and a few more. With
         `bandwidth` it gives the diagonals, entry (i, j) in row mu + i − j of column j.
     jvp : callable, optional
-        ``jvp(t, y, v)``, its product with a vector: systems are then solved by GMRES.
+        ``jvp(t, y, v, *args)``, its product with a vector, y and v in y0's shape: systems are then
+        solved by GMRES.
     jac_sparsity : array_like or sparse matrix, optional
         Nonzero where the Jacobian may be: differences take one call for each group of columns that
         share no row, and factorisations are sparse.
     bandwidth : (int, int), optional
         Diagonals below and above the main one that the Jacobian may have.
+    mass : array_like of shape (n, n) or (n,), sparse matrix or Banded, optional
+        For implicit and Rosenbrock methods: M of M y' = f(t, y), constant; a vector is its
+        diagonal. It may be singular if the equation is of index 1, that is if the constraints
+        which f then contains determine the components that have no derivative. y0 must satisfy
+        them to within the tolerance.
+    precond : callable, optional
+        With `jvp`: ``precond(t, y, c, *args)`` returns a function r ↦ x that solves
+        ``(M − c J) x = r`` roughly, M being the identity without `mass`, or a SciPy LinearOperator
+        that does. It is called for every new step size or Jacobian. y and r have y0's shape; for a
+        LinearOperator, r is flat. With radau5 c and r are complex in two of three systems.
     radius : float or callable, optional
         For stabilised methods: a bound of the spectral radius of ∂f/∂y, or ``radius(t, y)``. By
         default it is estimated by nonlinear power iteration.
@@ -172,6 +195,8 @@ def solve(
             jvp=jvp,
             jac_sparsity=jac_sparsity,
             bandwidth=bandwidth,
+            mass=mass,
+            precond=precond,
         )
         from .batch import solve_batch, solve_one
 
@@ -199,10 +224,16 @@ def solve(
     functions = event_functions(events, args)
     problem = make_problem(f, t_span, y0, args, rtol, atol)
     steps.check(problem)
-    stiff = {"jac": jac, "radius": radius, "jvp": jvp}
+    stiff = {"jac": jac, "radius": radius, "jvp": jvp, "precond": precond}
     for key, given in stiff.items():
+        if key in ("jvp", "precond") and given is not None and not callable(given):
+            msg = f"{key} must be a function, not {type(given).__name__}"
+            raise TypeError(msg)
         stiff[key] = bind(given, args) if callable(given) else given
-    stiff |= {"jac_sparsity": jac_sparsity, "bandwidth": bandwidth}
+    stiff |= {"jac_sparsity": jac_sparsity, "bandwidth": bandwidth, "mass": mass}
+    if mass is not None:
+        tableau, stiff["mass"] = _with_mass(problem, tableau, stiff, auto=method == "auto")
+        auto = False
     check_stiff(tableau, stiff, auto=auto)
     if problem.y0.shape[0] == 0 and tableau.name not in EXPLICIT:
         tableau = EXPLICIT["tsit5"]  # there is nothing to be stiff
@@ -232,3 +263,18 @@ def solve(
                 error.add_note(f"stiffkit: solved up to t = {run.t!r}; see .solution")
             raise
     return run.solution()
+
+
+def _with_mass(problem: Problem, method: Any, stiff: dict[str, Any], *, auto: bool) -> Any:
+    """Return the method to solve M y' = f with, and M, checked."""
+    # Explicit solves need no linear algebra: its rooms are entered when a solve needs them.
+    from .dae import check_fits
+    from .mass import mass_structure
+    from .switch import choose_implicit
+
+    if auto:
+        method = choose_implicit(problem, operator=stiff["jvp"] is not None)
+    check_takes_mass(method)
+    mass = mass_structure(stiff["mass"], problem.y0)
+    check_fits(mass, method)
+    return method, mass

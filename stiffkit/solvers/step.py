@@ -349,7 +349,8 @@ class Step:
     """State at t."""
     k: Sequence[Array]
     """Stage derivatives k_1, ..., k_s; k_1 = f(t, y), and for some methods that is all. An ESDIRK
-    method's k_1 is the last stage derivative of the step before, f(t, y) up to Newton's error."""
+    method's k_1 is the last stage derivative of the step before, f(t, y) up to Newton's error. With
+    a mass matrix k are values of f too, that is of M y'."""
     y_new: Array
     """State at t + h (as computed; a guide may commit another)."""
     t_new: float

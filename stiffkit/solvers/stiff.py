@@ -41,7 +41,8 @@ def start_stiff(
         ``radius(t, y)``, a bound of the spectral radius, for stabilised methods; by default it is
         estimated by nonlinear power iteration.
     **jacobian
-        How the Jacobian is made: see `make_jacobian`.
+        ``mass`` and ``precond``: see `Algebra`. The rest says how the Jacobian is made: see
+        `make_jacobian`.
     """
     p = problem
     stages: Any
@@ -56,15 +57,34 @@ def start_stiff(
             "stabilised one"
         )
         raise TypeError(msg)
-    jac, shape = jacobian.get("jac"), p.shape
-    if callable(jac) and len(shape) != 1:
-        jacobian["jac"] = lambda t, y: jac(t, y.reshape(shape))
+    if len(p.shape) != 1:
+        jacobian |= _in_shape(p.shape, jacobian)
     # Newton's method corrects what an iterative solution leaves, a Rosenbrock method does not.
     rough = 1e-4
     if isinstance(method, RosenbrockTableau):
         rough = min(rough, max(1e-2 * float(np.min(np.asarray(p.rtol))), 1e-13))
     linear = Algebra(p.f, p.y0, p.atol, rough, **jacobian)
     return make_stiff_stages(p, method, f_0, linear, fixed=fixed)
+
+
+def _in_shape(shape: tuple[int, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the user's functions on flat states: they know states of `shape`."""
+    jac, jvp, precond = (given.get(name) for name in ("jac", "jvp", "precond"))
+    flat: dict[str, Any] = {}
+    if callable(jac):
+        flat["jac"] = lambda t, y: jac(t, y.reshape(shape))
+    if jvp is not None:
+        flat["jvp"] = lambda t, y, v: np.reshape(jvp(t, y.reshape(shape), v.reshape(shape)), -1)
+    if precond is not None:
+
+        def setup(t: float, y: Array, c: Any) -> Any:
+            psolve = precond(t, y.reshape(shape), c)
+            if not callable(psolve):  # a LinearOperator, for flat vectors
+                return psolve
+            return lambda r: np.reshape(psolve(r.reshape(shape)), -1)
+
+        flat["precond"] = setup
+    return flat
 
 
 def _radius_keeper(problem: Problem, radius: Any) -> RadiusKeeper:

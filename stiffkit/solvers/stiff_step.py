@@ -1,7 +1,8 @@
 """Steps of implicit and Rosenbrock methods, behind the same door as the explicit ones.
 
-All of them solve systems with I − cJ, c = hγ: the matrix is made once and kept as long as it
-serves, its factorisation as long as the step size stays.
+All of them solve systems with M − cJ, c = hγ: the matrix is made once and kept as long as it
+serves, its factorisation as long as the step size stays. M is the mass matrix of M y' = f(t, y);
+what is called f there stays f, and y' where the text says slope.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class _StiffStages(ABC):
 
     def __init__(self, problem: Problem, tableau: Any, linear: Algebra) -> None:
         y, self.backend = problem.y0, problem.backend
-        self.tableau, self.linear = tableau, linear
+        self.tableau, self.linear, self.mass = tableau, linear, linear.mass
+        self.to_slope: Callable[[Array], Array] | None = None
+        """f ↦ y' near the start, where there is a mass matrix."""
         self.call = self.backend.keeping(problem.f)
         self.rtol, self.atol = problem.rtol, problem.atol + self.backend.tiny(y)
         self.eps = float(np.finfo(y.dtype).eps)
@@ -103,6 +106,14 @@ class _StiffStages(ABC):
             self.f_end, self.f_end_at = self.f(t, y), y
         return self.f_end
 
+    def times_mass(self, v: Array) -> Array:
+        """Return M v, along the last axis."""
+        return v if self.mass is None else self.mass @ v
+
+    def slope_at(self, t: float, y: Array, f: Array, h: float) -> Array:
+        """Return y' at (t, y), an end of a step of size h, where f is known."""
+        return f if self.mass is None else self.linear.slopes(t, y, f, h)(f)
+
     def get(self, i: int) -> Array:
         """Return stage derivative i."""
         return self.slopes()[i]
@@ -136,7 +147,7 @@ class _StiffStages(ABC):
         self.fresh = self.known = True
 
     def solver(self, c: complex, h: float) -> Callable[[Array], Array]:
-        """Return r ↦ (I − cJ)⁻¹ r, factorised once for each c."""
+        """Return r ↦ (M − cJ)⁻¹ r, factorised once for each c."""
         # Steps of a uniform grid differ by roundings: they share a factorisation.
         if abs(h - self.h_solved) > 1e-12 * abs(h):
             self.solves.clear()
@@ -146,6 +157,10 @@ class _StiffStages(ABC):
             self.solves[key] = self.linear.factorise(c, h)
         return self.solves[key]
 
+    def doubt(self, t: float, y: Array) -> str:
+        """Say what contradicts a given Jacobian at (t, y); empty where nothing does."""
+        return self.linear.doubt(t, y, self.f(t, y), self.atol) if self.linear.given else ""
+
     def norm(self, x: Array, scale: Array) -> float:
         """Return the rms of `x` in units of the tolerance."""
         ratio = np.abs(x) / scale
@@ -154,7 +169,9 @@ class _StiffStages(ABC):
     def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
         """Cubic Hermite dense output over the accepted step, of order 3."""
         h = t_new - t
-        return Segment.hermite(t, t_new, y, y_new, h * self.f_0, h * self.f_new(t_new, y_new))
+        slope = self.slope_at(t, y, self.f_0, h)
+        slope_new = self.slope_at(t_new, y_new, self.f_new(t_new, y_new), -h)
+        return Segment.hermite(t, t_new, y, y_new, h * slope, h * slope_new)
 
 
 @final
@@ -190,7 +207,7 @@ class RosenbrockStages(_StiffStages):
                 change, rest = self.rows[i] @ u[:i]
                 right = self.f(t_new - (1 - c_i) * h, y + change)
                 right *= weight
-                right += rest
+                right += self.times_mass(rest)
             if moving:
                 right += (h * weight * d_i) * self.f_t
             u[i] = solve(right)
@@ -291,12 +308,27 @@ class DirkStages(_NewtonStages):
 
     def slopes(self) -> list[Array]:
         """Return all stage derivatives."""
-        return list(self.K)
+        return list(self.times_mass(self.K))
+
+    def start(self, y: Array, f_0: Array) -> None:
+        """Get ready to step from y, given f_0 = f(t, y), whatever was before."""
+        super().start(y, f_0 if self.to_slope is None else self.to_slope(f_0))
+        self.exact = self.mass is None
 
     def begin(self, y: Array, f_0: Array) -> None:
-        """Forget the attempts before; f_0 is the first stage."""
+        """Forget the attempts before; f_0 is the first stage, a slope."""
         super().begin(y, f_0)
         self.K[0] = f_0
+
+    def f_new(self, t: float, y: Array) -> Array:
+        """Return the slope at the end of the step."""
+        if self.f_end_at is not y:
+            self.f_end, self.f_end_at = super().slope_at(t, y, self.f(t, y), -self.h), y
+        return self.f_end
+
+    def slope_at(self, t: float, y: Array, f: Array, h: float) -> Array:  # noqa: ARG002
+        """Return `f`: what the ends of a step are known by are slopes."""
+        return f
 
     def advance(self, t: float, y: Array) -> None:
         """Get ready to step from the end (t, y) of the step before."""
@@ -307,7 +339,7 @@ class DirkStages(_NewtonStages):
             self.exact = False
         else:
             super().advance(t, y)
-            self.exact = True
+            self.exact = self.mass is None
 
     def solve_stages(self, t: float, y: Array, t_new: float) -> Array:
         """Solve stage after stage; return y_new."""
@@ -323,7 +355,7 @@ class DirkStages(_NewtonStages):
 
             def correct(t_i: float = t_i, psi: Array = psi) -> float:
                 nonlocal Y
-                change = solve(psi + weight * self.f(t_i, Y) - Y)
+                change = solve(self.times_mass(psi - Y) + weight * self.f(t_i, Y))
                 Y = Y + change
                 return self.norm(change, scale)
 
@@ -337,11 +369,12 @@ class DirkStages(_NewtonStages):
         return self.backend.protect(y_new)
 
     def estimate_error(self) -> Array:
-        """Return the filtered estimate (I − hγJ)⁻¹ h Σ e_i k_i.
+        """Return the filtered estimate (M − hγJ)⁻¹ M h Σ e_i k_i.
 
         Without the filter stiff modes would count by z times their size (Hosea and Shampine 1996).
         """
-        return self.solver(self.h * self.gamma, self.h)(self.h * (self.e @ self.K))
+        rest = self.times_mass(self.h * (self.e @ self.K))
+        return self.solver(self.h * self.gamma, self.h)(rest)
 
 
 @final
@@ -395,14 +428,14 @@ class RadauStages(_NewtonStages):
 
         def correct() -> float:
             F = data.T_inv @ np.stack([self.f(t_i, y + z) for t_i, z in zip(times, Z, strict=True)])
-            change = np.empty_like(W)
-            change[0] = real((h / data.gamma) * F[0] - W[0])
-            both = twin((h / pair) * (F[1] + 1j * F[2]) - (W[1] + 1j * W[2]))
+            change, V = np.empty_like(W), self.times_mass(W)
+            change[0] = real((h / data.gamma) * F[0] - V[0])
+            both = twin((h / pair) * (F[1] + 1j * F[2]) - (V[1] + 1j * V[2]))
             if other is None:
                 change[1], change[2] = both.real, both.imag
             else:  # of a complex state the two are no conjugates
                 mirror = h / pair.conjugate()
-                rest = other(mirror * (F[1] - 1j * F[2]) - (W[1] - 1j * W[2]))
+                rest = other(mirror * (F[1] - 1j * F[2]) - (V[1] - 1j * V[2]))
                 change[1], change[2] = (both + rest) / 2, (both - rest) / 2j
             W[:] += change
             Z[:] = data.T @ W
@@ -415,7 +448,8 @@ class RadauStages(_NewtonStages):
     def estimate_error(self) -> Array:
         """Return Hairer's estimate (IV.8.19), (IV.8.20) after a rejection and at the start."""
         data, h = self.data, self.h
-        solve, rest = self.solver(h / data.gamma, h), (data.e @ self.Z) / data.gamma
+        solve = self.solver(h / data.gamma, h)
+        rest = self.times_mass((data.e @ self.Z) / data.gamma)
         err = solve((h / data.gamma) * self.f_0 + rest)
         size = np.maximum(np.abs(self.y), np.abs(self.y_new))
         if self.careful and self.norm(err, self.atol + self.rtol * size) >= 1:
@@ -459,5 +493,10 @@ def make_stiff_stages(
         stages = kind(problem, method, linear)
         if fixed:
             stages.most = PATIENT
+    p, size = problem, abs(problem.t1 - problem.t0)
+    # Of an endless span nothing is known of the times at which f changes.
+    span = size if size < 1e100 else 1 + abs(p.t0)
+    scale = stages.atol + stages.rtol * np.abs(p.y0)
+    stages.to_slope = linear.start(p.t0, p.y0, f_0, p.direction * span, scale)
     stages.start(problem.y0, f_0)
     return stages

@@ -28,7 +28,7 @@ from .tableau import ButcherTableau
 if TYPE_CHECKING:
     from ..stiffness.detect import StiffnessDetector
 
-__all__ = ["Switcher"]
+__all__ = ["Switcher", "choose_implicit"]
 
 EVERY = 10
 """Accepted steps of a stiff family between two looks at what the explicit one would cost."""
@@ -45,6 +45,17 @@ LOOKS = 2
 
 FLOPS = 2e9
 """Operations per second of dense linear algebra: an order of magnitude is enough."""
+
+
+def choose_implicit(problem: Problem, *, operator: bool) -> Any:
+    """Return the implicit or Rosenbrock method for a problem; `operator`: J is given by products.
+
+    Rosenbrock methods need a Jacobian in every step, exact ones above all.
+    """
+    n, rtol = int(problem.y0.shape[0]), float(np.min(np.asarray(problem.rtol)))
+    if rtol < 1e-9 and not operator:
+        return METHODS["radau5"]
+    return METHODS["rodas5p" if n <= 200 and not operator else "kencarp4"]
 
 
 class Switcher:
@@ -69,11 +80,7 @@ class Switcher:
         operator = options.get("jvp") is not None
         self.explicit: ButcherTableau = METHODS["tsit5" if rtol >= 1e-6 else "vern7"]  # type: ignore[assignment]
         self.stabilised: StabilisedMethod = METHODS["rkc2" if rtol >= 1e-5 else "rock4"]  # type: ignore[assignment]
-        # Rosenbrock methods need a Jacobian in every step, exact ones above all.
-        small = self.n <= 200 and not operator
-        self.implicit = METHODS["rodas5p" if small else "kencarp4"]
-        if rtol < 1e-9 and not operator:
-            self.implicit = METHODS["radau5"]
+        self.implicit = choose_implicit(p, operator=operator)
         self.columns = self._columns(structured=structured, operator=operator)
         self.has_implicit = not is_torch(p.y0)
         self.method: Any = self.explicit

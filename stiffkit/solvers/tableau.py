@@ -370,13 +370,16 @@ class ButcherTableau:
             v = self.A @ v
         return _frozen(r[: self.n_stages + 1] if self.explicit else r)
 
-    def R(self, z: npt.ArrayLike) -> npt.NDArray[np.complex128]:
-        """Stability function R(z) = 1 + z bᵀ(I − zA)⁻¹ 1 at the points `z`, any shape."""
+    def R(self, z: npt.ArrayLike, row: str = "b") -> npt.NDArray[np.complex128]:
+        """Stability function R(z) = 1 + z bᵀ(I − zA)⁻¹ 1 at the points `z`, any shape.
+
+        Of the method by default; `row` may name an embedded one, ``b_hat`` or ``b_hat2``.
+        """
         points = np.asarray(z, dtype=np.complex128)
         one = np.ones(self.n_stages)
         system = np.eye(self.n_stages) - points[..., None, None] * self.A
         inner = np.linalg.solve(system, np.broadcast_to(one, (*points.shape, len(one)))[..., None])
-        return np.asarray(1 + points * (inner[..., 0] @ self.b), dtype=np.complex128)
+        return np.asarray(1 + points * (inner[..., 0] @ self._row(row)), dtype=np.complex128)
 
     @cached_property
     def real_stability_limit(self) -> float:
