@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .control import Controller
+from .implicit import AdditiveTableau
 from .loop import Run
-from .methods import EXPLICIT, METHODS, Method
+from .methods import ADDITIVE, EXPLICIT, METHODS, Method
 from .options import Hooks, Progress, StepOptions, event_functions
-from .problem import bind, check_method, check_stiff, make_problem
+from .problem import bind, check_method, check_pair, check_stiff, is_split, make_problem
 from .solution import Solution, Status
 from .step import Step, StepHook
 from .tableau import ButcherTableau
@@ -20,10 +22,10 @@ __all__ = ["solve"]
 
 
 def solve(
-    f: Callable[..., Any],
+    f: Callable[..., Any] | tuple[Callable[..., Any], Callable[..., Any]],
     t_span: Sequence[float],
     y0: Any,
-    method: str | Method = "auto",
+    method: str | Method | AdditiveTableau = "auto",
     *,
     rtol: Any = 1e-6,
     atol: Any = 1e-9,
@@ -57,7 +59,9 @@ def solve(
         t is a float; for a torch state it is a 0-d tensor of the state's real dtype. f must not
         change y. What it returns is copied, so it may reuse one buffer. Its shape and dtype are
         checked at the first call and, for a one-dimensional NumPy state, once in every step after
-        it; in all other cases at every call.
+        it; in all other cases at every call. A pair ``(f_explicit, f_implicit)`` stands for their
+        sum: the second, the stiff one, is treated implicitly, the first explicitly. Each of them is
+        then checked at every call.
     t_span : (float, float)
         t0 and t1; t1 < t0 integrates backward. An infinite t1 stands for the largest float: an
         event, `callback` or `max_steps` will end the solve. With t0 = t1 the solution is y0.
@@ -69,7 +73,9 @@ def solve(
         method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. Implicit and
         Rosenbrock methods take NumPy states. ``"auto"`` starts with an explicit method and goes on
         with a stabilised or an implicit one, and back, where that costs less: see
-        ``Solution.switches``. (With `grid` or `guide` it is tsit5 throughout.)
+        ``Solution.switches``. (With `grid` or `guide` it is tsit5 throughout.) A split f takes
+        kencarp3, kencarp4 or kencarp5, which are halves of additive pairs (as pairs they are named
+        ark3, ark4 and ark5), or an `AdditiveTableau`; ``"auto"`` is kencarp4 then.
     rtol, atol : float or array of y0's shape
         A step is accepted when the rms of ``err / (atol + rtol max(|y|, |y_new|))`` is below 1.
     t_eval : array_like, optional
@@ -112,7 +118,8 @@ def solve(
         For implicit and Rosenbrock methods: ``jac(t, y, *args)``, the Jacobian ∂f/∂y of shape
         (n, n), dense or sparse, with n the number of components, or the matrix itself where it is
         constant. By default it is made by differences, at n calls of f and a few more. With
-        `bandwidth` it gives the diagonals, entry (i, j) in row mu + i − j of column j.
+        `bandwidth` it gives the diagonals, entry (i, j) in row mu + i − j of column j. Of a split f
+        this, like all that follows, is about f_implicit alone.
     jvp : callable, optional
         ``jvp(t, y, v)``, its product with a vector: systems are then solved by GMRES.
     jac_sparsity : array_like or sparse matrix, optional
@@ -145,7 +152,13 @@ def solve(
     ('success', 0.367879)
     """
     auto = isinstance(method, str) and method == "auto"
-    tableau = check_method("tsit5" if auto else method, METHODS, adaptive=grid is None)
+    tableau: Any
+    if is_split(f):
+        tableau, auto = check_pair("kencarp4" if auto else method, ADDITIVE), False
+    else:
+        tableau = check_method(
+            "tsit5" if auto else method, METHODS | ADDITIVE, adaptive=grid is None
+        )
     auto = auto and grid is None and guide is None
     steps = StepOptions(controller, first_step, max_step, max_steps, grid)
     hooks = Hooks(guide, observe, callback, log=log)
@@ -158,7 +171,8 @@ def solve(
     stiff |= {"jac_sparsity": jac_sparsity, "bandwidth": bandwidth}
     check_stiff(tableau, stiff, auto=auto)
     if problem.y0.shape[0] == 0 and tableau.name not in EXPLICIT:
-        tableau = EXPLICIT["tsit5"]  # there is nothing to be stiff
+        tableau = EXPLICIT["tsit5"]  # there is nothing to be stiff, nor to be split
+        problem = replace(problem, split=None)
     run = Run(
         problem,
         tableau,

@@ -16,10 +16,10 @@ import numpy as np
 from .._array import Array
 from .algebra import Algebra
 from .dense import Segment
-from .implicit import RadauTransformation, radau_transformation
+from .implicit import AdditiveTableau, RadauTransformation, radau_transformation
 from .problem import Problem
 from .rosenbrock import RosenbrockTableau
-from .step import StepFailed
+from .step import RHS, StepFailed
 from .tableau import ButcherTableau
 
 __all__ = ["DirkStages", "RadauStages", "RosenbrockStages", "make_stiff_stages"]
@@ -46,10 +46,13 @@ class _StiffStages(ABC):
     def __init__(self, problem: Problem, tableau: Any, linear: Algebra) -> None:
         y, self.backend = problem.y0, problem.backend
         self.tableau, self.linear = tableau, linear
-        self.call = self.backend.keeping(problem.f)
+        # Of a split problem f is the implicit part from here on.
+        self.f_explicit: RHS | None
+        self.f_explicit, f = problem.split or (None, problem.f)
+        self.call = self.backend.keeping(f)
         self.rtol, self.atol = problem.rtol, problem.atol + self.backend.tiny(y)
         self.eps = float(np.finfo(y.dtype).eps)
-        self.calls = 0
+        self.calls = self.calls_explicit = 0
         self.f_0: Array = None
         self.f_end: Array = None
         self.f_end_at: Array = None
@@ -65,8 +68,8 @@ class _StiffStages(ABC):
 
     @property
     def nfev(self) -> int:
-        """Calls of f, those for Jacobians included."""
-        return self.calls + self.linear.nfev
+        """Calls of f, those for Jacobians and of both parts of a split one included."""
+        return self.calls + self.calls_explicit + self.linear.nfev
 
     @property
     def njev(self) -> int:
@@ -154,7 +157,7 @@ class _StiffStages(ABC):
     def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
         """Cubic Hermite dense output over the accepted step, of order 3."""
         h = t_new - t
-        return Segment.hermite(t, t_new, y, y_new, h * self.f_0, h * self.f_new(t_new, y_new))
+        return Segment.hermite(t, t_new, y, y_new, h * self.get(0), h * self.f_new(t_new, y_new))
 
 
 @final
@@ -277,32 +280,74 @@ class _NewtonStages(_StiffStages):
 
 @final
 class DirkStages(_NewtonStages):
-    """Steps of a singly diagonally implicit method with an explicit first stage (ESDIRK)."""
+    """Steps of a singly diagonally implicit method with an explicit first stage (ESDIRK).
 
-    def __init__(self, problem: Problem, tableau: ButcherTableau, linear: Algebra) -> None:
+    Each stage of an additive pair has two derivatives, f_implicit's and f_explicit's.
+    """
+
+    def __init__(
+        self, problem: Problem, method: ButcherTableau | AdditiveTableau, linear: Algebra
+    ) -> None:
+        pair = (
+            (method,) if isinstance(method, ButcherTableau) else (method.implicit, method.explicit)
+        )
+        tableau, m = pair[0], len(pair)
         super().__init__(problem, tableau, linear)
-        y = problem.y0
+        s, dtype = tableau.n_stages, problem.y0.dtype
         self.error_order = tableau.error_order or 0
-        self.K = np.empty((tableau.n_stages, len(y)), dtype=y.dtype)
-        self.A, self.gamma = tableau.A.astype(y.dtype), float(tableau.A[1, 1])
-        self.b = tableau.b.astype(y.dtype)
-        self.e = np.asarray(tableau.e).astype(y.dtype)
+        self.K = np.zeros((s, m, len(problem.y0)), dtype=dtype)
+        self.K_flat = self.K.reshape(s * m, -1)
+        """Row i m + j is stage i's derivative of part j; the rows of weights fit it."""
+        self.rows = np.stack([part.A for part in pair], axis=2).reshape(s, -1).astype(dtype)
+        self.gamma = float(tableau.A[1, 1])
+        self.b = np.repeat(tableau.b, m).astype(dtype)
+        self.e = np.repeat(np.asarray(tableau.e), m).astype(dtype)
+        self.rest = self.b - self.rows[-1]
+        """What y_new has beyond the last stage, of its explicit part."""
         self.h = 0.0
 
+    def get(self, i: int) -> Array:
+        """Return stage derivative i, of both parts together."""
+        return self.K[i].sum(axis=0)
+
     def slopes(self) -> list[Array]:
-        """Return all stage derivatives."""
-        return list(self.K)
+        """Return all stage derivatives, of both parts together."""
+        return list(self.K.sum(axis=1))
 
     def begin(self, y: Array, f_0: Array) -> None:
         """Forget the attempts before; f_0 is the first stage."""
         super().begin(y, f_0)
-        self.K[0] = f_0
+        self.K[0] = 0
+        self.K[0, 0] = f_0
+
+    def f_new(self, t: float, y: Array) -> Array:
+        """Return f(t, y) at the end of the step; of two parts, each is kept."""
+        if self.f_explicit is None:
+            return super().f_new(t, y)
+        if self.f_end_at is not y:
+            self.ends, self.f_end_at = [self.f(t, y), self.explicit_slope(t, y)], y
+            self.f_end = self.ends[0] + self.ends[1]
+        return self.f_end
+
+    def explicit_slope(self, t: float, y: Array) -> Array:
+        """Return f_explicit(t, y)."""
+        assert self.f_explicit is not None
+        self.calls_explicit += 1
+        y.setflags(write=False)
+        return self.f_explicit(t, y)
+
+    def attempt(self, t: float, y: Array, t_new: float) -> Array:
+        """Solve for the stages; see above."""
+        if self.f_explicit is not None:
+            self.f_new(t, y)
+            self.K[0], self.f_0 = self.ends, self.ends[0]
+        return super().attempt(t, y, t_new)
 
     def advance(self, t: float, y: Array) -> None:
         """Get ready to step from the end (t, y) of the step before."""
         # f(t, y) itself would amplify what Newton's method left of the stiff modes; the stage's
         # own derivative, (Y − ψ)/(hγ), does not.
-        if self.tableau.stiffly_accurate and self.f_end_at is y:
+        if self.tableau.stiffly_accurate and self.f_explicit is None and self.f_end_at is y:
             self.begin(y, self.f_end)
             self.exact = False
         else:
@@ -311,15 +356,16 @@ class DirkStages(_NewtonStages):
 
     def solve_stages(self, t: float, y: Array, t_new: float) -> Array:
         """Solve stage after stage; return y_new."""
-        h, K, A, c = t_new - t, self.K, self.A, self.tableau.c
+        h, c, f_explicit = t_new - t, self.tableau.c, self.f_explicit
+        K, K_flat, rows, m = self.K, self.K_flat, self.rows, self.K.shape[1]
         weight = h * self.gamma
         solve, scale = self.solver(weight, h), self.atol + self.rtol * np.abs(y)
         self.h, self.rate, self.iterations = h, 0.0, 0
         Y = y
         for i in range(1, len(c)):
-            psi = y + h * (A[i, :i] @ K[:i])
+            psi = y + h * (rows[i, : i * m] @ K_flat[: i * m])
             t_i = t_new - (1 - float(c[i])) * h
-            Y = psi + weight * K[i - 1]
+            Y = psi + weight * K[i - 1, 0]
 
             def correct(t_i: float = t_i, psi: Array = psi) -> float:
                 nonlocal Y
@@ -328,12 +374,16 @@ class DirkStages(_NewtonStages):
                 return self.norm(change, scale)
 
             self.iterate(h, correct)
-            K[i] = (Y - psi) / weight
-        if self.tableau.stiffly_accurate:
-            y_new, self.f_end = Y, K[-1].copy()
-            self.f_end_at = y_new
+            K[i, 0] = (Y - psi) / weight
+            if f_explicit is not None:
+                K[i, 1] = self.explicit_slope(t_i, Y)
+        if not self.tableau.stiffly_accurate:
+            y_new = y + h * (self.b @ K_flat)
+        elif f_explicit is not None:
+            y_new = Y + h * (self.rest[1::2] @ K[:, 1])
         else:
-            y_new = y + h * (self.b @ K)
+            y_new, self.f_end = Y, K[-1, 0].copy()
+            self.f_end_at = y_new
         return self.backend.protect(y_new)
 
     def estimate_error(self) -> Array:
@@ -341,7 +391,7 @@ class DirkStages(_NewtonStages):
 
         Without the filter stiff modes would count by z times their size (Hosea and Shampine 1996).
         """
-        return self.solver(self.h * self.gamma, self.h)(self.h * (self.e @ self.K))
+        return self.solver(self.h * self.gamma, self.h)(self.h * (self.e @ self.K_flat))
 
 
 @final
@@ -440,7 +490,7 @@ class RadauStages(_NewtonStages):
 
 def make_stiff_stages(
     problem: Problem,
-    method: ButcherTableau | RosenbrockTableau,
+    method: ButcherTableau | AdditiveTableau | RosenbrockTableau,
     f_0: Array,
     linear: Algebra,
     *,
@@ -455,8 +505,10 @@ def make_stiff_stages(
     if isinstance(method, RosenbrockTableau):
         stages = RosenbrockStages(problem, method, linear)
     else:
-        kind = RadauStages if method.A[0].any() else DirkStages
-        stages = kind(problem, method, linear)
+        if isinstance(method, ButcherTableau) and method.A[0].any():
+            stages = RadauStages(problem, method, linear)
+        else:
+            stages = DirkStages(problem, method, linear)
         if fixed:
             stages.most = PATIENT
     stages.start(problem.y0, f_0)
