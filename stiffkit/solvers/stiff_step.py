@@ -15,12 +15,13 @@ import numpy as np
 
 from .._array import Array
 from .algebra import Algebra
+from .continuous import stiff_interpolant
 from .dense import Segment
 from .implicit import AdditiveTableau, RadauTransformation, radau_transformation
 from .problem import Problem
 from .rosenbrock import RosenbrockTableau
 from .step import RHS, StepFailed
-from .tableau import ButcherTableau
+from .tableau import ButcherTableau, bubble
 
 __all__ = ["DirkStages", "RadauStages", "RosenbrockStages", "make_stiff_stages"]
 
@@ -304,7 +305,12 @@ class DirkStages(_NewtonStages):
         self.e = np.repeat(np.asarray(tableau.e), m).astype(dtype)
         self.rest = self.b - self.rows[-1]
         """What y_new has beyond the last stage, of its explicit part."""
+        self.bubble: Array = None
+        dense = tableau.interpolant or stiff_interpolant(*pair)
+        if dense is not None and not bubble(dense, tableau.b)[:, s:].any():  # stages are enough
+            self.bubble = np.repeat(bubble(dense, tableau.b)[:, :s], m, axis=1).astype(dtype)
         self.h = 0.0
+        self.y_new: Array = None
 
     def get(self, i: int) -> Array:
         """Return stage derivative i, of both parts together."""
@@ -328,6 +334,12 @@ class DirkStages(_NewtonStages):
             self.ends, self.f_end_at = [self.f(t, y), self.explicit_slope(t, y)], y
             self.f_end = self.ends[0] + self.ends[1]
         return self.f_end
+
+    def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
+        """Return the method's own dense output, or the cubic Hermite."""
+        if self.bubble is None or y_new is not self.y_new:
+            return super().segment(t, y, t_new, y_new)
+        return Segment(t, t_new, y, y_new, list((t_new - t) * (self.bubble @ self.K_flat)))
 
     def explicit_slope(self, t: float, y: Array) -> Array:
         """Return f_explicit(t, y)."""
@@ -384,7 +396,8 @@ class DirkStages(_NewtonStages):
         else:
             y_new, self.f_end = Y, K[-1, 0].copy()
             self.f_end_at = y_new
-        return self.backend.protect(y_new)
+        self.y_new = self.backend.protect(y_new)
+        return self.y_new
 
     def estimate_error(self) -> Array:
         """Return the filtered estimate (I − hγJ)⁻¹ h Σ e_i k_i.
