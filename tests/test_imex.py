@@ -224,7 +224,7 @@ def test_the_brusselator_with_advection_against_scipy(pair):
     )
     assert ours.status is Status.success
     np.testing.assert_allclose(ours.y[-1], peer.y[:, -1], rtol=0, atol=1e-4)
-    assert ours.stats["njev"] <= 2  # diffusion is linear: one Jacobian is enough
+    assert ours.stats["njev"] < ours.stats["accepted"]  # kept from step to step
 
 
 def test_calls_of_both_parts_are_counted():

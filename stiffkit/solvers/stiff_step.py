@@ -15,12 +15,12 @@ import numpy as np
 
 from .._array import Array
 from .algebra import Algebra
-from .continuous import stiff_interpolant
 from .dense import Segment
 from .implicit import AdditiveTableau, RadauTransformation, radau_transformation
 from .problem import Problem
 from .rosenbrock import RosenbrockTableau
 from .step import RHS, StepFailed
+from .stiff_limit import error_factor, stiff_interpolant
 from .tableau import ButcherTableau, bubble
 
 __all__ = ["DirkStages", "RadauStages", "RosenbrockStages", "make_stiff_stages"]
@@ -33,6 +33,16 @@ PATIENT = 50
 
 REUSE_RATE = 1e-2
 """A Jacobian that lets Newton's method contract by this much is good enough for another step."""
+
+
+GROWTH = 1.5
+"""A Jacobian serves ESDIRK steps that are so many times as long as the one it was made for.
+
+Over a long rest the step grows, and in the end it may reach over an outbreak: L-stable methods damp
+growing modes too. Newton's method with a Jacobian of long ago then settles on a solution that is
+not the one that the step started on, and the error estimate, with few stages near the outbreak, has
+nothing to say. With one of the step's own start the iteration diverges, and the step is refused.
+"""
 
 
 class _StiffStages(ABC):
@@ -63,6 +73,8 @@ class _StiffStages(ABC):
         """Whether the Jacobian belongs to the state that the step starts from."""
         self.known = False
         """Whether there is a Jacobian at all."""
+        self.h_known = 0.0
+        """Length of the step that it was made for."""
         self.solves: dict[float, Callable[[Array], Array]] = {}
         """By the direction of c in the plane, the factorisations for the last step size."""
         self.h_solved = 0.0
@@ -134,10 +146,13 @@ class _StiffStages(ABC):
 
     def jacobian(self, t: float, y: Array, h: float) -> None:
         """Make the Jacobian at the start of a step of size h."""
-        # Differences divide by small increments: they need f itself, to the last digit.
-        if self.linear.update(t, y, self.f_0 if self.exact else self.f(t, y), h):
-            self.solves.clear()
+        if not self.linear.settled:
+            # Differences divide by small increments: they need f itself, to the last digit.
+            f_y = self.f_0 if self.exact else self.f(t, y)
+            if self.linear.update(t, y, f_y, h):
+                self.solves.clear()
         self.fresh = self.known = True
+        self.h_known = abs(h)
 
     def solver(self, c: complex, h: float) -> Callable[[Array], Array]:
         """Return r ↦ (I − cJ)⁻¹ r, factorised once for each c."""
@@ -302,7 +317,7 @@ class DirkStages(_NewtonStages):
         self.rows = np.stack([part.A for part in pair], axis=2).reshape(s, -1).astype(dtype)
         self.gamma = float(tableau.A[1, 1])
         self.b = np.repeat(tableau.b, m).astype(dtype)
-        self.e = np.repeat(np.asarray(tableau.e), m).astype(dtype)
+        self.e = np.repeat(error_factor(tableau) * np.asarray(tableau.e), m).astype(dtype)
         self.rest = self.b - self.rows[-1]
         """What y_new has beyond the last stage, of its explicit part."""
         self.bubble: Array = None
@@ -349,7 +364,9 @@ class DirkStages(_NewtonStages):
         return self.f_explicit(t, y)
 
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
-        """Solve for the stages; see above."""
+        """Solve for the stages, with a Jacobian that was made for steps as long as this one."""
+        if not self.fresh and abs(t_new - t) > GROWTH * self.h_known:
+            self.known = False
         if self.f_explicit is not None:
             self.f_new(t, y)
             self.K[0], self.f_0 = self.ends, self.ends[0]
@@ -400,7 +417,7 @@ class DirkStages(_NewtonStages):
         return self.y_new
 
     def estimate_error(self) -> Array:
-        """Return the filtered estimate (I − hγJ)⁻¹ h Σ e_i k_i.
+        """Return the filtered estimate (I − hγJ)⁻¹ h Σ e_i k_i, times `error_factor`.
 
         Without the filter stiff modes would count by z times their size (Hosea and Shampine 1996).
         """

@@ -441,7 +441,7 @@ class ButcherTableau:
         """
         if self.interpolant is not None:
             return self.interpolant
-        from .continuous import stiff_interpolant  # which needs tableaus
+        from .stiff_limit import stiff_interpolant  # which needs tableaus
 
         stiff = stiff_interpolant(self)
         if stiff is not None:

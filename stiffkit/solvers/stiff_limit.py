@@ -1,4 +1,9 @@
-"""Dense output of ESDIRK methods, derived: weights b(θ) that suit stiff components too."""
+"""What the limit h|λ| → ∞ asks of ESDIRK methods: of dense output, and of the error estimate.
+
+In it stage i is r_i y for a fast mode, and misses a component that follows the others, y = φ(t), by
+(Â⁻¹ Δ)_i / z, where Δ is what φ leaves in the stage equations, z = hλ, and Â is A without its first
+row and column.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ import numpy.typing as npt
 from . import trees
 from .tableau import ButcherTableau, Interpolant
 
-__all__ = ["stiff_interpolant"]
+__all__ = ["error_factor", "stiff_interpolant"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -50,9 +55,7 @@ def stiff_interpolant(
         there), and where the conditions contradict each other.
     """
     A, p = tableau.A, tableau.order
-    if p < 4 or A[0].any() or np.triu(A, 1).any() or not tableau.stiffly_accurate:
-        return None
-    if not np.diag(A)[1:].all():
+    if p < 4 or not _has_limit(tableau):
         return None
     order = [_order_conditions(q, [A]) for q in range(1, p)]
     if explicit is not None:
@@ -68,6 +71,29 @@ def stiff_interpolant(
             unused = [0.0] * degree  # of f(t + h, y_new)
             return Interpolant(order=q, P=[*P.tolist(), unused], reference="stiff_interpolant")
     return None
+
+
+@cache
+def error_factor(tableau: ButcherTableau) -> float:
+    """Return the factor, at least 1, that makes the filtered error estimate true in the limit.
+
+    With stage order 2 the defect of φ is Δ = (c³/6 − A c²/2) h³ φ‴. The error of y_new is
+    (Â⁻¹ Δ)_s / z; the estimate (I − hγJ)⁻¹ h Σ e_i k_i, e of order 3 at least, is
+    Σ_(i>1) e_i (Â⁻¹ Δ)_i / (γ z). Where that vanishes no factor helps, and it is 1.
+    """
+    if not _has_limit(tableau) or tableau.e is None or (tableau.error_order or 0) < 3:
+        return 1.0
+    A, c = tableau.A, tableau.c
+    defect = np.linalg.solve(A[1:, 1:], (c**3 / 6 - A @ c**2 / 2)[1:])
+    error, estimate = defect[-1], tableau.e[1:] @ defect / A[-1, -1]
+    return max(1.0, float(abs(error / estimate))) if abs(estimate) > _TOL else 1.0
+
+
+def _has_limit(tableau: ButcherTableau) -> bool:
+    """Whether it is a stiffly accurate method with an explicit first stage, and no other."""
+    A = tableau.A
+    explicit_first = not A[0].any() and not np.triu(A, 1).any() and len(A) > 1
+    return explicit_first and tableau.stiffly_accurate and bool(np.diag(A)[1:].all())
 
 
 Condition = tuple[FloatArray, float, int]

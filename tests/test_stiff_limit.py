@@ -1,4 +1,4 @@
-"""Derived dense output of ESDIRK methods: its order, and what it does with stiff components."""
+"""The stiff limit of ESDIRK methods: derived dense output, and the scale of the error estimate."""
 
 import math
 
@@ -7,8 +7,8 @@ import pytest
 
 import stiffkit as sk
 from stiffkit.solvers import trees
-from stiffkit.solvers.continuous import stiff_interpolant
 from stiffkit.solvers.methods import ADDITIVE
+from stiffkit.solvers.stiff_limit import error_factor, stiff_interpolant
 
 DERIVED = {"kvaerno4": 3, "kvaerno5": 4, "kencarp4": 3, "kencarp5": 4}
 every_derived = pytest.mark.parametrize("name", DERIVED)
@@ -138,3 +138,40 @@ def test_where_conditions_contradict_each_other_there_is_none():
     explicit[1:] *= (tab.c[:, None] / np.where(sums == 0, 1, sums))[1:]
     other = sk.ButcherTableau("other", order=1, c=tab.c, A=explicit, b=tab.b)
     assert stiff_interpolant(tab, other) is None
+
+
+# The error estimate -----------------------------------------------------------------------------
+
+
+def test_the_factor_of_each_method():
+    factors = {
+        name: error_factor(tab)
+        for name, tab in sk.METHODS.items()
+        if isinstance(tab, sk.ButcherTableau) and error_factor(tab) != 1
+    }
+    assert factors == {
+        "kencarp4": pytest.approx(2.4, abs=0.05),
+        "kencarp5": pytest.approx(10, abs=0.1),
+    }
+
+
+@pytest.mark.parametrize("name", ["kencarp4", "kencarp5"])
+def test_the_estimate_is_the_error_of_what_follows_the_others(name):
+    lam, h = -1e7, 0.02
+    seen = []
+    sk.solve(
+        lambda t, y: lam * (y - math.sin(t)) + math.cos(t),
+        (0.3, 0.3 + h),
+        [math.sin(0.3)],
+        name,
+        grid=1,
+        jac=[[lam]],
+        rtol=1e-14,
+        atol=1e-16,
+        callback=seen.append,
+    )
+    # The error itself, 1e-13, would drown in roundings of the state: it is known in closed form.
+    A, c = sk.METHODS[name].A, sk.METHODS[name].c
+    defect = np.linalg.solve(A[1:, 1:], (c**3 / 6 - A @ c**2 / 2)[1:])[-1]
+    error = defect * h**3 * math.cos(0.3) / (h * lam)
+    assert abs(seen[0].err[0] / error) == pytest.approx(1.0, abs=0.1)
