@@ -357,11 +357,11 @@ class DirkStages(_NewtonStages):
         return Segment(t, t_new, y, y_new, list((t_new - t) * (self.bubble @ self.K_flat)))
 
     def explicit_slope(self, t: float, y: Array) -> Array:
-        """Return f_explicit(t, y)."""
+        """Return f_explicit(t, y) as an array of our own."""
         assert self.f_explicit is not None
         self.calls_explicit += 1
         y.setflags(write=False)
-        return self.f_explicit(t, y)
+        return np.array(self.f_explicit(t, y))
 
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
         """Solve for the stages, with a Jacobian that was made for steps as long as this one."""
