@@ -183,7 +183,7 @@ class Backend:
 
         return on_flat
 
-    def slope(self, value: Any, y: Array, at: str = "(t0, y0)") -> Array:
+    def slope(self, value: Any, y: Array, at: str = "(t0, y0)", name: str = "f") -> Array:
         """Return what f gave as an array like y.
 
         Raises
@@ -194,13 +194,13 @@ class Backend:
         try:
             f = np.asarray(value)
         except ValueError as error:
-            msg = f"f{at} is not an array: {error}"
+            msg = f"{name}{at} is not an array: {error}"
             raise ValueError(msg) from error
         if f.dtype.kind not in "iubfc":
-            msg = f"f{at} has dtype {f.dtype}; it must return numbers"
+            msg = f"{name}{at} has dtype {f.dtype}; it must return numbers"
             raise ValueError(msg)
         if f.dtype.kind == "c" and y.dtype.kind != "c":
-            msg = f"f{at} is complex for a real y0: give y0 as a complex array"
+            msg = f"{name}{at} is complex for a real y0: give y0 as a complex array"
             raise ValueError(msg)
         return f.astype(y.dtype)  # a copy: f may return one and the same buffer each time
 
@@ -377,13 +377,13 @@ class _Torch(Backend):
 
         return on_flat
 
-    def slope(self, value: Any, y: Array, at: str = "(t0, y0)") -> Array:
+    def slope(self, value: Any, y: Array, at: str = "(t0, y0)", name: str = "f") -> Array:
         if not is_torch(value):
-            msg = f"f{at} returned {type(value).__name__} for a torch y0; it must be a tensor"
+            msg = f"{name}{at} returned {type(value).__name__} for a torch y0; it must be a tensor"
             raise ValueError(msg)
         if value.dtype != y.dtype or value.device != y.device:
             msg = (
-                f"f{at} returned {value.dtype} on {value.device} for a y0 of {y.dtype} on "
+                f"{name}{at} returned {value.dtype} on {value.device} for a y0 of {y.dtype} on "
                 f"{y.device}; nothing is converted silently"
             )
             raise ValueError(msg)

@@ -50,34 +50,17 @@ def test_stage_order_and_stability(tab):
     assert abs(tab.R(-1e9)) < 1e-6
 
 
-def coloured(tree, matrices):
-    """Stage weights of `tree` with each edge to a child's f_explicit or f_implicit."""
-    us = [np.ones(len(matrices[0]))]
-    for child in tree:
-        us = [u * (A @ v) for u in us for A in matrices for v in coloured(child, matrices)]
-    return us
-
-
 @every_additive
 def test_coupling_conditions(tab):
     matrices = tab.implicit.A, tab.explicit.A
     for p in range(1, tab.implicit.order + 1):
         for tree in trees.rooted_trees(p):
-            for u in coloured(tree, matrices):
+            for u in trees.coloured_weights(tree, matrices):
                 assert tab.implicit.b @ u == pytest.approx(1 / trees.density(tree), abs=1e-13)
                 if p <= tab.implicit.order_hat:
                     assert tab.implicit.b_hat @ u == pytest.approx(
                         1 / trees.density(tree), abs=1e-13
                     )
-
-
-@every_additive
-def test_published_dense_output_has_its_order(tab):
-    for method in (tab.implicit, tab.explicit):
-        q = method.dense.order
-        for theta in (0.2, 0.5, 0.9):
-            assert max(worst(method.dense_conditions(p, theta)) for p in range(1, q + 1)) < 1e-12
-            assert worst(method.dense_conditions(q + 1, theta)) > 1e-5
 
 
 def test_additive_refuses_strangers():

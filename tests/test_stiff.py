@@ -71,6 +71,30 @@ def test_robertson_to_the_end_of_time(method):
     assert solution.stats["accepted"] < 2000
 
 
+ESDIRK = [name for name in NEWTON if name != "radau5"]
+
+
+@pytest.mark.parametrize("method", ESDIRK)
+@pytest.mark.parametrize("rtol", [1e-2, 3e-3, 1e-3])
+def test_loose_tolerances_do_not_miss_an_outbreak(method, rtol):
+    """Between its two pulses the Oregonator rests for 300 units of time, and steps grow long."""
+    p = STIFF["OREGO"]
+    solution = sk.solve(p.f, p.t_span, p.y0, method, rtol=rtol, atol=p.atol * rtol)
+    assert solution.status is Status.success
+    assert solution.y[solution.t > 250, 0].max() > 1e4
+
+
+def test_a_constant_jacobian_is_made_once_however_long_the_steps_grow():
+    a = np.diag([-1.0, -1000.0])
+    calls = [
+        sk.solve(lambda t, y: a @ y, (0.0, 50.0), [1.0, 1.0], "kencarp4", **how).stats
+        for how in ({"jac": a}, {"jac": lambda t, y: a})
+    ]
+    assert calls[0]["njev"] == 0
+    assert 1 < calls[1]["njev"] <= calls[1]["accepted"]
+    assert calls[0]["nfev"] <= calls[1]["nfev"]
+
+
 # Orders -------------------------------------------------------------------------------------------
 
 

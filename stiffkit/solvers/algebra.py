@@ -85,6 +85,11 @@ class Algebra:
         """Matrices factorised."""
         return self.spent + (0 if self.solver is None else self.solver.nlu)
 
+    @property
+    def settled(self) -> bool:
+        """Whether there is a Jacobian, and it is the same everywhere."""
+        return self.J is not None and self.source.constant
+
     def update(self, t: float, y: Array, f_y: Array, h: float) -> bool:
         """Make the Jacobian at (t, y), where f is `f_y`; return whether it is another one.
 
@@ -93,7 +98,7 @@ class Algebra:
         StepFailed
             If it is not finite: a tenth of the step `h` is proposed.
         """
-        if self.J is not None and self.source.constant:
+        if self.settled:
             return False
         J = self.source(t, y, f_y)
         if isinstance(J, np.ndarray) and not np.isfinite(J).all():

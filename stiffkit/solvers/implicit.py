@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from .tableau import ButcherTableau, FloatArray, Interpolant
+from .tableau import ButcherTableau, FloatArray
 
 __all__ = [
     "AdditiveTableau",
@@ -204,19 +204,6 @@ kvaerno5 = ButcherTableau(
     reference=_KVAERNO,
 )
 
-# The last row is that of f(t + h, y_new), which is not used.
-_DENSE3 = Interpolant(
-    order=2,
-    P=[
-        [4655552711362 / 22874653954995, -215264564351 / 13552729205753],
-        [-18682724506714 / 9892148508045, 17870216137069 / 13817060693119],
-        [34259539580243 / 13192909600954, -28141676662227 / 17317692491321],
-        [584795268549 / 6622622206610, 2508943948391 / 7218656332882],
-        [0, 0],
-    ],
-    reference=_KENNEDY_CARPENTER,
-)
-
 kencarp3 = ButcherTableau(
     name="kencarp3",
     order=3,
@@ -250,7 +237,6 @@ kencarp3 = ButcherTableau(
         2193209047091 / 5459859503100,
     ],
     reference=_KENNEDY_CARPENTER,
-    interpolant=_DENSE3,
 )
 
 ark3 = AdditiveTableau(
@@ -278,24 +264,8 @@ ark3 = AdditiveTableau(
             9247589265047 / 10645013368117,
             2193209047091 / 5459859503100,
         ],
-        interpolant=_DENSE3,
         reference=_KENNEDY_CARPENTER,
     ),
-)
-
-# The last row is that of f(t + h, y_new), which is not used.
-_DENSE4 = Interpolant(
-    order=3,
-    P=[
-        [6943876665148 / 7220017795957, -54480133 / 30881146, 6818779379841 / 7100303317025],
-        [0, 0, 0],
-        [7640104374378 / 9702883013639, -11436875 / 14766696, 2173542590792 / 12501825683035],
-        [-20649996744609 / 7521556579894, 174696575 / 18121608, -31592104683404 / 5083833661969],
-        [8854892464581 / 2390941311638, -12120380 / 966161, 61146701046299 / 7138195549469],
-        [-11397109935349 / 6675773540249, 3843 / 706, -17219254887155 / 4939391667607],
-        [0, 0, 0],
-    ],
-    reference=_KENNEDY_CARPENTER,
 )
 
 kencarp4 = ButcherTableau(
@@ -327,7 +297,6 @@ kencarp4 = ButcherTableau(
         61727 / 225920,
     ],
     reference=_KENNEDY_CARPENTER,
-    interpolant=_DENSE4,
 )
 
 ark4 = AdditiveTableau(
@@ -370,50 +339,8 @@ ark4 = AdditiveTableau(
             -3700637 / 11593932,
             61727 / 225920,
         ],
-        interpolant=_DENSE4,
         reference=_KENNEDY_CARPENTER,
     ),
-)
-
-# The last row is that of f(t + h, y_new), which is not used.
-_DENSE5 = Interpolant(
-    order=3,
-    P=[
-        [
-            -17674230611817 / 10670229744614,
-            43486358583215 / 12773830924787,
-            -9257016797708 / 5021505065439,
-        ],
-        [0, 0, 0],
-        [0, 0, 0],
-        [
-            65168852399939 / 7868540260826,
-            -91478233927265 / 11067650958493,
-            26096422576131 / 11239449250142,
-        ],
-        [
-            15494834004392 / 5936557850923,
-            -79368583304911 / 10890268929626,
-            92396832856987 / 20362823103730,
-        ],
-        [
-            -99329723586156 / 26959484932159,
-            -12239297817655 / 9152339842473,
-            30029262896817 / 10175596800299,
-        ],
-        [
-            -19024464361622 / 5461577185407,
-            115839755401235 / 10719374521269,
-            -26136350496073 / 3983972220547,
-        ],
-        [
-            -6511271360970 / 6095937251113,
-            5843115559534 / 2180450260947,
-            -5289405421727 / 3760307252460,
-        ],
-        [0, 0, 0],
-    ],
-    reference=_KENNEDY_CARPENTER,
 )
 
 kencarp5 = ButcherTableau(
@@ -491,7 +418,6 @@ kencarp5 = ButcherTableau(
         4035322873751 / 18575991585200,
     ],
     reference=_KENNEDY_CARPENTER,
-    interpolant=_DENSE5,
 )
 
 ark5 = AdditiveTableau(
@@ -549,7 +475,6 @@ ark5 = AdditiveTableau(
             3629800801594 / 4656183773603,
             4035322873751 / 18575991585200,
         ],
-        interpolant=_DENSE5,
         reference=_KENNEDY_CARPENTER,
     ),
 )

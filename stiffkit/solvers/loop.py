@@ -457,13 +457,18 @@ class Run:
         if self.switcher is not None:
             used = list(self.switcher.stages.values())
         first = self.nfev_first + sum(detector.nfev for detector in self.detectors)
-        return {
+        stats = {
             "nfev": first + sum(stages.nfev for stages in used),
             "accepted": self.accepted,
             "rejected": self.rejected,
             "njev": sum(stages.njev for stages in used),
             "nlu": sum(stages.nlu for stages in used),
         }
+        if self.problem.split is not None:  # what came first called both parts
+            explicit = first + sum(stages.calls_explicit for stages in used)
+            stats["nfev"] += first
+            stats |= {"nfev_explicit": explicit, "nfev_implicit": stats["nfev"] - explicit}
+        return stats
 
     def solution(self) -> Solution:
         """Return all that was computed; the run is over."""

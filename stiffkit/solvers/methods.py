@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from . import dop853, explicit, implicit, rosenbrock, stabilised, verner
+from .implicit import AdditiveTableau
 from .rosenbrock import RosenbrockTableau
 from .stabilised import StabilisedMethod
 from .tableau import ButcherTableau
 
-__all__ = ["EXPLICIT", "METHODS", "STIFF", "Method"]
+__all__ = ["ADDITIVE", "EXPLICIT", "METHODS", "STIFF", "Method"]
 
 Method = ButcherTableau | RosenbrockTableau | StabilisedMethod
 """What `solve` can run: plain data, each kind with its own kernel."""
@@ -26,6 +27,11 @@ EXPLICIT: dict[str, ButcherTableau] = _collect(explicit, dop853, verner)
 
 STIFF: dict[str, Method] = _collect(implicit, rosenbrock, stabilised)
 """Implicit, Rosenbrock and stabilised methods by name."""
+
+ADDITIVE: dict[str, AdditiveTableau] = {
+    value.name: value for value in vars(implicit).values() if isinstance(value, AdditiveTableau)
+}
+"""Implicit-explicit pairs, for a split right-hand side, by name."""
 
 METHODS: dict[str, Method] = {**EXPLICIT, **STIFF}
 """Name to method."""

@@ -13,17 +13,20 @@ from typing import Any
 import numpy as np
 
 from .._array import Array, Backend, backend_of, to_numpy
+from .implicit import AdditiveTableau
 from .tableau import ButcherTableau
 
 __all__ = [
     "Problem",
     "bind",
     "check_method",
+    "check_pair",
     "check_positive",
     "check_stiff",
     "check_takes_mass",
     "check_times",
     "first_bad",
+    "is_split",
     "make_problem",
     "needs_batch",
     "refuse_batched",
@@ -42,14 +45,17 @@ class Problem:
     t1: float
     y0: Array
     """Initial state, flat; read-only for NumPy."""
-    raw_f: Callable[..., Any]
-    """Right-hand side in the user's shape, extra arguments bound."""
+    raw: Mapping[str, Callable[..., Any]]
+    """Right-hand side, or its two parts, by the argument's name: in the user's shape, extra
+    arguments bound."""
     shape: tuple[int, ...]
     """The user's shape of the state."""
     backend: Backend
     rtol: Any
     """A float, or a flat array."""
     atol: Any
+    split: tuple[Callable[[float, Array], Array], Callable[[float, Array], Array]] | None = None
+    """(f_explicit, f_implicit) on flat states, where f is given as their sum."""
 
     def first_slope(self) -> Array:
         """Return f(t0, y0), flat, after all that can be asked of a right-hand side was asked.
@@ -57,19 +63,25 @@ class Problem:
         Raises
         ------
         ValueError
-            If f changes its argument, or returns a wrong shape or dtype.
+            If f, or a part of it, changes its argument, or returns a wrong shape or dtype.
         """
+        first, *other = (self._slope(name, f) for name, f in self.raw.items())
+        return sum(other, start=first)
+
+    def _slope(self, name: str, f: Callable[..., Any]) -> Array:
         backend, y = self.backend, self.y0.reshape(self.shape)
         argument = backend.copy(y)
-        value = self.raw_f(backend.time(self.t0, y), argument)
+        value = f(backend.time(self.t0, y), argument)
         if not bool((argument == y).all()):
-            msg = "f changes its argument y in place; it must return dy/dt and leave y as it is"
+            msg = (
+                f"{name} changes its argument y in place; it must return dy/dt and leave y as it is"
+            )
             raise ValueError(msg)
-        f0 = backend.slope(value, y)
-        if tuple(f0.shape) != self.shape:
-            msg = f"f(t0, y0) has shape {tuple(f0.shape)}, but y0 has shape {self.shape}"
+        slope = backend.slope(value, y, name=name)
+        if tuple(slope.shape) != self.shape:
+            msg = f"{name}(t0, y0) has shape {tuple(slope.shape)}, but y0 has shape {self.shape}"
             raise ValueError(msg)
-        return f0.reshape(-1)
+        return slope.reshape(-1)
 
     def at(self, t: float, y: Array) -> Problem:
         """Return the same problem from (t, y) on."""
@@ -93,9 +105,7 @@ def make_problem(
     ValueError
         If a value is out of range, or of a wrong shape or dtype.
     """
-    if not callable(f):
-        msg = f"f must be callable, f(t, y), not {type(f).__name__}"
-        raise TypeError(msg)
+    raw = {name: bind(part, args) for name, part in _parts(f).items()}
     t0, t1 = _span(t_span)
     backend = backend_of(y0)
     y = backend.state(y0)
@@ -105,11 +115,43 @@ def make_problem(
         raise ValueError(msg)
     rtol = _tolerance("rtol", rtol, y, backend)
     atol = _tolerance("atol", atol, y, backend)
-    bound = bind(f, args)
     _warn_unreachable(rtol, atol, y, backend)
     flat = backend.protect(y.reshape(-1))
-    on_flat = backend.call(bound, shape, flat)
-    return Problem(on_flat, t0, t1, flat, bound, shape, backend, rtol, atol)
+    on_flat, *other = (backend.call(part, shape, flat) for part in raw.values())
+    if not other:
+        return Problem(on_flat, t0, t1, flat, raw, shape, backend, rtol, atol)
+    # Added as they are, two lists would make a longer one, and shapes would broadcast.
+    first, second = backend.keeping(on_flat), backend.keeping(*other)
+
+    def both(t: float, y: Array) -> Array:
+        return backend.copy(first(t, y)) + second(t, y)  # they may share one buffer
+
+    split = first, second
+    return Problem(both, t0, t1, flat, raw, shape, backend, rtol, atol, split)
+
+
+def is_split(f: Any) -> bool:
+    """Whether `f` is meant as (f_explicit, f_implicit)."""
+    return isinstance(f, tuple)
+
+
+def _parts(f: Any) -> dict[str, Callable[..., Any]]:
+    """Return the functions that `f` consists of, by name.
+
+    Raises
+    ------
+    TypeError
+        If it is neither a function nor two of them.
+    """
+    parts = dict(zip(("f_explicit", "f_implicit"), f, strict=False)) if is_split(f) else {"f": f}
+    if is_split(f) and len(f) != 2:
+        msg = f"a split f must be two functions (f_explicit, f_implicit), not {len(f)}"
+        raise TypeError(msg)
+    for name, part in parts.items():
+        if not callable(part):
+            msg = f"{name} must be callable, {name}(t, y), not {type(part).__name__}"
+            raise TypeError(msg)
+    return parts
 
 
 def _warn_unreachable(rtol: Any, atol: Any, y: Array, backend: Backend) -> None:
@@ -199,8 +241,8 @@ def check_method(method: Any, methods: Mapping[str, Any], *, adaptive: bool) -> 
     Raises
     ------
     ValueError
-        If there is none of that name, it is an implicit tableau that has no kernel, or it has no
-        error estimate where the step size is to be controlled.
+        If there is none of that name, it is an additive pair or an implicit tableau that has no
+        kernel, or it has no error estimate where the step size is to be controlled.
     """
     if method is not None and type(method) in {type(other) for other in methods.values()}:
         tableau = method
@@ -215,6 +257,12 @@ def check_method(method: Any, methods: Mapping[str, Any], *, adaptive: bool) -> 
             msg = f"unknown method {_short(method)}{hint} Known are: {', '.join(methods)}"
             raise ValueError(msg)
         tableau = methods[name]
+    if isinstance(tableau, AdditiveTableau):
+        msg = (
+            f"method {tableau.name!r} is an additive pair: give f as (f_explicit, f_implicit), or "
+            f"take its implicit half, {tableau.implicit.name!r}"
+        )
+        raise ValueError(msg)  # noqa: TRY004 - a value of the argument, mostly a name
     if isinstance(tableau, ButcherTableau) and not (tableau.explicit or has_kernel(tableau)):
         msg = (
             f"method {tableau.name!r} is implicit; of those solve runs ESDIRK methods with one "
@@ -222,13 +270,47 @@ def check_method(method: Any, methods: Mapping[str, Any], *, adaptive: bool) -> 
         )
         raise ValueError(msg)
     if adaptive and tableau.error_order is None and tableau.name != "radau5":
-        paired = ", ".join(name for name, other in methods.items() if other.error_order)
+        paired = ", ".join(
+            name for name, other in methods.items() if getattr(other, "error_order", None)
+        )
         msg = (
             f"method {tableau.name!r} has no embedded row, so it cannot control its error: give "
             f"the steps with grid=..., or choose one of {paired}"
         )
         raise ValueError(msg)
     return tableau
+
+
+def check_pair(method: Any, pairs: Mapping[str, AdditiveTableau]) -> AdditiveTableau:
+    """Return the additive pair that `method` names, or is, or is the implicit half of.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or its implicit method has no kernel.
+    """
+    named = isinstance(method, str)
+    meant = (
+        other
+        for other in pairs.values()
+        if (method in (other.name, other.implicit.name) if named else method is other.implicit)
+    )
+    pair = next(meant, method)
+    if not isinstance(pair, AdditiveTableau):
+        halves = ", ".join(f"{other.implicit.name} ({other.name})" for other in pairs.values())
+        msg = (
+            f"f is split, (f_explicit, f_implicit), and method "
+            f"{_short(getattr(method, 'name', method))} has no explicit half; those that have one: "
+            f"{halves}"
+        )
+        raise ValueError(msg)  # noqa: TRY004 - a value of the argument, mostly a name
+    if not has_kernel(pair.implicit):
+        msg = (
+            f"method {pair.name!r}: its implicit part must be an ESDIRK method with one diagonal "
+            "entry and an embedded row"
+        )
+        raise ValueError(msg)
+    return pair
 
 
 def check_stiff(method: Any, options: Mapping[str, Any], *, auto: bool) -> None:

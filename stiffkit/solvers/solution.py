@@ -71,7 +71,8 @@ class Solution:
     message: str
     """The same in words, with times and components."""
     stats: Mapping[str, int]
-    """Counts: ``nfev``, ``accepted``, ``rejected``, ``njev``, ``nlu``."""
+    """Counts: ``nfev``, ``accepted``, ``rejected``, ``njev``, ``nlu``. Of a split right-hand side
+    ``nfev`` is the sum of ``nfev_explicit`` and ``nfev_implicit``."""
     log: Mapping[str, Any] | None = None
     """One entry per attempted step, if asked for: arrays ``t``, ``h``, ``ratio``, ``accepted``,
     ``limit`` (what set h), and each observer's readings under its name."""

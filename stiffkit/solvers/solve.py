@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .._array import is_torch
 from .control import Controller
+from .implicit import AdditiveTableau
 from .loop import Run
-from .methods import EXPLICIT, METHODS, Method
+from .methods import ADDITIVE, EXPLICIT, METHODS, Method
 from .options import Hooks, Progress, StepOptions, event_functions
 from .problem import (
     Problem,
     bind,
     check_method,
+    check_pair,
     check_stiff,
     check_takes_mass,
+    is_split,
     make_problem,
     needs_batch,
     refuse_batched,
@@ -30,10 +34,10 @@ __all__ = ["solve"]
 
 
 def solve(
-    f: Callable[..., Any],
+    f: Callable[..., Any] | tuple[Callable[..., Any], Callable[..., Any]],
     t_span: Sequence[float],
     y0: Any,
-    method: str | Method = "auto",
+    method: str | Method | AdditiveTableau = "auto",
     *,
     rtol: Any = 1e-6,
     atol: Any = 1e-9,
@@ -71,7 +75,9 @@ def solve(
         y. For a NumPy state t is a float; for a torch state it is a 0-d tensor of the state's real
         dtype. f must not change y. What it returns is copied, so it may reuse one buffer. Its shape
         and dtype are checked at the first call and, for a one-dimensional NumPy state, once in
-        every step after it; in all other cases at every call.
+        every step after it; in all other cases at every call. A pair ``(f_explicit, f_implicit)``
+        stands for their sum: the second, the stiff one, is treated implicitly, the first
+        explicitly. Each of them is then checked at every call.
     t_span : (float, float)
         t0 and t1; t1 < t0 integrates backward. An infinite t1 stands for the largest float: an
         event, `callback` or `max_steps` will end the solve. With t0 = t1 the solution is y0.
@@ -84,7 +90,9 @@ def solve(
         Rosenbrock methods take NumPy states. ``"auto"`` starts with an explicit method and goes on
         with a stabilised or an implicit one, and back, where that costs less: see
         ``Solution.switches``. (With `grid` or `guide` it is tsit5 throughout, with `mass` an
-        implicit method.)
+        implicit method.) A split f takes kencarp3, kencarp4 or kencarp5, which are halves of
+        additive pairs (as pairs they are named ark3, ark4 and ark5), or an `AdditiveTableau`;
+        ``"auto"`` is kencarp4 then.
     rtol, atol : float or array of y0's shape
         A step is accepted when the rms of ``err / (atol + rtol max(|y|, |y_new|))`` is below 1.
     t_eval : array_like, optional
@@ -127,7 +135,8 @@ def solve(
         For implicit and Rosenbrock methods: ``jac(t, y, *args)``, the Jacobian ∂f/∂y of shape
         (n, n), dense or sparse, with n the number of components, or the matrix itself where it is
         constant. By default it is made by differences, at n calls of f and a few more. With
-        `bandwidth` it gives the diagonals, entry (i, j) in row mu + i − j of column j.
+        `bandwidth` it gives the diagonals, entry (i, j) in row mu + i − j of column j. Of a split f
+        this, like all that follows, is about f_implicit alone.
     jvp : callable, optional
         ``jvp(t, y, v, *args)``, its product with a vector, y and v in y0's shape: systems are then
         solved by GMRES.
@@ -183,10 +192,19 @@ def solve(
     ('success', 0.367879)
     """
     auto = isinstance(method, str) and method == "auto"
-    tableau = check_method("tsit5" if auto else method, METHODS, adaptive=grid is None)
+    tableau: Any
+    if is_split(f):
+        tableau, auto = check_pair("kencarp4" if auto else method, ADDITIVE), False
+    else:
+        tableau = check_method(
+            "tsit5" if auto else method, METHODS | ADDITIVE, adaptive=grid is None
+        )
     auto = auto and grid is None and guide is None
     steps = StepOptions(controller, first_step, max_step, max_steps, grid)
     if batched or adjoint is not None or (is_torch(y0) and needs_batch(tableau)):
+        if is_split(f):
+            msg = "a split f takes a NumPy state, one at a time"
+            raise ValueError(msg)
         refuse_batched(
             tableau,
             grid=grid,
@@ -232,11 +250,15 @@ def solve(
         stiff[key] = bind(given, args) if callable(given) else given
     stiff |= {"jac_sparsity": jac_sparsity, "bandwidth": bandwidth, "mass": mass}
     if mass is not None:
+        if problem.split is not None:
+            msg = "mass is not for a split f: write M⁻¹ into both parts, or solve their sum"
+            raise ValueError(msg)
         tableau, stiff["mass"] = _with_mass(problem, tableau, stiff, auto=method == "auto")
         auto = False
     check_stiff(tableau, stiff, auto=auto)
     if problem.y0.shape[0] == 0 and tableau.name not in EXPLICIT:
-        tableau = EXPLICIT["tsit5"]  # there is nothing to be stiff
+        tableau = EXPLICIT["tsit5"]  # there is nothing to be stiff, nor to be split
+        problem = replace(problem, split=None)
     run = Run(
         problem,
         tableau,

@@ -31,8 +31,8 @@ def start_stiff(
     ----------
     problem : Problem
         The problem.
-    method : StabilisedMethod, RosenbrockTableau or ButcherTableau
-        How to solve it.
+    method : StabilisedMethod, RosenbrockTableau, ButcherTableau or AdditiveTableau
+        How to solve it; an additive pair for a problem that is split, and for no other.
     f_0 : flat array
         f(t0, y0).
     fixed : bool
@@ -63,7 +63,8 @@ def start_stiff(
     rough = 1e-4
     if isinstance(method, RosenbrockTableau):
         rough = min(rough, max(1e-2 * float(np.min(np.asarray(p.rtol))), 1e-13))
-    linear = Algebra(p.f, p.y0, p.atol, rough, **jacobian)
+    stiff_f = p.f if p.split is None else p.split[1]
+    linear = Algebra(stiff_f, p.y0, p.atol, rough, **jacobian)
     return make_stiff_stages(p, method, f_0, linear, fixed=fixed)
 
 

@@ -17,11 +17,12 @@ import numpy as np
 from .._array import Array
 from .algebra import Algebra
 from .dense import Segment
-from .implicit import RadauTransformation, radau_transformation
+from .implicit import AdditiveTableau, RadauTransformation, radau_transformation
 from .problem import Problem
 from .rosenbrock import RosenbrockTableau
-from .step import StepFailed
-from .tableau import ButcherTableau
+from .step import RHS, StepFailed
+from .stiff_limit import error_factor, stiff_interpolant
+from .tableau import ButcherTableau, bubble
 
 __all__ = ["DirkStages", "RadauStages", "RosenbrockStages", "make_stiff_stages"]
 
@@ -33,6 +34,16 @@ PATIENT = 50
 
 REUSE_RATE = 1e-2
 """A Jacobian that lets Newton's method contract by this much is good enough for another step."""
+
+
+GROWTH = 1.5
+"""A Jacobian serves ESDIRK steps that are so many times as long as the one it was made for.
+
+Over a long rest the step grows, and in the end it may reach over an outbreak: L-stable methods damp
+growing modes too. Newton's method with a Jacobian of long ago then settles on a solution that is
+not the one that the step started on, and the error estimate, with few stages near the outbreak, has
+nothing to say. With one of the step's own start the iteration diverges, and the step is refused.
+"""
 
 
 class _StiffStages(ABC):
@@ -49,10 +60,13 @@ class _StiffStages(ABC):
         self.tableau, self.linear, self.mass = tableau, linear, linear.mass
         self.to_slope: Callable[[Array], Array] | None = None
         """f ↦ y' near the start, where there is a mass matrix."""
-        self.call = self.backend.keeping(problem.f)
+        # Of a split problem f is the implicit part from here on.
+        self.f_explicit: RHS | None
+        self.f_explicit, f = problem.split or (None, problem.f)
+        self.call = self.backend.keeping(f)
         self.rtol, self.atol = problem.rtol, problem.atol + self.backend.tiny(y)
         self.eps = float(np.finfo(y.dtype).eps)
-        self.calls = 0
+        self.calls = self.calls_explicit = 0
         self.f_0: Array = None
         self.f_end: Array = None
         self.f_end_at: Array = None
@@ -62,14 +76,16 @@ class _StiffStages(ABC):
         """Whether the Jacobian belongs to the state that the step starts from."""
         self.known = False
         """Whether there is a Jacobian at all."""
+        self.h_known = 0.0
+        """Length of the step that it was made for."""
         self.solves: dict[float, Callable[[Array], Array]] = {}
         """By the direction of c in the plane, the factorisations for the last step size."""
         self.h_solved = 0.0
 
     @property
     def nfev(self) -> int:
-        """Calls of f, those for Jacobians included."""
-        return self.calls + self.linear.nfev
+        """Calls of f, those for Jacobians and of both parts of a split one included."""
+        return self.calls + self.calls_explicit + self.linear.nfev
 
     @property
     def njev(self) -> int:
@@ -118,6 +134,10 @@ class _StiffStages(ABC):
         """Return stage derivative i."""
         return self.slopes()[i]
 
+    def first_slope(self) -> Array:
+        """Return what the step's start is known by: f(t, y), or its slope."""
+        return self.f_0
+
     def slopes(self) -> list[Array]:
         """Return the stage derivatives of the last attempt that are known, f(t, y) first."""
         return [self.f_0]
@@ -141,10 +161,13 @@ class _StiffStages(ABC):
 
     def jacobian(self, t: float, y: Array, h: float) -> None:
         """Make the Jacobian at the start of a step of size h."""
-        # Differences divide by small increments: they need f itself, to the last digit.
-        if self.linear.update(t, y, self.f_0 if self.exact else self.f(t, y), h):
-            self.solves.clear()
+        if not self.linear.settled:
+            # Differences divide by small increments: they need f itself, to the last digit.
+            f_y = self.f_0 if self.exact else self.f(t, y)
+            if self.linear.update(t, y, f_y, h):
+                self.solves.clear()
         self.fresh = self.known = True
+        self.h_known = abs(h)
 
     def solver(self, c: complex, h: float) -> Callable[[Array], Array]:
         """Return r ↦ (M − cJ)⁻¹ r, factorised once for each c."""
@@ -169,7 +192,7 @@ class _StiffStages(ABC):
     def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
         """Cubic Hermite dense output over the accepted step, of order 3."""
         h = t_new - t
-        slope = self.slope_at(t, y, self.f_0, h)
+        slope = self.slope_at(t, y, self.first_slope(), h)
         slope_new = self.slope_at(t_new, y_new, self.f_new(t_new, y_new), -h)
         return Segment.hermite(t, t_new, y, y_new, h * slope, h * slope_new)
 
@@ -294,21 +317,44 @@ class _NewtonStages(_StiffStages):
 
 @final
 class DirkStages(_NewtonStages):
-    """Steps of a singly diagonally implicit method with an explicit first stage (ESDIRK)."""
+    """Steps of a singly diagonally implicit method with an explicit first stage (ESDIRK).
 
-    def __init__(self, problem: Problem, tableau: ButcherTableau, linear: Algebra) -> None:
+    Each stage of an additive pair has two derivatives, f_implicit's and f_explicit's.
+    """
+
+    def __init__(
+        self, problem: Problem, method: ButcherTableau | AdditiveTableau, linear: Algebra
+    ) -> None:
+        pair = (
+            (method,) if isinstance(method, ButcherTableau) else (method.implicit, method.explicit)
+        )
+        tableau, m = pair[0], len(pair)
         super().__init__(problem, tableau, linear)
-        y = problem.y0
+        s, dtype = tableau.n_stages, problem.y0.dtype
         self.error_order = tableau.error_order or 0
-        self.K = np.empty((tableau.n_stages, len(y)), dtype=y.dtype)
-        self.A, self.gamma = tableau.A.astype(y.dtype), float(tableau.A[1, 1])
-        self.b = tableau.b.astype(y.dtype)
-        self.e = np.asarray(tableau.e).astype(y.dtype)
+        self.K = np.zeros((s, m, len(problem.y0)), dtype=dtype)
+        self.K_flat = self.K.reshape(s * m, -1)
+        """Row i m + j is stage i's derivative of part j; the rows of weights fit it."""
+        self.rows = np.stack([part.A for part in pair], axis=2).reshape(s, -1).astype(dtype)
+        self.gamma = float(tableau.A[1, 1])
+        self.b = np.repeat(tableau.b, m).astype(dtype)
+        self.e = np.repeat(error_factor(tableau) * np.asarray(tableau.e), m).astype(dtype)
+        self.rest = self.b - self.rows[-1]
+        """What y_new has beyond the last stage, of its explicit part."""
+        self.bubble: Array = None
+        dense = tableau.interpolant or stiff_interpolant(*pair)
+        if dense is not None and not bubble(dense, tableau.b)[:, s:].any():  # stages are enough
+            self.bubble = np.repeat(bubble(dense, tableau.b)[:, :s], m, axis=1).astype(dtype)
         self.h = 0.0
+        self.y_new: Array = None
+
+    def first_slope(self) -> Array:
+        """Return the first stage's derivative, of both parts together."""
+        return self.K[0].sum(axis=0)
 
     def slopes(self) -> list[Array]:
-        """Return all stage derivatives."""
-        return list(self.times_mass(self.K))
+        """Return all stage derivatives, of both parts together."""
+        return list(self.times_mass(self.K.sum(axis=1)))
 
     def start(self, y: Array, f_0: Array) -> None:
         """Get ready to step from y, given f_0 = f(t, y), whatever was before."""
@@ -318,13 +364,41 @@ class DirkStages(_NewtonStages):
     def begin(self, y: Array, f_0: Array) -> None:
         """Forget the attempts before; f_0 is the first stage, a slope."""
         super().begin(y, f_0)
-        self.K[0] = f_0
+        self.K[0] = 0
+        self.K[0, 0] = f_0
 
     def f_new(self, t: float, y: Array) -> Array:
-        """Return the slope at the end of the step."""
+        """Return the slope at the end of the step; of two parts, each is kept."""
+        if self.f_explicit is None:
+            if self.f_end_at is not y:
+                self.f_end, self.f_end_at = super().slope_at(t, y, self.f(t, y), -self.h), y
+            return self.f_end
         if self.f_end_at is not y:
-            self.f_end, self.f_end_at = super().slope_at(t, y, self.f(t, y), -self.h), y
+            self.ends, self.f_end_at = [self.f(t, y), self.explicit_slope(t, y)], y
+            self.f_end = self.ends[0] + self.ends[1]
         return self.f_end
+
+    def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
+        """Return the method's own dense output, or the cubic Hermite."""
+        if self.bubble is None or y_new is not self.y_new:
+            return super().segment(t, y, t_new, y_new)
+        return Segment(t, t_new, y, y_new, list((t_new - t) * (self.bubble @ self.K_flat)))
+
+    def explicit_slope(self, t: float, y: Array) -> Array:
+        """Return f_explicit(t, y) as an array of our own."""
+        assert self.f_explicit is not None
+        self.calls_explicit += 1
+        y.setflags(write=False)
+        return np.array(self.f_explicit(t, y))
+
+    def attempt(self, t: float, y: Array, t_new: float) -> Array:
+        """Solve for the stages, with a Jacobian that was made for steps as long as this one."""
+        if not self.fresh and abs(t_new - t) > GROWTH * self.h_known:
+            self.known = False
+        if self.f_explicit is not None:
+            self.f_new(t, y)
+            self.K[0], self.f_0 = self.ends, self.ends[0]
+        return super().attempt(t, y, t_new)
 
     def slope_at(self, t: float, y: Array, f: Array, h: float) -> Array:  # noqa: ARG002
         """Return `f`: what the ends of a step are known by are slopes."""
@@ -334,7 +408,7 @@ class DirkStages(_NewtonStages):
         """Get ready to step from the end (t, y) of the step before."""
         # f(t, y) itself would amplify what Newton's method left of the stiff modes; the stage's
         # own derivative, (Y − ψ)/(hγ), does not.
-        if self.tableau.stiffly_accurate and self.f_end_at is y:
+        if self.tableau.stiffly_accurate and self.f_explicit is None and self.f_end_at is y:
             self.begin(y, self.f_end)
             self.exact = False
         else:
@@ -343,15 +417,16 @@ class DirkStages(_NewtonStages):
 
     def solve_stages(self, t: float, y: Array, t_new: float) -> Array:
         """Solve stage after stage; return y_new."""
-        h, K, A, c = t_new - t, self.K, self.A, self.tableau.c
+        h, c, f_explicit = t_new - t, self.tableau.c, self.f_explicit
+        K, K_flat, rows, m = self.K, self.K_flat, self.rows, self.K.shape[1]
         weight = h * self.gamma
         solve, scale = self.solver(weight, h), self.atol + self.rtol * np.abs(y)
         self.h, self.rate, self.iterations = h, 0.0, 0
         Y = y
         for i in range(1, len(c)):
-            psi = y + h * (A[i, :i] @ K[:i])
+            psi = y + h * (rows[i, : i * m] @ K_flat[: i * m])
             t_i = t_new - (1 - float(c[i])) * h
-            Y = psi + weight * K[i - 1]
+            Y = psi + weight * K[i - 1, 0]
 
             def correct(t_i: float = t_i, psi: Array = psi) -> float:
                 nonlocal Y
@@ -360,20 +435,25 @@ class DirkStages(_NewtonStages):
                 return self.norm(change, scale)
 
             self.iterate(h, correct)
-            K[i] = (Y - psi) / weight
-        if self.tableau.stiffly_accurate:
-            y_new, self.f_end = Y, K[-1].copy()
-            self.f_end_at = y_new
+            K[i, 0] = (Y - psi) / weight
+            if f_explicit is not None:
+                K[i, 1] = self.explicit_slope(t_i, Y)
+        if not self.tableau.stiffly_accurate:
+            y_new = y + h * (self.b @ K_flat)
+        elif f_explicit is not None:
+            y_new = Y + h * (self.rest[1::2] @ K[:, 1])
         else:
-            y_new = y + h * (self.b @ K)
-        return self.backend.protect(y_new)
+            y_new, self.f_end = Y, K[-1, 0].copy()
+            self.f_end_at = y_new
+        self.y_new = self.backend.protect(y_new)
+        return self.y_new
 
     def estimate_error(self) -> Array:
-        """Return the filtered estimate (M − hγJ)⁻¹ M h Σ e_i k_i.
+        """Return the filtered estimate (M − hγJ)⁻¹ M h Σ e_i k_i, times `error_factor`.
 
         Without the filter stiff modes would count by z times their size (Hosea and Shampine 1996).
         """
-        rest = self.times_mass(self.h * (self.e @ self.K))
+        rest = self.times_mass(self.h * (self.e @ self.K_flat))
         return self.solver(self.h * self.gamma, self.h)(rest)
 
 
@@ -474,7 +554,7 @@ class RadauStages(_NewtonStages):
 
 def make_stiff_stages(
     problem: Problem,
-    method: ButcherTableau | RosenbrockTableau,
+    method: ButcherTableau | AdditiveTableau | RosenbrockTableau,
     f_0: Array,
     linear: Algebra,
     *,
@@ -489,8 +569,10 @@ def make_stiff_stages(
     if isinstance(method, RosenbrockTableau):
         stages = RosenbrockStages(problem, method, linear)
     else:
-        kind = RadauStages if method.A[0].any() else DirkStages
-        stages = kind(problem, method, linear)
+        if isinstance(method, ButcherTableau) and method.A[0].any():
+            stages = RadauStages(problem, method, linear)
+        else:
+            stages = DirkStages(problem, method, linear)
         if fixed:
             stages.most = PATIENT
     p, size = problem, abs(problem.t1 - problem.t0)

@@ -18,7 +18,7 @@ from . import trees
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["ButcherTableau", "Interpolant", "PairQuality"]
+__all__ = ["ButcherTableau", "Interpolant", "PairQuality", "bubble"]
 
 FloatArray = npt.NDArray[np.float64]
 Row = Sequence[float]
@@ -434,13 +434,21 @@ class ButcherTableau:
 
     @cached_property
     def dense(self) -> Interpolant:
-        """The published interpolant, or the cubic Hermite one written as polynomials in the stages.
+        """The published interpolant, or one that is derived.
+
+        For ESDIRK methods of order 4 and more that is `stiff_interpolant`'s; for all others, the
+        cubic Hermite one written as polynomials in the stages.
 
         Hermite: ``b_i(θ) = b_i (3θ² − 2θ³)``, plus ``θ − 2θ² + θ³`` for k_1 and ``θ³ − θ²`` for
         f(t + h, y_new).
         """
         if self.interpolant is not None:
             return self.interpolant
+        from .stiff_limit import stiff_interpolant  # which needs tableaus
+
+        stiff = stiff_interpolant(self)
+        if stiff is not None:
+            return stiff
         P = np.zeros((self.n_stages + (not self.fsal), 3))
         P[: self.n_stages] = np.outer(self.b, [0.0, 3.0, -2.0])
         P[0] += [1.0, -2.0, 1.0]
@@ -466,9 +474,7 @@ class ButcherTableau:
         zero: the k_i may be replaced by k_i − k_1, and should be, where coefficients of 1e5 (vern6,
         vern8) would round more of a nearly constant slope than the method's own error is.
         """
-        P = _pad(self.dense.P).copy()
-        P[: self.n_stages, 0] -= self.b
-        return _frozen(np.cumsum(P, axis=1)[:, :-1].T)
+        return bubble(self.dense, self.b)
 
     def dense_conditions(self, p: int, theta: float) -> dict[trees.Tree, float]:
         """Residuals ``b(θ) . u(t) − θ^p/γ(t)`` of the interpolant's order conditions, p nodes."""
@@ -537,6 +543,13 @@ class ButcherTableau:
         ax.axvline(0, lw=0.5, color="0.5")
         ax.set(xlabel="Re z", ylabel="Im z", aspect="equal", title=f"{self.name}: |R(z)| ≤ 1")
         return ax
+
+
+def bubble(dense: Interpolant, b: FloatArray) -> FloatArray:
+    """Rows W_m of an interpolant of a method with weights b: see `ButcherTableau.bubble`."""
+    P = _pad(dense.P).copy()
+    P[: len(b), 0] -= b
+    return _frozen(np.cumsum(P, axis=1)[:, :-1].T)
 
 
 def _frozen(values: Any, shape: tuple[int, ...] | None = None) -> FloatArray:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -28,6 +28,7 @@ import numpy.typing as npt
 __all__ = [
     "MAX_ORDER",
     "Tree",
+    "coloured_weights",
     "density",
     "rooted_trees",
     "size",
@@ -100,3 +101,18 @@ def weights(A: npt.NDArray[np.float64], p: int) -> dict[Tree, npt.NDArray[np.flo
             u[tree] = value
             image[tree] = A @ value
     return u
+
+
+def coloured_weights(
+    tree: Tree, matrices: Sequence[npt.NDArray[np.float64]]
+) -> list[npt.NDArray[np.float64]]:
+    """Stage weights u(t) of an additive method, one for each colouring of the tree's edges.
+
+    The edge to a child takes any of the `matrices`, that of the part of f which the child stands
+    for. With one matrix the list holds what `weights` gives.
+    """
+    us = [np.ones(len(matrices[0]))]
+    for child in tree:
+        images = [A @ v for A in matrices for v in coloured_weights(child, matrices)]
+        us = [u * image for u in us for image in images]
+    return us

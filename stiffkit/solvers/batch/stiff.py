@@ -9,8 +9,9 @@ import numpy as np
 from ..._array import Array
 from ..rosenbrock import RosenbrockTableau
 from ..step import combine
+from ..stiff_limit import error_factor, stiff_interpolant
 from ..stiff_step import MAX_ITERATIONS
-from ..tableau import ButcherTableau
+from ..tableau import ButcherTableau, bubble
 from .linear import BatchAlgebra
 from .problem import BatchProblem, Floats
 from .stages import BatchStages
@@ -129,7 +130,12 @@ class DirkBatch(_LinearStages):
         """How far from its solution an iteration may stop, in units of the tolerance."""
         self.gamma, self.root = float(tableau.A[1, 1]), max(y.shape[1], 1) ** 0.5
         self.A, self.b = tableau.A.tolist(), tableau.b.tolist()
-        self.e = np.asarray(tableau.e).tolist()
+        self.e = (error_factor(tableau) * np.asarray(tableau.e)).tolist()
+        dense = tableau.interpolant or stiff_interpolant(tableau)
+        self.dense = None if dense is None else bubble(dense, tableau.b)
+        s = tableau.n_stages
+        if self.dense is not None and self.dense[:, s:].any():
+            self.dense = None  # it would take more than the stages
         self.K: list[Array] = []
         self.solve: Any = None
 
@@ -205,6 +211,12 @@ class DirkBatch(_LinearStages):
         with self.backend.no_grad():
             K = [self.backend.detach(k) for k in self.K]
             return [self.solve(self.h * combine(self.e, K))]
+
+    def bubbles(self, t: Floats, t_new: Floats, y: Array, y_new: Array) -> list[Array]:
+        """Return the method's own dense output, or the cubic Hermite."""
+        if self.dense is None:
+            return super().bubbles(t, t_new, y, y_new)
+        return [combine(row.tolist(), self.K) for row in self.dense]
 
     def f_end(self, t: Floats, y: Array) -> Array:
         """Return the last stage's own derivative, where it is at the end of the step."""
