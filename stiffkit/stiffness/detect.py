@@ -130,6 +130,10 @@ class StiffnessDetector:
         self.pause = self.resume = interval
         self.near = self.near_failed = 0.0
         self.accuracy_step = math.inf
+        self.start: tuple[float, Array] | None = None
+        """Time and state of the first proof of stiffness."""
+        self._proved: list[int] = []
+        """Accepted steps up to each such proof."""
 
     @property
     def stiff_steps(self) -> int:
@@ -273,16 +277,27 @@ class StiffnessDetector:
             self.pause = self.interval
             if self.state is Stiffness.non_stiff:
                 self.since, self._entered = t, self.steps
+            self._proved.append(self.steps)
+            if self.start is None:
+                self.start = t, operator.backend.copy(y)
         if found.verdict is Stiffness.non_stiff:
             self._stiff_steps = self.stiff_steps
         self.state = found.verdict
         return found
 
-    def summary(self) -> str | None:
+    def summary(
+        self, attempt: Callable[[str, float, Array, float, int], str] | None = None
+    ) -> str | None:
         """Say in one sentence what was found; None for nothing.
 
         Nothing is also a phase that no other method would shorten by much: fewer than 20 steps,
         or less than a tenth of all.
+
+        Parameters
+        ----------
+        attempt : callable, optional
+            ``attempt(method, t, y, t_end, steps)`` says what another method makes of the stretch
+            that these steps were made on.
         """
         proofs = [found for found in self.evidence if found.verdict is not Stiffness.non_stiff]
         if len(proofs) < 2 or self.stiff_steps < max(20, 0.1 * self.steps):
@@ -291,9 +306,13 @@ class StiffnessDetector:
         ratio = f"hρ = {abs(last.h * last.eigenvalue):.3g}"
         limit = f"{abs(last.h * last.eigenvalue) / last.stability_ratio:.3g}"
         now = "" if self.state is not Stiffness.non_stiff else f" until about t = {last.t:.6g}"
+        tried = ""
+        if attempt is not None and self.start is not None:
+            other = "rock4" if last.verdict is Stiffness.mildly_stiff else "rodas5p"
+            tried = attempt(other, *self.start, last.t, self._proved[-1] - self._proved[0])
         return (
             f"limited by stability since t = {first.t:.6g}{now}: {last.verdict.value}, {ratio} at "
-            f"the limit {limit} of {self.tableau.name}; try method='auto', "
+            f"the limit {limit} of {self.tableau.name}; {tried}try method='auto', "
             f"{_advice(last.verdict)}"
         )
 
