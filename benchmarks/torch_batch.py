@@ -1,0 +1,345 @@
+"""Batches in torch against torchdiffeq and torchode: time, memory, gradients, one thread.
+
+Each figure is a ratio of times within one run, the best of several interleaved repetitions each,
+ours over the peer's. Peers that are not installed are left out with a word.
+
+* same: 256 van der Pol oscillators, μ = 2, dopri5, tolerances 1e-5, 200 output times.
+* spread: μ from 0.1 to 50, logarithmically.
+* apart: fast phases that do not overlap: pulses of width 0.01 at times of each sample's own.
+* neural: an MLP of two layers of 64, batch 512, forward and backward; errors of both against a
+  solve to 1e-10. Memory is what autograd keeps, counted in tensors.
+* stiff: Robertson's equation with 256 sets of rates, to t = 1e4, forward and gradient of all rates,
+  against a loop over scipy.integrate.solve_ivp, forward alone, by its fastest method.
+* nan: one sample of 256 fails; the largest change of the others.
+
+    python benchmarks/torch_batch.py [--json FILE] [--repeat 5] [same spread apart neural stiff nan]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import stiffkit as sk
+
+FLOAT = torch.float64
+
+
+def peer(name: str) -> Any:
+    """Import a peer, or say that it is absent."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        print(f"{name} is not installed: left out")
+        return None
+
+
+def race(runs: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
+    """Best time of each, interleaved."""
+    best = dict.fromkeys(runs, math.inf)
+    for run in runs.values():
+        run()
+    for _ in range(repeat):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def torchode_solver(f: Callable[..., Any], tol: float) -> Any:
+    """Return torchode's dopri5 with its I controller, as its documentation shows it."""
+    to = peer("torchode")
+    if to is None:
+        return None
+    term = to.ODETerm(f)
+    return to, to.AutoDiffAdjoint(to.Dopri5(term), to.IntegralController(tol, tol, term=term))
+
+
+def batch(f: Callable[..., Any], y0: Any, t1: float, args: tuple[Any, ...], repeat: int) -> Any:
+    """Time one batch by all, 200 output times."""
+    tol, times = 1e-5, torch.linspace(0.0, t1, 200, dtype=FLOAT)
+    calls = 0
+
+    def counted(t: Any, y: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return f(t, y, *args)
+
+    def ours() -> Any:
+        return sk.solve(
+            f, (0.0, t1), y0, "dopri5", rtol=tol, atol=tol, t_eval=times, batched=True, args=args
+        )
+
+    runs: dict[str, Callable[[], Any]] = {"stiffkit": ours}
+    theirs = peer("torchdiffeq")
+    if theirs is not None:
+        runs["torchdiffeq"] = lambda: theirs.odeint(
+            counted, y0, times, rtol=tol, atol=tol, method="dopri5"
+        )
+    made = torchode_solver(lambda t, y: f(t, y, *args), tol)
+    if made is not None:
+        to, solver = made
+        runs["torchode"] = lambda: solver.solve(
+            to.InitialValueProblem(y0=y0, t_eval=times[None].expand(len(y0), -1))
+        )
+    with torch.no_grad():
+        best = race(runs, repeat)
+        mine = ours()
+        row: dict[str, Any] = {"seconds": best, "stiffkit nfev": mine.stats["nfev"]}
+        tight = {"rtol": 1e-10, "atol": 1e-11, "t_eval": times, "batched": True, "args": args}
+        exact = sk.solve(f, (0.0, t1), y0, "vern8", **tight).y
+        row["stiffkit error"] = float((mine.y - exact).abs().max())
+        if theirs is not None:
+            calls = 0
+            row["torchdiffeq error"] = float((runs["torchdiffeq"]() - exact).abs().max())
+            row["torchdiffeq nfev"] = calls
+        if made is not None:
+            theirs_too = runs["torchode"]()
+            row["torchode nfev"] = int(theirs_too.stats["n_f_evals"].max())
+            row["torchode error"] = float((theirs_too.ys.transpose(0, 1) - exact).abs().max())
+    for name in ("torchdiffeq", "torchode"):
+        if name in best:
+            row[f"ratio to {name}"] = best["stiffkit"] / best[name]
+            calls_each = row["stiffkit nfev"] / row[f"{name} nfev"]
+            row[f"ratio per call to {name}"] = row[f"ratio to {name}"] / calls_each
+    return row
+
+
+def van_der_pol(t: Any, y: Any, mu: Any) -> Any:  # noqa: ARG001
+    """x'' = μ (1 − x²) x' − x."""
+    x, v = y[:, 0], y[:, 1]
+    return torch.stack([v, mu * (1 - x * x) * v - x], 1)
+
+
+def same(repeat: int) -> Any:
+    """All samples alike."""
+    y0 = torch.tensor([[2.0, 0.0]] * 256, dtype=FLOAT)
+    return batch(van_der_pol, y0, 20.0, (torch.full((256,), 2.0, dtype=FLOAT),), repeat)
+
+
+def spread(repeat: int) -> Any:
+    """Samples of very different stiffness."""
+    y0 = torch.tensor([[2.0, 0.0]] * 256, dtype=FLOAT)
+    mu = torch.logspace(-1, math.log10(50.0), 256, dtype=FLOAT)
+    return batch(van_der_pol, y0, 20.0, (mu,), repeat)
+
+
+def apart(repeat: int) -> Any:
+    """Fast phases at different times."""
+
+    def pulses(t: Any, y: Any, at: Any) -> Any:
+        x, v = y[:, 0], y[:, 1]
+        return torch.stack([v, -x + 30 * torch.exp(-(((t - at) / 0.01) ** 2))], 1)
+
+    at = torch.linspace(0.5, 19.5, 256, dtype=FLOAT)
+    y0 = torch.tensor([[1.0, 0.0]] * 256, dtype=FLOAT)
+    return batch(pulses, y0, 20.0, (at,), repeat)
+
+
+def neural(repeat: int) -> Any:
+    """Forward and backward of a small neural ODE, and what autograd keeps."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(16, 64),
+        torch.nn.Tanh(),
+        torch.nn.Linear(64, 64),
+        torch.nn.Tanh(),
+        torch.nn.Linear(64, 16),
+    ).to(FLOAT)
+    y0 = torch.randn(512, 16, dtype=FLOAT)
+    times = torch.tensor([0.0, 4.0], dtype=FLOAT)
+    parameters = list(net.parameters())
+
+    def f(t: Any, y: Any) -> Any:  # noqa: ARG001
+        return net(y)
+
+    def grads(y: Any) -> Any:
+        return torch.autograd.grad((y**2).sum(), parameters)
+
+    def ours(method: str = "tsit5", tol: float = 1e-6, adjoint: Any = None) -> Any:
+        y = sk.solve(
+            f,
+            (0.0, 4.0),
+            y0,
+            method,
+            rtol=tol,
+            atol=tol,
+            t_eval=times,
+            batched=True,
+            adjoint=adjoint,
+        ).y
+        return y[-1], grads(y[-1])
+
+    runs: dict[str, Callable[[], Any]] = {
+        "stiffkit": ours,
+        "stiffkit, checkpoints": lambda: ours(adjoint="checkpoints"),
+    }
+    theirs = peer("torchdiffeq")
+    if theirs is not None:
+
+        def torchdiffeq() -> Any:
+            y = theirs.odeint(f, y0, times, rtol=1e-6, atol=1e-6, method="dopri5")
+            return y[-1], grads(y[-1])
+
+        runs["torchdiffeq"] = torchdiffeq
+    best = race(runs, repeat)
+    exact, exact_grads = ours("vern8", 1e-11)
+    row: dict[str, Any] = {"seconds": best}
+    scale = max(float(g.abs().max()) for g in exact_grads)
+    for name, run in runs.items():
+        y, found = run()
+        row[f"{name} error"] = float((y - exact).abs().max())
+        off = max(float((a - b).abs().max()) for a, b in zip(found, exact_grads, strict=True))
+        row[f"{name} gradient error"] = off / scale
+    plain, again = ours()[1], ours(adjoint="checkpoints")[1]
+    row["checkpoints change gradients by"] = (
+        max(float((a - b).abs().max()) for a, b in zip(plain, again, strict=True)) / scale
+    )
+    kept = {name: tensors_kept(run) for name, run in runs.items()}
+    row["kept"] = kept
+    row["memory of checkpoints"] = kept["stiffkit, checkpoints"] / kept["stiffkit"]
+    if theirs is not None:
+        row["ratio to torchdiffeq"] = best["stiffkit"] / best["torchdiffeq"]
+    return row
+
+
+def tensors_kept(run: Callable[[], Any]) -> int:
+    """Most numbers that autograd holds at one time, by its hooks for saved tensors."""
+    now = most = 0
+
+    class Held:
+        """A tensor kept, counted while it lives."""
+
+        def __init__(self, x: Any) -> None:
+            nonlocal now, most
+            self.x = x
+            now += x.numel()
+            most = max(most, now)
+
+        def __del__(self) -> None:
+            nonlocal now
+            now -= self.x.numel()
+
+    with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.x):
+        run()
+    return most
+
+
+def stiff(repeat: int) -> Any:
+    """Robertson's equation with many sets of rates."""
+    from scipy.integrate import solve_ivp
+
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.exp(0.3 * torch.randn(256, 3, generator=generator, dtype=FLOAT))
+    rates = (torch.tensor([0.04, 1e4, 3e7], dtype=FLOAT) * factors).requires_grad_()
+    y0 = torch.tensor([[1.0, 0.0, 0.0]] * 256, dtype=FLOAT)
+    options = {"rtol": 1e-5, "atol": 1e-10}
+
+    def f(t: Any, y: Any, k: Any) -> Any:  # noqa: ARG001
+        a = k[:, 0] * y[:, 0]
+        b = k[:, 1] * y[:, 1] * y[:, 2]
+        c = k[:, 2] * y[:, 1] ** 2
+        return torch.stack([b - a, a - b - c, c], 1)
+
+    def ours(tol: float = 1e-5) -> Any:
+        s = sk.solve(
+            f,
+            (0.0, 1e4),
+            y0,
+            "rodas5p",
+            rtol=tol,
+            atol=1e-5 * tol,
+            t_eval=[1e4],
+            batched=True,
+            args=(rates,),
+        )
+        assert s.success
+        return s.y[-1], torch.autograd.grad(s.y[-1, :, 0].sum(), rates)[0]
+
+    constants = rates.detach().numpy()
+
+    def scipy(method: str) -> Callable[[], Any]:
+        def run() -> Any:
+            ends = []
+            for k in constants:
+
+                def g(t: float, y: Any, k: Any = k) -> Any:  # noqa: ARG001
+                    a, b, c = k[0] * y[0], k[1] * y[1] * y[2], k[2] * y[1] * y[1]
+                    return b - a, a - b - c, c
+
+                s = solve_ivp(g, (0.0, 1e4), (1.0, 0.0, 0.0), method, t_eval=[1e4], **options)
+                ends.append(s.y[:, -1])
+            return np.array(ends)
+
+        return run
+
+    runs: dict[str, Callable[[], Any]] = {"stiffkit": ours}
+    runs |= {f"SciPy {m}": scipy(m) for m in ("Radau", "BDF", "LSODA")}
+    best = race(runs, max(1, repeat // 3))
+    exact, exact_grad = ours(1e-9)
+    row: dict[str, Any] = {"seconds": best}
+    for name, run in runs.items():
+        y = run()
+        y = y[0].detach().numpy() if isinstance(y, tuple) else y
+        error = np.abs(y / exact.detach().numpy() - 1).max()
+        row[f"{name} digits"] = -math.log10(error)
+    change = (ours()[1] - exact_grad).abs() / exact_grad.abs()
+    row["gradient digits"] = -math.log10(float(change.max()))
+    fastest = min((name for name in best if name != "stiffkit"), key=lambda name: best[name])
+    row["fastest of SciPy"] = fastest
+    row["times faster than SciPy"] = best[fastest] / best["stiffkit"]
+    return row
+
+
+def nan(_: int) -> Any:
+    """What one failing sample does to the others."""
+    mu = torch.linspace(0.5, 5.0, 256, dtype=FLOAT)
+    limit = torch.full((256,), math.inf, dtype=FLOAT)
+    limit[100] = 3.0
+    y0 = torch.tensor([[2.0, 0.0]] * 256, dtype=FLOAT)
+    rest = [i for i in range(256) if i != 100]
+
+    def broken(t: Any, y: Any, mu: Any, limit: Any) -> Any:
+        return torch.where((t > limit)[:, None], math.nan, van_der_pol(t, y, mu))
+
+    options = {"rtol": 1e-6, "atol": 1e-8, "t_eval": [10.0], "batched": True}
+    with torch.no_grad():
+        one = sk.solve(broken, (0.0, 10.0), y0, "dopri5", args=(mu, limit), **options)
+        two = sk.solve(van_der_pol, (0.0, 10.0), y0[rest], "dopri5", args=(mu[rest],), **options)
+    return {
+        "status": one.status[100].name,
+        "change of the others": float((one.y[:, rest] - two.y).abs().max()),
+    }
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cases = {case.__name__: case for case in (same, spread, apart, neural, stiff, nan)}
+    parser.add_argument("cases", nargs="*", default=list(cases))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--repeat", type=int, default=5)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    results = {}
+    for name in given.cases:
+        results[name] = cases[name](given.repeat)
+        print(f"\n{name}")
+        for key, value in results[name].items():
+            print(f"  {key}: {value}")
+    if given.json:
+        given.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
