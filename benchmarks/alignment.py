@@ -131,7 +131,7 @@ def measure(samples=48, substeps=24):
     """Return the summary of every problem, over grids of 10, 18 and 40 noise levels."""
     result = {}
     for name, denoiser in problems().items():
-        n = len(denoiser.variances) if isinstance(denoiser, Gaussian) else denoiser.data.shape[1]
+        n = denoiser.means.shape[1]
         rows = [r for N in (10, 18, 40) for r in records(denoiser, n, samples, N, substeps)]
         result[name] = {"n": n, "random": random_cosine(n), "regions": summary(rows, n)}
     return result
