@@ -2,5 +2,23 @@
 
 from .erk import ERKGuidance, ModeCorrection
 from .extrapolation import FittedExtrapolation
+from .field import (
+    GuidedDenoiser,
+    adaptive_projected_guidance,
+    autoguidance,
+    cfg_plus_plus,
+    cfg_zero_star,
+    classifier_free_guidance,
+)
 
-__all__ = ["ERKGuidance", "FittedExtrapolation", "ModeCorrection"]
+__all__ = [
+    "ERKGuidance",
+    "FittedExtrapolation",
+    "GuidedDenoiser",
+    "ModeCorrection",
+    "adaptive_projected_guidance",
+    "autoguidance",
+    "cfg_plus_plus",
+    "cfg_zero_star",
+    "classifier_free_guidance",
+]
