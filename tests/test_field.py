@@ -77,7 +77,7 @@ def test_outside_the_interval_the_weak_network_is_not_called():
 
     guided = autoguidance(STRONG, weak, 2.0, interval=(0.5, 5.0))
     sigmas = karras_sigmas(10)
-    sample(lambda x, sigma: guided(x, sigma), np.ones((2, 2, 3)), sigmas)
+    sample(guided, np.ones((2, 2, 3)), sigmas, sampler="heun")
     assert calls == [s for pair in pairwise(sigmas) for s in pair if 0.5 < s <= 5.0]
     calls.clear()
     np.testing.assert_array_equal(autoguidance(STRONG, weak, 1.0)(X, 1.0), STRONG(X, 1.0))
@@ -148,12 +148,8 @@ def test_plus_plus_with_euler_is_the_papers_sampler(dtype):
         x = D + s_next / s * (x - D_u)
     data = torch.as_tensor(DATA, dtype=dtype)
     denoiser = cfg_plus_plus(DataDenoiser(data, 0.2, classes=CLASSES), lam, sigmas)
-    drawn = sample(
-        lambda x, sigma: denoiser(x, sigma, LABELS),
-        torch.as_tensor(noise, dtype=dtype),
-        sigmas,
-        sampler="euler",
-    )
+    start = torch.as_tensor(noise, dtype=dtype)
+    drawn = sample(denoiser, start, sigmas, sampler="euler", labels=LABELS)
     # Twelve steps; the first state of size 80 rounds at eps · 80.
     atol = 1e4 * float(torch.finfo(dtype).eps)
     np.testing.assert_allclose(drawn, x, rtol=0, atol=atol)

@@ -2,7 +2,8 @@
 
 from .denoiser import Denoiser, DiscreteTimes, EDMDenoiser, NetworkDenoiser, vp_time
 from .exact import DataDenoiser, GaussianMixture, gaussian
-from .sample import probability_flow, sample
+from .multistep import MULTISTEP, Multistep, Polynomials, Spectrum
+from .sample import DEFAULT_SAMPLER, SAMPLERS, SampleStep, probability_flow, sample
 from .schedule import (
     ALIGN_YOUR_STEPS,
     exponential_sigmas,
@@ -12,15 +13,27 @@ from .schedule import (
     logsnr_sigmas,
     time_uniform_sigmas,
 )
+from .stepping import Churn, SeededNoise
+from .trace import Trace
 
 __all__ = [
     "ALIGN_YOUR_STEPS",
+    "DEFAULT_SAMPLER",
+    "MULTISTEP",
+    "SAMPLERS",
+    "Churn",
     "DataDenoiser",
     "Denoiser",
     "DiscreteTimes",
     "EDMDenoiser",
     "GaussianMixture",
+    "Multistep",
     "NetworkDenoiser",
+    "Polynomials",
+    "SampleStep",
+    "SeededNoise",
+    "Spectrum",
+    "Trace",
     "exponential_sigmas",
     "flow_sigmas",
     "gaussian",

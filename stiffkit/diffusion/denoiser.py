@@ -235,8 +235,10 @@ def _in_dtype(net: Callable[..., Array], dtype: Any, x: Array, time: Array, *res
     if dtype is None:
         return net(x, time, *rest)
 
-    def cast(a: Array, kind: Any) -> Array:
-        return a.astype(kind) if isinstance(a, np.ndarray) else a.to(kind)
+    rest = tuple(cast_to(r, dtype) if getattr(r, "dtype", None) == x.dtype else r for r in rest)
+    return cast_to(net(cast_to(x, dtype), cast_to(time, dtype), *rest), x.dtype)
 
-    rest = tuple(cast(r, dtype) if getattr(r, "dtype", None) == x.dtype else r for r in rest)
-    return cast(net(cast(x, dtype), cast(time, dtype), *rest), x.dtype)
+
+def cast_to(a: Array, dtype: Any) -> Array:
+    """Return `a` in another dtype of its library."""
+    return a.astype(dtype) if isinstance(a, np.ndarray) else a.to(dtype)

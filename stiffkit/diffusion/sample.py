@@ -1,21 +1,62 @@
-"""Sampling: a grid solve of the probability-flow ODE."""
+"""Sampling: noise in, D(x, σ_min) out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from itertools import pairwise
+from typing import Any, NamedTuple
 
-from .._array import Array, backend_of
-from ..solvers import ButcherTableau, StepHook, solve
+import numpy as np
+
+from .._array import Array, backend_of, to_numpy
+from .._optional import require
+from ..guidance.field import call
+from ..solvers import EXPLICIT, ButcherTableau, Step, StepHook, solve
+from .denoiser import cast_to
+from .multistep import MULTISTEP, Multistep
 from .schedule import karras_sigmas
+from .stepping import (
+    Churn,
+    SeededNoise,
+    follow_multistep,
+    follow_tableau,
+    midpoint_in_log,
+    stopped,
+)
+from .trace import Trace
 
-__all__ = ["probability_flow", "sample"]
+__all__ = ["DEFAULT_SAMPLER", "SAMPLERS", "SampleStep", "probability_flow", "sample"]
 
-Denoiser = Callable[[Array, Any], Array]
-"""``D(x, sigma)``: the expected clean sample, x of shape ``(B, *shape)``."""
+DEFAULT_SAMPLER = "unipc3"
+"""Used when neither a sampler nor a guide nor churn is given: see docs/theory/multistep.md."""
+
+Method = ButcherTableau | Multistep | Callable[[float, float], ButcherTableau]
+
+SAMPLERS: dict[str, Method] = {"dpm2": midpoint_in_log, **MULTISTEP, **EXPLICIT}
+"""The samplers by name: DPM-Solver-2, the multistep family and every explicit tableau."""
 
 
-def probability_flow(denoiser: Denoiser) -> Callable[[Any, Array], Array]:
+class SampleStep(NamedTuple):
+    """A step that was made, as callbacks see it."""
+
+    i: int
+    """Number of the step, from 0."""
+    sigma: float
+    """Noise level at its start."""
+    sigma_hat: float
+    """The same with churn."""
+    sigma_next: float
+    """Noise level at its end."""
+    x: Array
+    """State at its end."""
+    denoised: Array
+    """D at its start."""
+
+
+def probability_flow(denoiser: Callable[..., Array]) -> Callable[[Any, Array], Array]:
     """Return the right-hand side dx/dσ = (x − D(x, σ)) / σ, with σ in the place of time."""
 
     def f(sigma: Any, x: Array) -> Array:
@@ -25,54 +66,285 @@ def probability_flow(denoiser: Denoiser) -> Callable[[Any, Array], Array]:
 
 
 def sample(
-    denoiser: Denoiser,
+    denoiser: Callable[..., Array],
     noise: Array,
     sigmas: Any = None,
     *,
     steps: int = 18,
-    sampler: str | ButcherTableau = "heun",
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    sampler: str | Method | None = None,
     guide: StepHook | None = None,
-) -> Array:
-    """Draw samples: solve from σ_max to σ_min on a fixed grid, then take D(x, σ_min).
+    labels: Any = None,
+    image: Array | None = None,
+    churn: float | Churn = 0.0,
+    seeds: Sequence[int] | SeededNoise | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    dtype: Any = None,
+    trace: bool = False,
+    callback: Callable[[SampleStep], Any] | None = None,
+    progress: bool = False,
+) -> Any:
+    """Draw samples: solve the probability-flow ODE from σ_max to σ_min, then take D(x, σ_min).
 
     Parameters
     ----------
     denoiser : callable
-        ``D(x, sigma)``.
+        ``D(x, sigma)``, or ``D(x, sigma, labels)`` where labels are given.
     noise : array, shape ``(B, *shape)``
         Unit normal noise, NumPy or torch.
-    sigmas : array_like, shape (n,), optional
-        Falling noise levels, without a final zero; by default `karras_sigmas(steps)`.
+    sigmas : array_like, shape (n,), or int, optional
+        Falling noise levels, without a final zero. A number stands for `steps`; by default they are
+        ``karras_sigmas(steps, sigma_min, sigma_max, rho)``.
     steps : int
-        Number of noise levels of the default grid. Heun's method then makes 2·steps − 1 calls.
-    sampler : str or ButcherTableau
-        An explicit method.
+        Number of noise levels, as EDM counts. A multistep sampler makes as many calls, Heun's
+        method 2·steps − 1.
+    sigma_min, sigma_max, rho : float
+        Of the default grid.
+    sampler : str, ButcherTableau or Multistep, optional
+        A name in `SAMPLERS`, or a method of your own. By default Heun's method with a guide or
+        with churn, and `DEFAULT_SAMPLER` without.
     guide : StepHook, optional
-        For example `stiffkit.guidance.ERKGuidance`.
+        For example `stiffkit.guidance.ERKGuidance` or `FittedExtrapolation`.
+    labels : optional
+        Handed on to the denoiser.
+    image : array, shape ``(B, *shape)``, optional
+        Image to image: start from it with noise of the first level added, not from noise alone.
+    churn : float or Churn
+        EDM's stochastic churn; a number is its S_churn.
+    seeds : sequence of int, or SeededNoise
+        One seed per sample for the noise of `churn`.
+    rtol, atol : float, optional
+        Control the error instead of following the grid, of which only the ends count: by an
+        embedded pair in the time log σ, one step size for the whole batch. atol is rtol by default.
+    dtype : optional
+        Of the state; by default that of `noise`. See `NetworkDenoiser` for the network's own.
+    trace : bool
+        Return a `Trace` too.
+    callback : callable, optional
+        ``callback(SampleStep)`` after every step; a true return value stops, and the result is D as
+        of then.
+    progress : bool
+        Show a progress bar over the steps (needs tqdm).
 
     Returns
     -------
-    array, shape ``(B, *shape)``
+    array, shape ``(B, *shape)``, or (array, Trace)
 
     Raises
     ------
-    ValueError
-        If the noise levels are not positive and falling.
+    TypeError, ValueError
+        If an argument is unusable, before the first call; among others if a sampler cannot carry
+        the guide or churn.
     RuntimeError
         If the denoiser returned NaN or inf; the partial Solution is in its ``solution`` attribute.
+
+    Notes
+    -----
+    Autograd is off unless `noise` or `image` requires gradients.
     """
-    levels = [float(s) for s in (karras_sigmas(steps) if sigmas is None else sigmas)]
-    if len(levels) < 2 or not levels[-1] > 0:
-        msg = f"sigmas must be at least two positive noise levels, not {levels!r}"
-        raise ValueError(msg)
-    first, last = levels[0], levels[-1]
-    flow = probability_flow(denoiser)
+    churn = churn if isinstance(churn, Churn) else Churn(float(churn))
+    if sampler is None:
+        sampler = DEFAULT_SAMPLER if guide is None and not churn.S_churn else "heun"
+    method = _method("dopri5" if rtol is not None and sampler == DEFAULT_SAMPLER else sampler)
+    _check(method, guide, churn, seeds, rtol)
+    if isinstance(sigmas, (int, np.integer)):
+        steps, sigmas = int(sigmas), None
+    levels = _levels(karras_sigmas(steps, sigma_min, sigma_max, rho) if sigmas is None else sigmas)
+    x = _start(noise, image, levels[0], dtype)
+    source = None
+    if churn.S_churn and seeds is not None:
+        source = seeds if isinstance(seeds, SeededNoise) else SeededNoise(seeds, x)
+        if len(source.generators) != len(x):
+            msg = f"seeds must be one per sample, {len(x)}, not {len(source.generators)}"
+            raise ValueError(msg)
+    backend = backend_of(x)
+    run = _Run(denoiser, labels, guide, callback, levels, trace=trace, progress=progress)
+    with nullcontext() if backend.wants_grad(x) else backend.no_grad(), run:
+        try:
+            if rtol is not None:
+                D = _adaptive(run, x, levels, method, rtol, rtol if atol is None else atol)
+            elif isinstance(method, Multistep):
+                D = follow_multistep(run.denoise, x, levels, method, run.hook)
+            else:
+                churned = None if source is None else (churn, source)
+                flow = probability_flow(run.denoise)
+                x, end = follow_tableau(flow, x, levels, method, run.hook, churned, run.pair)
+                D = run.denoise(x, backend.time(end, x))
+        except _Stop as stop:
+            D = stop.denoised
+    if run.trace is None:
+        return D
+    run.trace.nfev = run.nfev
+    return D, run.trace
+
+
+class _Stop(Exception):
+    """The callback asked to stop."""
+
+    def __init__(self, denoised: Array) -> None:
+        super().__init__()
+        self.denoised = denoised
+
+
+class _Run:
+    """What happens around the steps of a run: counting, guide, trace, callback, progress bar."""
+
+    def __init__(
+        self,
+        denoiser: Callable[..., Array],
+        labels: Any,
+        guide: StepHook | None,
+        callback: Callable[[SampleStep], Any] | None,
+        levels: list[float],
+        *,
+        trace: bool,
+        progress: bool,
+    ) -> None:
+        self.denoiser, self.labels, self.guide, self.callback = denoiser, labels, guide, callback
+        self.levels, self.trace = levels, Trace() if trace else None
+        self.nfev = self.i = 0
+        self.pair = getattr(guide, "pair", "stage")
+        self.bar: Any = None
+        if progress:
+            tqdm = require("tqdm.auto", "diffusion", "progress=True").tqdm
+            layout = "{l_bar}{bar}| {postfix[0]} [{elapsed}<{remaining}]"
+            length = math.log(levels[0] / levels[-1])
+            self.bar = tqdm(total=length, bar_format=layout, postfix=[f"σ = {levels[0]:.3g}"])
+        watched = guide is not None or callback is not None or trace or progress
+        self.hook = self._hook if watched else None
+
+    def denoise(self, x: Array, sigma: Any) -> Array:
+        """Call the denoiser, and count."""
+        self.nfev += 1
+        return call(self.denoiser, x, sigma, self.labels)
+
+    def _hook(self, step: Step, probe: Any) -> Array:
+        moved = step.y_new if self.guide is None else self.guide(step, probe)
+        if self.trace is not None:
+            jacobian = getattr(self.denoiser, "jacobian", None)
+            self.trace.record(step, probe, moved, self.guide, jacobian)
+        D, s = step.y - step.t * step.k[0], self.levels[self.i]
+        self.passed(SampleStep(self.i, s, step.t, step.t_new, moved, D))
+        return moved
+
+    def passed(self, step: SampleStep) -> None:
+        """Tell of a step that was made."""
+        self.i += 1
+        if self.bar is not None:
+            self.bar.postfix[0] = f"σ = {step.sigma_next:.3g}"
+            self.bar.update(math.log(self.levels[0] / step.sigma_next) - self.bar.n)
+        if self.callback is not None and self.callback(step):
+            raise _Stop(step.denoised)
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _adaptive(
+    run: _Run, x: Array, levels: list[float], method: Any, rtol: float, atol: float
+) -> Array:
+    """Solve dx/dlog σ = x − D with error control; D at the end."""
+    backend = backend_of(x)
+
+    def f(t: Any, x: Array) -> Array:
+        return x - run.denoise(x, math.exp(t) if isinstance(t, float) else t.exp())
+
+    def passed(step: Step) -> None:
+        s, s_new = math.exp(step.t), math.exp(step.t_new)
+        run.passed(SampleStep(run.i, s, s, s_new, step.y_new, step.y - step.k[0]))
+
+    span = math.log(levels[0]), math.log(levels[-1])
     solution = solve(
-        flow, (first, last), noise * first, sampler, grid=levels, t_eval=[last], guide=guide
+        f, span, x, method, rtol=rtol, atol=atol, t_eval=span[1:], callback=passed, detect=False
     )
     if not solution.success:
-        error = RuntimeError(f"sampling stopped: {solution.message}")
-        error.solution = solution  # type: ignore[attr-defined]
-        raise error
-    x = solution.y[-1]
-    return denoiser(x, backend_of(x).real_like(last, x))
+        raise stopped(solution)
+    return run.denoise(solution.y[-1], backend.time(levels[-1], x))
+
+
+# Arguments ----------------------------------------------------------------------------------------
+
+
+def _method(sampler: Any) -> Method:
+    if isinstance(sampler, (ButcherTableau, Multistep)):
+        if isinstance(sampler, ButcherTableau) and not sampler.explicit:
+            msg = f"sampler {sampler.name!r} is implicit; sampling needs an explicit method"
+            raise ValueError(msg)
+        return sampler
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
+        near = difflib.get_close_matches(str(sampler).lower(), SAMPLERS, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        msg = f"unknown sampler {sampler!r}{hint} Known are: {', '.join(SAMPLERS)}"
+        raise ValueError(msg)
+    return SAMPLERS[sampler]
+
+
+def _carries(method: Method, pair: str | None) -> bool:
+    """Whether a method's steps have the two states that a guide compares."""
+    if isinstance(method, Multistep):
+        return pair == "path" and not method.corrector
+    if not isinstance(method, ButcherTableau):
+        return pair in ("midpoint", None)
+    return {
+        "stage": method.probe is not None,
+        "embedded": method.b_hat is not None,
+        "midpoint": False,
+        "path": False,
+    }.get(str(pair), True)
+
+
+def _check(method: Method, guide: Any, churn: Churn, seeds: Any, rtol: Any) -> None:
+    """Refuse what does not go together."""
+    if guide is not None:
+        pair = getattr(guide, "pair", None)
+        if not _carries(method, pair):
+            able = ", ".join(name for name, other in SAMPLERS.items() if _carries(other, pair))
+            msg = f"sampler cannot carry this guide ({guide!r}); those that can: {able}"
+            raise ValueError(msg)
+    if churn.S_churn:
+        if isinstance(method, Multistep):
+            able = ", ".join(n for n, other in SAMPLERS.items() if not isinstance(other, Multistep))
+            msg = f"churn breaks the history of {method.name!r}; samplers that can carry it: {able}"
+            raise ValueError(msg)
+        if seeds is None:
+            msg = "churn draws noise: give seeds, one per sample"
+            raise ValueError(msg)
+    if rtol is not None:
+        if not isinstance(method, ButcherTableau) or method.error_order is None:
+            able = ", ".join(n for n, other in EXPLICIT.items() if other.error_order is not None)
+            msg = f"rtol needs a sampler with an embedded pair: {able}"
+            raise ValueError(msg)
+        if guide is not None or churn.S_churn:
+            msg = "rtol controls the error of the flow itself: it goes with no guide and no churn"
+            raise ValueError(msg)
+
+
+def _levels(sigmas: Any) -> list[float]:
+    levels = [float(s) for s in to_numpy(sigmas).reshape(-1)]
+    if len(levels) < 2 or not all(a > b for a, b in pairwise([math.inf, *levels, 0.0])):
+        msg = f"sigmas must be at least two positive, falling noise levels, not {levels!r}"
+        raise ValueError(msg)
+    return levels
+
+
+def _start(noise: Any, image: Any, sigma: float, dtype: Any) -> Array:
+    """Return the state at the first level."""
+    for name, array in (("noise", noise), ("image", image)):
+        if array is not None and not getattr(array, "ndim", 0):
+            msg = f"{name} must be an array of shape (B, *shape), not {type(array).__name__}"
+            raise TypeError(msg)
+    if image is not None and tuple(image.shape) != tuple(noise.shape):
+        msg = f"image has shape {tuple(image.shape)}, the noise {tuple(noise.shape)}"
+        raise ValueError(msg)
+    if dtype is not None:
+        cast = [a if a is None else cast_to(a, dtype) for a in (noise, image)]
+        noise, image = cast
+    x = sigma * noise
+    return backend_of(noise).state(x if image is None else image + x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 
@@ -137,6 +137,7 @@ class ModeCorrection:
 
     weight: float = 1.0
     w_con: float = 0.0
+    pair: ClassVar[PairName] = "stage"
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight):

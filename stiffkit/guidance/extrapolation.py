@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -56,6 +56,8 @@ class FittedExtrapolation:
     """
 
     std: float = 0.5
+    pair: ClassVar[str] = "embedded"
+    """What it needs of a method: an embedded row."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.std) and self.std > 0):
