@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -194,15 +194,13 @@ class Multistep:
 
         An embedded error estimate without a call: applied to the values it is x' − x̂'.
         """
-        plan = self.plan(sigmas)
-        if self.order == 1:
-            return ((),) * len(plan)
-        lower = replace(self, order=self.order - 1, corrector=0).plan(sigmas)
-        rows = []
-        for high, low in zip((step.predictor for step in plan), lower, strict=True):
-            row = (*low.predictor, *(0.0,) * (len(high) - len(low.predictor)))
-            change = tuple(a - b for a, b in zip(high, row, strict=False))
-            rows.append(change if len(high) > 1 and len(high) > len(low.predictor) else ())
+        levels, rows = [float(s) for s in sigmas], []
+        for i, step in enumerate(self.plan(levels)):
+            high = np.array(step.predictor)
+            if len(high) > 1:
+                nodes = levels[i::-1][: len(high) - 1]
+                high[:-1] -= self.weights(nodes, levels[i], levels[i + 1])
+            rows.append(tuple(high.tolist()) if len(high) > 1 else ())
         return tuple(rows)
 
     def weights(self, nodes: Any, s: float, s_new: float) -> FloatArray:
