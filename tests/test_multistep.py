@@ -212,21 +212,23 @@ def test_rectangles_of_deis_tend_to_the_integral():
 # Kriging ------------------------------------------------------------------------------------------
 
 
-def kriging(std, nodes, s, s_new):
+def kriging(std, power, nodes, s, s_new):
     """The kernel form, [K, 1; 1ᵀ, 0][w; μ] = [b; 1 − r], in 60 digits and with no nugget."""
     mpmath.mp.dps = 60
     mp = mpmath.mpf
     S, u = [mp(float(v)) for v in std], [mp(float(v)) for v in nodes]
     s, s_new = mp(float(s)), mp(float(s_new))
+    p = {a: mp(float(b)) * a**2 / (a**2 + s_new**2) for a, b in zip(S, power, strict=True)}
 
     def kernel(u, v):
-        return mpmath.fsum(a**4 / mpmath.sqrt((a**2 + u**2) * (a**2 + v**2)) for a in S)
+        return mpmath.fsum(p[a] * a**4 / mpmath.sqrt((a**2 + u**2) * (a**2 + v**2)) for a in S)
 
     def integral(u):
         # ∫ d(1/v)/√(S² + v²) has the primitive −√(S² + v²)/(S² v)
         # since d/dv [√(S² + v²)/v] = −S²/(v² √(S² + v²)).
         return s_new * mpmath.fsum(
-            a**4
+            p[a]
+            * a**4
             / mpmath.sqrt(a**2 + u**2)
             * (mpmath.sqrt(a**2 + s_new**2) / s_new - mpmath.sqrt(a**2 + s**2) / s)
             / a**2
@@ -247,11 +249,12 @@ def kriging(std, nodes, s, s_new):
 
 @pytest.mark.parametrize("n", [5, 18, 200])
 def test_kriging_weights_are_those_of_the_kernel_in_sixty_digits(n):
-    spectrum = Spectrum(tuple(np.geomspace(0.003, 80.0, 20)))
+    std = np.geomspace(0.003, 80.0, 20)
+    spectrum = Spectrum(tuple(std), tuple(1 / std))
     sigmas = karras_sigmas(n)
     for i in (1, n // 2, n - 2):
         nodes = sigmas[max(i - 2, 0) : i + 1][::-1]
-        expected = kriging(spectrum.std, nodes, sigmas[i], sigmas[i + 1])
+        expected = kriging(spectrum.std, spectrum.power, nodes, sigmas[i], sigmas[i + 1])
         w = spectrum.weights(nodes, sigmas[i], sigmas[i + 1], "D")
         # The least squares' condition grows as the square of the distance between levels falls.
         tolerance = 1e-10 * (n / 5) ** 2
@@ -346,5 +349,8 @@ def test_a_rule_of_ones_own_and_bad_ones():
     for options, word in (({"order": 0}, "order"), ({"order": 2, "quantity": "x"}, "quantity")):
         with pytest.raises(ValueError, match=word):
             Multistep("bad", **options)
+    for std, power in (((), None), ((0.0,), None), ((1.0,), (1.0, 2.0)), ((1.0,), (-1.0,))):
+        with pytest.raises(ValueError, match="std and power"):
+            Spectrum(std, power)
     with pytest.raises(ValueError, match="Spectrum"):
         Multistep("bad", 2, "f", Spectrum((0.5,))).plan([2.0, 1.0])

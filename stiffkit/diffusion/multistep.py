@@ -72,10 +72,13 @@ class Polynomials:
 class Spectrum:
     """Kriging: the linear rule of least mean-square error for Gaussian data of a known spectrum.
 
-    A direction in which the data have variance S² carries D = S²/√(S² + σ²) times a constant of the
-    path. With prior variances p_S of those constants, and an unknown mean, the error of a rule has
-    the variance Σ_S p_S (Σ_j w_j φ_S(u_j) − b_S)², φ_S(σ) = S²/√(S² + σ²), b_S its exact
-    integral; the weights minimise it with Σ_j w_j fixed to 1 − r, the integral of a constant.
+    A direction in which the data have variance S² carries D = μ + c φ_S(σ), φ_S = S²/√(S² + σ²), c
+    constant along the path. Of a rule with weights w, Σ_j w_j = 1 − r so that the unknown μ drops
+    out, the error in that direction is c (Σ_j w_j φ_S(u_j) − b_S), b_S the exact integral of φ_S;
+    the flow from s' to its end multiplies it by S/√(S² + s'²). With p_S the power of all c at the
+    scale S the weights minimise the variance at the end,
+
+        Σ_S p_S S²/(S² + s'²) (Σ_j w_j φ_S(u_j) − b_S)².
 
     With one S alone and two nodes this is the basis {1, (S² + σ²)^(−1/2)}: exact for isotropic
     Gaussian data.
@@ -85,15 +88,22 @@ class Spectrum:
     std : tuple of float
         The S, positive.
     power : tuple of float, optional
-        Their p_S; equal by default.
-    ridge : float
-        Weight of ‖w‖² beside the error's variance, relative to that of a single node: what D holds
-        beside the model. 0 is the pure rule.
+        Their p_S, positive; equal by default.
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive, or there is not one power for each S.
     """
 
     std: tuple[float, ...]
     power: tuple[float, ...] | None = None
-    ridge: float = 0.0
+
+    def __post_init__(self) -> None:
+        power = self.std if self.power is None else self.power
+        if not self.std or len(power) != len(self.std) or not min(*self.std, *power) > 0:
+            msg = f"std and power must be positive and as many, not {self.std!r} and {self.power!r}"
+            raise ValueError(msg)
 
     def weights(self, nodes: FloatArray, s: float, s_new: float, quantity: Quantity) -> FloatArray:
         """Return the weights of least error."""
@@ -101,26 +111,22 @@ class Spectrum:
             msg = f"a Spectrum is of D, not of {quantity!r}"
             raise ValueError(msg)
         v, quadrature = _quadrature(s, s_new, quantity)
-        total = -math.expm1(math.log(s_new / s))
+        S = np.array(self.std)
+        root = np.sqrt(np.ones(1) if self.power is None else np.array(self.power))
+        importance = (root * S / np.sqrt(S**2 + s_new**2))[:, None]
         # Σ w = 1 − r takes the newest value out: only differences from it are left, and these are
         # formed without cancellation. Least squares on them, not on products of theirs: the
         # kernel's condition would be the square.
-        A = self._changes(nodes[1:], nodes[0])  # (m, k - 1)
-        b = self._changes(v, nodes[0]) @ quadrature
-        scale = np.linalg.norm(self._changes(np.array([0.5 * nodes[0]]), nodes[0]))
-        rows = self.ridge * scale * np.eye(A.shape[1])
-        w = np.linalg.lstsq(
-            np.vstack([A, rows]), np.concatenate([b, np.zeros(A.shape[1])]), rcond=1e-15
-        )[0]
-        return np.concatenate([[total - w.sum()], w])
+        A = importance * self._changes(nodes[1:], nodes[0])  # (S, k - 1)
+        b = importance[:, 0] * (self._changes(v, nodes[0]) @ quadrature)
+        w = np.linalg.lstsq(A, b, rcond=1e-15)[0]
+        return np.concatenate([[-math.expm1(math.log(s_new / s)) - w.sum()], w])
 
     def _changes(self, v: FloatArray, u: float) -> FloatArray:
-        """√p_S (φ_S(v) − φ_S(u)), shape (S, v)."""
+        """φ_S(v) − φ_S(u), shape (S, v)."""
         S = np.array(self.std)[:, None]
         root_v, root_u = np.sqrt(S**2 + v**2), np.sqrt(S**2 + u**2)
-        change = S**2 * (u - v) * (u + v) / (root_v * root_u * (root_v + root_u))
-        power = np.ones(1) if self.power is None else np.array(self.power)
-        return np.asarray(change * np.sqrt(power)[:, None])
+        return np.asarray(S**2 * (u - v) * (u + v) / (root_v * root_u * (root_v + root_u)))
 
 
 class StepWeights(NamedTuple):

@@ -73,7 +73,9 @@ class Trace:
 
     @property
     def alignment(self) -> FloatArray:
-        """|cos| of the embedded error and the Jacobian's dominant eigenvector; shape (steps, B).
+        """Cosine of the angle between the embedded error and the dominant eigenvector, ≥ 0.
+
+        Shape (steps, B).
 
         Only for denoisers that know their Jacobian (`stiffkit.diffusion.GaussianMixture`, …).
         """
@@ -110,7 +112,7 @@ class Trace:
             self.columns[name].append(np.asarray(values, dtype=float).reshape(-1))
 
     def plot(self, axes: Any = None) -> Any:
-        """Draw ρ̂ and |λ̂|, z, and error and correction over σ: medians and the middle 80 %.
+        """Draw ρ̂ and λ̂, z, and error and correction over σ: medians and the middle 80 %.
 
         Parameters
         ----------
