@@ -16,7 +16,7 @@ from torch.nn.functional import conv2d, conv_transpose2d, layer_norm, linear, re
 
 from stiffkit.diffusion import NetworkDenoiser
 
-NAMES = ("hsc_ScoreNet32", "ZTF_ScoreNet32", "hsc_ScoreNet64", "ZTF_ScoreNet64")
+NAMES = ("hsc_ScoreNet32", "ZTF_ScoreNet32", "hsc_ScoreNet64")
 SIGMA_MIN, SIGMA_MAX = 0.0316, 148.4
 
 

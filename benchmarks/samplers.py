@@ -34,7 +34,12 @@ from stiffkit.diffusion import (
     probability_flow,
     sample,
 )
-from stiffkit.guidance import ERKGuidance, FittedExtrapolation
+from stiffkit.guidance import (
+    ERKGuidance,
+    FittedExtrapolation,
+    autoguidance,
+    classifier_free_guidance,
+)
 
 DATA = Path(__file__).parents[1] / "docs" / "data" / "samplers.json"
 CALLS = (7, 11, 15, 21, 31, 63)
@@ -118,6 +123,24 @@ def exact_problems(which):
     }
 
 
+def guided_problems(count=32):
+    """Name -> guided denoiser of as many samples; their Jacobians are not those of any density."""
+    from sklearn.datasets import load_digits
+
+    rng = np.random.default_rng(3)
+    means, digit = rng.normal(0.0, 0.5, (12, 16)), load_digits().target[:400]
+    mixture = DataDenoiser(means, 0.15, classes=np.arange(12) % 4)
+    sharp, blurred = (DataDenoiser(digits(), std, classes=digit) for std in (0.1, 0.4))
+    labels = np.arange(count) % 4
+    guided = {
+        "mixture 16-D, CFG 2": classifier_free_guidance(mixture, 2.0),
+        "mixture 16-D, CFG 4": classifier_free_guidance(mixture, 4.0),
+        "digits, CFG 2": classifier_free_guidance(sharp, 2.0),
+        "digits, autoguidance 2": autoguidance(sharp, blurred, 2.0),
+    }
+    return {name: (d, labels) for name, d in guided.items()}
+
+
 class Problem:
     """A denoiser with its noise levels, its starting noise by seed, and its converged samples."""
 
@@ -147,12 +170,12 @@ class Problem:
         sigmas, out = GRIDS[grid](n, *self.range), []
         for noise, end in zip(self.noises, self.ends, strict=True):
             x = sample(self.denoiser, noise, sigmas, sampler=sampler, guide=guide)
-            out.append(float(((x - end) ** 2).reshape(len(x), -1).sum(1).mean() ** 0.5))
+            out.append(float((((x - end) ** 2).reshape(len(x), -1).sum(1) ** 0.5).mean()))
         return out
 
 
-def exact_problem(denoiser, count=32):
-    n = denoiser.means.shape[1]
+def exact_problem(denoiser, count=32, n=None):
+    n = n or denoiser.means.shape[1]
     noises = [np.random.default_rng(1000 + s).standard_normal((count, n)) for s in SEEDS]
     return Problem(denoiser, noises, 0.002, 80.0)
 
@@ -190,11 +213,11 @@ def image_problems(count=4):
 # Measurement --------------------------------------------------------------------------------------
 
 
-def measure(problem, calls=CALLS, samplers=MULTISTEP, grids=tuple(GRIDS)):
-    """{"sampler @ grid": {calls: [error per seed]}}."""
+def measure(problem, calls=CALLS, samplers=MULTISTEP, grids=tuple(GRIDS), singles=tuple(GRIDS)):
+    """{"sampler @ grid": {calls: [error per seed]}}; two-call samplers on the grids `singles`."""
     table = {}
     for grid in grids:
-        for name, (sampler, guide) in single_steps().items():
+        for name, (sampler, guide) in single_steps().items() if grid in singles else ():
             row = table.setdefault(f"{name} @ {grid}", {})
             for c in calls:
                 n = (c + 1) // 2
@@ -315,12 +338,22 @@ def main():
             show(which, result[which]["summary"])
             print(f"  ({time.perf_counter() - start:.0f} s)")
         result["finite"] = finite_set()
+        tables = {}
+        for name, (guided, labels) in guided_problems().items():
+            n = guided.strong.means.shape[1]
+            conditional = functools.partial(guided, labels=labels)
+            tables[name] = measure(exact_problem(conditional, n=n), (7, 15, 31))
+        result["guided"] = {"summary": summary(tables), "errors": tables}
+        show("guided", result["guided"]["summary"])
         report = exact_problems("report")
         result["distances"] = {name: distances(report[name]) for name in list(report)[:6]}
     if arguments.only != "exact":
         tables = {}
+        few = ("dpmpp2m", "unipc3", "deis3", "deis4", "sk34", "sk44")
         for name, make in image_problems().items():
-            tables[name] = measure(make(), calls=(7, 11, 15, 21, 31))
+            table = measure(make(), (7, 11, 15, 21, 31), few, ("karras7", "logsnr"), ("karras7",))
+            tables[name] = table
+            show(name, summary({name: table}))
         if tables:
             result["images"] = {"summary": summary(tables), "errors": tables}
             show("pretrained networks", result["images"]["summary"])

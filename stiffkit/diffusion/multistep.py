@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .denoiser import vp_time
-from .schedule import logsnr_sigmas, vp_parameters
+from .schedule import vp_parameters
 
 __all__ = ["MULTISTEP", "Multistep", "Polynomials", "Spectrum", "StepWeights"]
 
@@ -313,8 +313,24 @@ _DPMPP = "C. Lu et al., DPM-Solver++, 2022, doi:10.48550/arXiv.2211.01095"
 _UNIPC = "W. Zhao et al., UniPC, NeurIPS 2023, doi:10.48550/arXiv.2302.04867"
 _DEIS = "Q. Zhang, Y. Chen, DEIS, ICLR 2023, doi:10.48550/arXiv.2204.13902"
 
-SPECTRUM = Spectrum(tuple(logsnr_sigmas(60, 0.003, 80.0).tolist()))
-"""Equal power at every scale from below the finest detail to the largest noise level."""
+_DATA_STD = 0.5  # EDM's convention
+_FLOOR = 0.03**2
+
+
+def _natural_spectrum() -> Spectrum:
+    """Power S^(−1/2) at the scales of the data; a floor above, for what a network adds to D.
+
+    A network's error in its prediction of the noise, 0.03 here, is an error σ times as large of D:
+    at noise far above the data's scale D varies by it and by nothing else. The constants were
+    chosen on the tuning problems of benchmarks/samplers.py and one network's 4 samples.
+    """
+    S = np.geomspace(0.003, 160.0, 66)
+    power = np.where(S < 2.5 * _DATA_STD, (S / _DATA_STD) ** -0.5, _FLOOR)
+    return Spectrum(tuple(S.tolist()), tuple(power.tolist()))
+
+
+SPECTRUM = _natural_spectrum()
+"""The spectrum of sk34 and sk44."""
 
 MULTISTEP: dict[str, Multistep] = {
     method.name: method
