@@ -17,6 +17,7 @@ import functools
 import importlib.util
 import json
 import math
+import re
 import time
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from stiffkit.guidance import (
 
 DATA = Path(__file__).parents[1] / "docs" / "data" / "samplers.json"
 CALLS = (7, 11, 15, 21, 31, 63)
+IMAGE_CALLS = (7, 11, 15, 21, 31)
 SEEDS = (0, 1, 2)
 GRIDS = {
     "karras7": karras_sigmas,
@@ -314,6 +316,17 @@ def finite_set(calls=CALLS, count=64):
     return rows
 
 
+def kept(tables, calls):
+    """Return what is written of a set: a summary, and errors averaged over seeds."""
+    errors = {
+        problem: {
+            name: [float(f"{np.mean(row[c]):.3g}") for c in calls] for name, row in table.items()
+        }
+        for problem, table in tables.items()
+    }
+    return {"calls": list(calls), "summary": summary(tables), "errors": errors}
+
+
 def show(title, table, base="heun @ karras7"):
     print(f"\n{title}: error over {base}: geometric mean, worst cell, wins")
     for name, row in sorted(table.items(), key=lambda item: item[1][base]["mean"]):
@@ -334,7 +347,7 @@ def main():
             start = time.perf_counter()
             problems = exact_problems(which)
             tables = {name: measure(exact_problem(d)) for name, d in problems.items()}
-            result[which] = {"summary": summary(tables), "errors": tables}
+            result[which] = kept(tables, CALLS)
             show(which, result[which]["summary"])
             print(f"  ({time.perf_counter() - start:.0f} s)")
         result["finite"] = finite_set()
@@ -343,7 +356,7 @@ def main():
             n = guided.strong.means.shape[1]
             conditional = functools.partial(guided, labels=labels)
             tables[name] = measure(exact_problem(conditional, n=n), (7, 15, 31))
-        result["guided"] = {"summary": summary(tables), "errors": tables}
+        result["guided"] = kept(tables, (7, 15, 31))
         show("guided", result["guided"]["summary"])
         report = exact_problems("report")
         result["distances"] = {name: distances(report[name]) for name in list(report)[:6]}
@@ -351,13 +364,14 @@ def main():
         tables = {}
         few = ("dpmpp2m", "unipc3", "deis3", "deis4", "sk34", "sk44")
         for name, make in image_problems().items():
-            table = measure(make(), (7, 11, 15, 21, 31), few, ("karras7", "logsnr"), ("karras7",))
+            table = measure(make(), IMAGE_CALLS, few, ("karras7", "logsnr"), ("karras7",))
             tables[name] = table
             show(name, summary({name: table}))
         if tables:
-            result["images"] = {"summary": summary(tables), "errors": tables}
+            result["images"] = kept(tables, IMAGE_CALLS)
             show("pretrained networks", result["images"]["summary"])
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    text = re.sub(r"\[\s+([^\[\]]*?)\s+\]", r"[\1]", json.dumps(result, indent=1))
+    arguments.out.write_text(re.sub(r",\s+(?=-?\d)", ", ", text) + "\n")
 
 
 if __name__ == "__main__":

@@ -396,7 +396,7 @@ def test_what_does_not_go_together_is_refused_with_what_does():
     with pytest.raises(ValueError, match="seeds must be one per sample"):
         sample(never, NOISE, SIGMAS, churn=3.0, seeds=[1])
     with pytest.raises(ValueError, match=r"rtol needs a sampler.*bosh3"):
-        sample(never, NOISE, SIGMAS, sampler="unipc2", rtol=1e-3)
+        sample(never, NOISE, SIGMAS, sampler=DEFAULT_SAMPLER, rtol=1e-3)
     with pytest.raises(ValueError, match="no guide"):
         sample(never, NOISE, SIGMAS, rtol=1e-3, guide=FittedExtrapolation())
     with pytest.raises(ValueError, match="did you mean 'unipc3'"):

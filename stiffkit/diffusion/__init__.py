@@ -1,9 +1,11 @@
 """Diffusion: the probability-flow ODE as a right-hand side, a grid of noise levels, and a hook."""
 
+from .arguments import DEFAULT_SAMPLER, SAMPLERS
+from .bases import Polynomials, Spectrum
 from .denoiser import Denoiser, DiscreteTimes, EDMDenoiser, NetworkDenoiser, vp_time
 from .exact import DataDenoiser, GaussianMixture, gaussian
-from .multistep import MULTISTEP, Multistep, Polynomials, Spectrum
-from .sample import DEFAULT_SAMPLER, SAMPLERS, SampleStep, probability_flow, sample
+from .multistep import MULTISTEP, Multistep
+from .sample import SampleStep, probability_flow, sample
 from .schedule import (
     ALIGN_YOUR_STEPS,
     exponential_sigmas,

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._array import Array, backend_of, to_numpy
+from .._array import Array, backend_of
 from .._optional import require
 from ..guidance.field import call
-from ..solvers import EXPLICIT, ButcherTableau, Step, StepHook, solve
-from .denoiser import cast_to
-from .multistep import MULTISTEP, Multistep
+from ..solvers import Step, StepHook, solve
+from .arguments import (
+    DEFAULT_SAMPLER,
+    Method,
+    check_levels,
+    check_together,
+    find_method,
+    start_state,
+)
+from .multistep import Multistep
 from .schedule import karras_sigmas
 from .stepping import (
     Churn,
     SeededNoise,
     follow_multistep,
     follow_tableau,
-    midpoint_in_log,
     stopped,
 )
 from .trace import Trace
 
-__all__ = ["DEFAULT_SAMPLER", "SAMPLERS", "SampleStep", "probability_flow", "sample"]
-
-DEFAULT_SAMPLER = "unipc3"
-"""Used when neither a sampler nor a guide nor churn is given: see docs/theory/multistep.md."""
-
-Method = ButcherTableau | Multistep | Callable[[float, float], ButcherTableau]
-
-SAMPLERS: dict[str, Method] = {"dpm2": midpoint_in_log, **MULTISTEP, **EXPLICIT}
-"""The samplers by name: DPM-Solver-2, the multistep family and every explicit tableau."""
+__all__ = ["SampleStep", "probability_flow", "sample"]
 
 
 class SampleStep(NamedTuple):
@@ -105,7 +101,7 @@ def sample(
         Of the default grid.
     sampler : str, ButcherTableau or Multistep, optional
         A name in `SAMPLERS`, or a method of your own. By default Heun's method with a guide or
-        with churn, and `DEFAULT_SAMPLER` without.
+        with churn, dopri5 with `rtol`, and else `DEFAULT_SAMPLER`.
     guide : StepHook, optional
         For example `stiffkit.guidance.ERKGuidance` or `FittedExtrapolation`.
     labels : optional
@@ -147,13 +143,16 @@ def sample(
     """
     churn = churn if isinstance(churn, Churn) else Churn(float(churn))
     if sampler is None:
-        sampler = DEFAULT_SAMPLER if guide is None and not churn.S_churn else "heun"
-    method = _method("dopri5" if rtol is not None and sampler == DEFAULT_SAMPLER else sampler)
-    _check(method, guide, churn, seeds, rtol)
+        plain = guide is None and not churn.S_churn
+        sampler = "heun" if not plain else DEFAULT_SAMPLER if rtol is None else "dopri5"
+    method = find_method(sampler)
+    check_together(method, guide, churn, seeds, rtol)
     if isinstance(sigmas, (int, np.integer)):
         steps, sigmas = int(sigmas), None
-    levels = _levels(karras_sigmas(steps, sigma_min, sigma_max, rho) if sigmas is None else sigmas)
-    x = _start(noise, image, levels[0], dtype)
+    levels = check_levels(
+        karras_sigmas(steps, sigma_min, sigma_max, rho) if sigmas is None else sigmas
+    )
+    x = start_state(noise, image, levels[0], dtype)
     source = None
     if churn.S_churn and seeds is not None:
         source = seeds if isinstance(seeds, SeededNoise) else SeededNoise(seeds, x)
@@ -267,84 +266,3 @@ def _adaptive(
     if not solution.success:
         raise stopped(solution)
     return run.denoise(solution.y[-1], backend.time(levels[-1], x))
-
-
-# Arguments ----------------------------------------------------------------------------------------
-
-
-def _method(sampler: Any) -> Method:
-    if isinstance(sampler, (ButcherTableau, Multistep)):
-        if isinstance(sampler, ButcherTableau) and not sampler.explicit:
-            msg = f"sampler {sampler.name!r} is implicit; sampling needs an explicit method"
-            raise ValueError(msg)
-        return sampler
-    if not isinstance(sampler, str) or sampler not in SAMPLERS:
-        near = difflib.get_close_matches(str(sampler).lower(), SAMPLERS, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        msg = f"unknown sampler {sampler!r}{hint} Known are: {', '.join(SAMPLERS)}"
-        raise ValueError(msg)
-    return SAMPLERS[sampler]
-
-
-def _carries(method: Method, pair: str | None) -> bool:
-    """Whether a method's steps have the two states that a guide compares."""
-    if isinstance(method, Multistep):
-        return pair == "path" and not method.corrector
-    if not isinstance(method, ButcherTableau):
-        return pair in ("midpoint", None)
-    return {
-        "stage": method.probe is not None,
-        "embedded": method.b_hat is not None,
-        "midpoint": False,
-        "path": False,
-    }.get(str(pair), True)
-
-
-def _check(method: Method, guide: Any, churn: Churn, seeds: Any, rtol: Any) -> None:
-    """Refuse what does not go together."""
-    if guide is not None:
-        pair = getattr(guide, "pair", None)
-        if not _carries(method, pair):
-            able = ", ".join(name for name, other in SAMPLERS.items() if _carries(other, pair))
-            msg = f"sampler cannot carry this guide ({guide!r}); those that can: {able}"
-            raise ValueError(msg)
-    if churn.S_churn:
-        if isinstance(method, Multistep):
-            able = ", ".join(n for n, other in SAMPLERS.items() if not isinstance(other, Multistep))
-            msg = f"churn breaks the history of {method.name!r}; samplers that can carry it: {able}"
-            raise ValueError(msg)
-        if seeds is None:
-            msg = "churn draws noise: give seeds, one per sample"
-            raise ValueError(msg)
-    if rtol is not None:
-        if not isinstance(method, ButcherTableau) or method.error_order is None:
-            able = ", ".join(n for n, other in EXPLICIT.items() if other.error_order is not None)
-            msg = f"rtol needs a sampler with an embedded pair: {able}"
-            raise ValueError(msg)
-        if guide is not None or churn.S_churn:
-            msg = "rtol controls the error of the flow itself: it goes with no guide and no churn"
-            raise ValueError(msg)
-
-
-def _levels(sigmas: Any) -> list[float]:
-    levels = [float(s) for s in to_numpy(sigmas).reshape(-1)]
-    if len(levels) < 2 or not all(a > b for a, b in pairwise([math.inf, *levels, 0.0])):
-        msg = f"sigmas must be at least two positive, falling noise levels, not {levels!r}"
-        raise ValueError(msg)
-    return levels
-
-
-def _start(noise: Any, image: Any, sigma: float, dtype: Any) -> Array:
-    """Return the state at the first level."""
-    for name, array in (("noise", noise), ("image", image)):
-        if array is not None and not getattr(array, "ndim", 0):
-            msg = f"{name} must be an array of shape (B, *shape), not {type(array).__name__}"
-            raise TypeError(msg)
-    if image is not None and tuple(image.shape) != tuple(noise.shape):
-        msg = f"image has shape {tuple(image.shape)}, the noise {tuple(noise.shape)}"
-        raise ValueError(msg)
-    if dtype is not None:
-        cast = [a if a is None else cast_to(a, dtype) for a in (noise, image)]
-        noise, image = cast
-    x = sigma * noise
-    return backend_of(noise).state(x if image is None else image + x)
