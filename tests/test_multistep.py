@@ -21,6 +21,7 @@ from stiffkit.diffusion import (
     gaussian,
     karras_sigmas,
     logsnr_sigmas,
+    natural_spectrum,
     probability_flow,
     sample,
     vp_time,
@@ -274,6 +275,16 @@ def test_one_scale_is_exact_for_isotropic_gaussian_data(S):
         w = rule.weights((s, s_old), s, s_new)
         step = s_new / s * at[s] + w[0] * denoiser(at[s], s) + w[1] * denoiser(at[s_old], s_old)
         np.testing.assert_allclose(step, at[s_new], rtol=1e-10, atol=1e-11)
+
+
+def test_the_spectrum_scales_with_the_data():
+    # D(c x, c σ) = c D(x, σ) for data c times as large: the same weights at c times the levels.
+    nodes = np.array([1.0, 2.0, 4.0])
+    small = natural_spectrum(0.5).weights(nodes, 1.0, 0.6, "D")
+    large = natural_spectrum(1.5).weights(3 * nodes, 3.0, 1.8, "D")
+    np.testing.assert_allclose(large, small, rtol=1e-9)
+    with pytest.raises(ValueError, match="std must be positive"):
+        natural_spectrum(0.0)
 
 
 @pytest.mark.parametrize("name", ["sk34", "sk44"])

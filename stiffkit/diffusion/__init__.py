@@ -1,7 +1,7 @@
 """Diffusion: the probability-flow ODE as a right-hand side, a grid of noise levels, and a hook."""
 
 from .arguments import DEFAULT_SAMPLER, SAMPLERS
-from .bases import Polynomials, Spectrum
+from .bases import Polynomials, Spectrum, natural_spectrum
 from .denoiser import Denoiser, DiscreteTimes, EDMDenoiser, NetworkDenoiser, vp_time
 from .exact import DataDenoiser, GaussianMixture, gaussian
 from .multistep import MULTISTEP, Multistep
@@ -42,6 +42,7 @@ __all__ = [
     "interpolated_sigmas",
     "karras_sigmas",
     "logsnr_sigmas",
+    "natural_spectrum",
     "probability_flow",
     "sample",
     "time_uniform_sigmas",

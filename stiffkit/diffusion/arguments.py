@@ -16,7 +16,7 @@ from .stepping import Churn, midpoint_in_log
 
 __all__ = ["DEFAULT_SAMPLER", "SAMPLERS", "Method"]
 
-DEFAULT_SAMPLER = "unipc3"
+DEFAULT_SAMPLER = "sk44"
 """Used when neither a sampler nor a guide nor churn is given: see docs/theory/multistep.md."""
 
 Method = ButcherTableau | Multistep | Callable[[float, float], ButcherTableau]

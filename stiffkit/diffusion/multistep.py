@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .bases import FloatArray, Polynomials, Quantity, Spectrum
+from .bases import FloatArray, Polynomials, Quantity, Spectrum, natural_spectrum
 from .denoiser import vp_time
 from .schedule import vp_parameters
 
-__all__ = ["MULTISTEP", "SPECTRUM", "Multistep", "StepWeights"]
+__all__ = ["MULTISTEP", "Multistep", "StepWeights"]
 
 Shortcut = Callable[[FloatArray, float, float], FloatArray | None]
 """(nodes, s, s') -> weights; None where the paper's integral is exact."""
@@ -223,24 +223,7 @@ _DPMPP = "C. Lu et al., DPM-Solver++, 2022, doi:10.48550/arXiv.2211.01095"
 _UNIPC = "W. Zhao et al., UniPC, NeurIPS 2023, doi:10.48550/arXiv.2302.04867"
 _DEIS = "Q. Zhang, Y. Chen, DEIS, ICLR 2023, doi:10.48550/arXiv.2204.13902"
 
-_DATA_STD = 0.5  # EDM's convention
-_FLOOR = 0.03**2
-
-
-def _natural_spectrum() -> Spectrum:
-    """Power S^(−1/2) at the scales of the data; a floor above, for what a network adds to D.
-
-    A network's error in its prediction of the noise, 0.03 here, is an error σ times as large of D:
-    at noise far above the data's scale D varies by it and by nothing else. The constants were
-    chosen on the tuning problems of benchmarks/samplers.py and one network's 4 samples.
-    """
-    S = np.geomspace(0.003, 160.0, 66)
-    power = np.where(S < 2.5 * _DATA_STD, (S / _DATA_STD) ** -0.5, _FLOOR)
-    return Spectrum(tuple(S.tolist()), tuple(power.tolist()))
-
-
-SPECTRUM = _natural_spectrum()
-"""The spectrum of sk34 and sk44."""
+_SPECTRUM = natural_spectrum()
 
 MULTISTEP: dict[str, Multistep] = {
     method.name: method
@@ -268,8 +251,8 @@ MULTISTEP: dict[str, Multistep] = {
             for p in (2, 3, 4)
         ),
         Multistep("psi2", 2, basis=Spectrum((0.5,)), reference="stiffkit"),
-        Multistep("sk34", 3, basis=SPECTRUM, corrector=3, reference="stiffkit"),
-        Multistep("sk44", 4, basis=SPECTRUM, corrector=3, reference="stiffkit"),
+        Multistep("sk34", 3, basis=_SPECTRUM, corrector=3, reference="stiffkit"),
+        Multistep("sk44", 4, basis=_SPECTRUM, corrector=3, reference="stiffkit"),
     )
 }
 """The multistep samplers by name. ``deis4`` has four nodes, which its paper calls tAB3."""
