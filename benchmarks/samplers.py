@@ -46,11 +46,7 @@ DATA = Path(__file__).parents[1] / "docs" / "data" / "samplers.json"
 CALLS = (7, 11, 15, 21, 31, 63)
 IMAGE_CALLS = (7, 11, 15, 21, 31)
 SEEDS = (0, 1, 2)
-GRIDS = {
-    "karras7": karras_sigmas,
-    "karras10": functools.partial(karras_sigmas, rho=10.0),
-    "logsnr": logsnr_sigmas,
-}
+GRIDS = {"karras7": karras_sigmas, "logsnr": logsnr_sigmas}
 MULTISTEP = (
     "dpmpp2m", "dpmpp3m", "unipc2", "unipc3", "deis2", "deis3", "deis4", "ipndm4", "psi2",
     "sk34", "sk44",
@@ -125,7 +121,7 @@ def exact_problems(which):
     }
 
 
-def guided_problems(count=32):
+def guided_problems(count=16):
     """Name -> guided denoiser of as many samples; their Jacobians are not those of any density."""
     from sklearn.datasets import load_digits
 
@@ -133,7 +129,7 @@ def guided_problems(count=32):
     means, digit = rng.normal(0.0, 0.5, (12, 16)), load_digits().target[:400]
     mixture = DataDenoiser(means, 0.15, classes=np.arange(12) % 4)
     sharp, blurred = (DataDenoiser(digits(), std, classes=digit) for std in (0.1, 0.4))
-    labels = np.arange(count) % 4
+    labels = np.arange(count * len(SEEDS)) % 4
     guided = {
         "mixture 16-D, CFG 2": classifier_free_guidance(mixture, 2.0),
         "mixture 16-D, CFG 4": classifier_free_guidance(mixture, 4.0),
@@ -146,14 +142,14 @@ def guided_problems(count=32):
 class Problem:
     """A denoiser with its noise levels, its starting noise by seed, and its converged samples."""
 
-    def __init__(self, denoiser, noises, sigma_min, sigma_max):
-        self.denoiser, self.noises = denoiser, noises
+    def __init__(self, denoiser, noise, sigma_min, sigma_max):
+        self.denoiser, self.noise = denoiser, noise  # of all seeds, one after the other
         self.range = sigma_min, sigma_max
-        self.ends = [self.converged(noise) for noise in noises]
+        self.end = self.converged()
 
-    def converged(self, noise):
+    def converged(self):
         """Return samples of the flow itself, to 1e-8 and better (networks: 1e-6)."""
-        low, high = self.range
+        (low, high), noise = self.range, self.noise
         if isinstance(noise, np.ndarray):
             f = probability_flow(self.denoiser)
 
@@ -168,58 +164,56 @@ class Problem:
 
     def error(self, calls, sampler, grid, guide=None, *, levels=None):
         """Mean distance from the converged samples, per seed."""
-        n = levels or calls
-        sigmas, out = GRIDS[grid](n, *self.range), []
-        for noise, end in zip(self.noises, self.ends, strict=True):
-            x = sample(self.denoiser, noise, sigmas, sampler=sampler, guide=guide)
-            out.append(float((((x - end) ** 2).reshape(len(x), -1).sum(1) ** 0.5).mean()))
-        return out
+        sigmas = GRIDS[grid](levels or calls, *self.range)
+        x = sample(self.denoiser, self.noise, sigmas, sampler=sampler, guide=guide)
+        size = ((x - self.end) ** 2).reshape(len(x), -1).sum(1) ** 0.5
+        return [float(part.mean()) for part in size.reshape(len(SEEDS), -1)]
 
 
-def exact_problem(denoiser, count=32, n=None):
+def exact_problem(denoiser, count=16, n=None):
     n = n or denoiser.means.shape[1]
-    noises = [np.random.default_rng(1000 + s).standard_normal((count, n)) for s in SEEDS]
-    return Problem(denoiser, noises, 0.002, 80.0)
+    noise = [np.random.default_rng(1000 + s).standard_normal((count, n)) for s in SEEDS]
+    return Problem(denoiser, np.concatenate(noise), 0.002, 80.0)
 
 
-def image_problems(count=4):
-    """Name -> Problem, of what is installed."""
-    out = {}
-    for name in _galaxy.NAMES:
-        if _galaxy.find(name) is None:
-            continue
-        side = int(name[-2:])
-        noises = [
+def image_noise(count, side):
+    return torch.cat(
+        [
             torch.randn(
-                (count if side == 32 else 1, 1, side, side),
+                (count, 1, side, side),
                 dtype=torch.float64,
                 generator=torch.Generator().manual_seed(s),
             )
             for s in SEEDS
         ]
-        out[name] = functools.partial(
-            Problem, _galaxy.denoiser(name), noises, _galaxy.SIGMA_MIN, _galaxy.SIGMA_MAX
-        )
+    )
+
+
+def image_problems(count=4):
+    """Name -> function that makes the Problem, of what is installed."""
+    out = {}
+    for name in _galaxy.NAMES:
+        if _galaxy.find(name) is not None:
+            side = int(name[-2:])
+            noise = image_noise(count if side == 32 else 1, side)
+            network = _galaxy.denoiser(name), noise, _galaxy.SIGMA_MIN, _galaxy.SIGMA_MAX
+            out[name] = functools.partial(Problem, *network)
     if importlib.util.find_spec("stiffkit.diffusion.shipped") is not None:
         from stiffkit.diffusion import shipped
 
         for name, denoiser in getattr(shipped, "benchmark_denoisers", dict)().items():
-            noises = [
-                torch.randn((count, 1, 28, 28), generator=torch.Generator().manual_seed(s)).double()
-                for s in SEEDS
-            ]
-            out[name] = functools.partial(Problem, denoiser, noises, 0.002, 80.0)
+            out[name] = functools.partial(Problem, denoiser, image_noise(count, 28), 0.002, 80.0)
     return out
 
 
 # Measurement --------------------------------------------------------------------------------------
 
 
-def measure(problem, calls=CALLS, samplers=MULTISTEP, grids=tuple(GRIDS), singles=tuple(GRIDS)):
-    """{"sampler @ grid": {calls: [error per seed]}}; two-call samplers on the grids `singles`."""
+def measure(problem, calls=CALLS, samplers=MULTISTEP):
+    """{"sampler @ grid": {calls: [error per seed]}}; two-call samplers on Karras' grid."""
     table = {}
-    for grid in grids:
-        for name, (sampler, guide) in single_steps().items() if grid in singles else ():
+    for grid in GRIDS:
+        for name, (sampler, guide) in single_steps().items() if grid == "karras7" else ():
             row = table.setdefault(f"{name} @ {grid}", {})
             for c in calls:
                 n = (c + 1) // 2
@@ -278,10 +272,10 @@ def distances(denoiser, calls=11, count=1000):
     """Sampler -> [sliced Wasserstein, energy distance], beside the converged flow and data."""
     n = denoiser.means.shape[1]
     noise = np.random.default_rng(7).standard_normal((count, n))
-    problem = Problem(denoiser, [noise], 0.002, 80.0)
+    end = Problem(denoiser, noise, 0.002, 80.0).end
     data = denoiser.draw(4 * count, seed=8)
     fresh, data = data[:count], data[count : 2 * count]
-    rows = {"data": fresh, "converged flow": problem.ends[0]}
+    rows = {"data": fresh, "converged flow": end}
     levels = (calls + 1) // 2
     for name, (sampler, guide) in single_steps().items():
         rows[name] = sample(denoiser, noise, levels, sampler=sampler, guide=guide(levels))
@@ -300,7 +294,7 @@ def finite_set(calls=CALLS, count=64):
     """
     denoiser = DataDenoiser(digits(), 0.0)
     noise = np.random.default_rng(9).standard_normal((count, 64))
-    end = Problem(denoiser, [noise], 0.002, 80.0).ends[0]
+    end = Problem(denoiser, noise, 0.002, 80.0).end
 
     def missed(x):
         return round(float((abs(x - end).max(axis=1) > 1e-3).mean()), 3)
@@ -364,7 +358,7 @@ def main():
         tables = {}
         few = ("dpmpp2m", "unipc3", "deis3", "deis4", "sk34", "sk44")
         for name, make in image_problems().items():
-            table = measure(make(), IMAGE_CALLS, few, ("karras7", "logsnr"), ("karras7",))
+            table = measure(make(), IMAGE_CALLS, few)
             tables[name] = table
             show(name, summary({name: table}))
         if tables:
