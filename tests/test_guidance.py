@@ -57,9 +57,10 @@ def test_erk_guided_heun_is_the_published_loop(w_stiff, w_con, shape, library):
         data, noise = torch.as_tensor(data), torch.as_tensor(noise)
         denoiser = DataDenoiser(data, std=0.1)
     drawn = sample(counted, noise, sigmas, guide=ERKGuidance(w_stiff, w_con))
-    # Both follow the same formulae, with terms up to 20 that round to 4e-15; the direction v is a
-    # difference of slopes that agree to three digits and more, so it has as many fewer.
-    np.testing.assert_allclose(np.asarray(drawn), expected, rtol=0, atol=1e-11)
+    # Both follow the same formulae, with terms up to 20 that round to 4e-15. The correction of the
+    # largest weight is larger than the step itself, and carries that on to 2e-12.
+    atol = 1e-12 if w_stiff < 2 else 1e-11
+    np.testing.assert_allclose(np.asarray(drawn), expected, rtol=0, atol=atol)
     assert len(calls) == 2 * len(sigmas) - 1
 
 

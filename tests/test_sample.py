@@ -405,6 +405,11 @@ def test_what_does_not_go_together_is_refused_with_what_does():
         sample(never, NOISE, SIGMAS, sampler=sk.METHODS["trbdf2"])
     with pytest.raises(ValueError, match="image has shape"):
         sample(never, NOISE, SIGMAS, image=NOISE[:2])
+    with pytest.raises(ValueError, match="not finite"):
+        sample(never, np.nan * NOISE, SIGMAS)
+    for steps in (1, 2.5):
+        with pytest.raises(ValueError, match="steps"):
+            sample(never, NOISE, steps=steps)
     with pytest.raises(TypeError, match="noise must be an array"):
         sample(never, 3.0, SIGMAS)
     for bad in ({"S_churn": -1.0}, {"S_churn": 1.0, "S_min": 2.0, "S_max": 1.0}):

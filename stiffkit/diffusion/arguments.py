@@ -99,5 +99,9 @@ def start_state(noise: Any, image: Any, sigma: float, dtype: Any) -> Array:
     if dtype is not None:
         cast = [a if a is None else cast_to(a, dtype) for a in (noise, image)]
         noise, image = cast
-    x = sigma * noise
-    return backend_of(noise).state(x if image is None else image + x)
+    backend, x = backend_of(noise), sigma * noise
+    x = backend.state(x if image is None else image + x)
+    if not bool(backend.xp.isfinite(x).all()):
+        msg = "noise (or image) is not finite"
+        raise ValueError(msg)
+    return x

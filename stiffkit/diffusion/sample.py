@@ -149,9 +149,12 @@ def sample(
     check_together(method, guide, churn, seeds, rtol)
     if isinstance(sigmas, (int, np.integer)):
         steps, sigmas = int(sigmas), None
-    levels = check_levels(
-        karras_sigmas(steps, sigma_min, sigma_max, rho) if sigmas is None else sigmas
-    )
+    if not (isinstance(steps, (int, np.integer)) and steps >= 2):
+        msg = f"steps must be an integer of at least 2, not {steps!r}"
+        raise ValueError(msg)
+    if sigmas is None:
+        sigmas = karras_sigmas(steps, sigma_min, sigma_max, rho)
+    levels = check_levels(sigmas)
     x = start_state(noise, image, levels[0], dtype)
     source = None
     if churn.S_churn and seeds is not None:
