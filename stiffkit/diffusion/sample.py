@@ -149,7 +149,7 @@ def sample(
     check_together(method, guide, churn, seeds, rtol)
     if isinstance(sigmas, (int, np.integer)):
         steps, sigmas = int(sigmas), None
-    if not (isinstance(steps, (int, np.integer)) and steps >= 2):
+    if int(steps) != steps or steps < 2:
         msg = f"steps must be an integer of at least 2, not {steps!r}"
         raise ValueError(msg)
     if sigmas is None:
