@@ -15,41 +15,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import beta
 
-from stiffkit.diffusion import DataDenoiser, karras_sigmas, probability_flow
+from stiffkit.diffusion import DataDenoiser, gaussian, karras_sigmas, probability_flow
 
 DATA = Path(__file__).parents[1] / "docs" / "data" / "alignment.json"
 REGIONS = ((0.002, 0.05), (0.05, 0.2), (0.2, 0.8), (0.8, 5.0), (5.0, 80.0))
 TOP = (1, 2, 4, 8)
 DISTINCT = 0.9  # |λ₂/λ₁| below this: the dominant vector is well defined
-
-
-class Gaussian:
-    """The ideal denoiser of N(0, diag(variances))."""
-
-    def __init__(self, variances):
-        self.variances = variances
-
-    def __call__(self, x, sigma):
-        """Return D(x, σ)."""
-        return x * self.variances / (self.variances + sigma**2)
-
-
-def denoiser_slope(denoiser, x, sigma):
-    """∂D/∂x, shape (B, n, n), in closed form: σ⁻² times the posterior covariance."""
-    n = x.shape[1]
-    if isinstance(denoiser, Gaussian):
-        a = denoiser.variances / (denoiser.variances + sigma**2)
-        return np.broadcast_to(np.diag(a), (len(x), n, n))
-    total = denoiser.variance + sigma**2
-    logits = (x @ denoiser.data.T - 0.5 * denoiser.square) / total
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    weights /= weights.sum(axis=1, keepdims=True)
-    slopes = []
-    for w in weights:
-        centred = denoiser.data - w @ denoiser.data
-        slopes.append((centred * w[:, None]).T @ centred)
-    eye = np.eye(n)
-    return (denoiser.variance * eye + sigma**2 / total * np.array(slopes)) / total
 
 
 def problems():
@@ -65,7 +36,7 @@ def problems():
     return {
         "two modes, 2-D": DataDenoiser(np.array([[-0.5, 0.0], [0.5, 0.1]]), 0.1),
         "spiral, 2-D": DataDenoiser(spiral, 0.03),
-        "Gaussian, 32-D": Gaussian(0.5**2 * np.arange(1, 33) ** -2.0),
+        "Gaussian, 32-D": gaussian(0.5**2 * np.arange(1, 33) ** -2.0),
         "mixture, 32-D": DataDenoiser(rng.normal(0.0, 0.5, (8, 32)), 0.1),
         "digits PCA, 32-D": DataDenoiser(pca, 0.05),
         "digits, 64-D": DataDenoiser(digits, 0.05),
@@ -101,7 +72,7 @@ def records(denoiser, n, samples, levels, substeps):
         k_2 = f(s_new, euler)
         heun = x + h / 2 * (k_1 + k_2)
         error = heun - fine(f, x, s, s_new, substeps)
-        rates, U = np.linalg.eigh((np.eye(n) - denoiser_slope(denoiser, x, s)) / s)
+        rates, U = np.linalg.eigh((np.eye(n) - denoiser.jacobian(x, s)) / s)
         order = np.argsort(-np.abs(rates), axis=1)
         rates = np.take_along_axis(rates, order, 1)
         U = np.take_along_axis(U, order[:, None, :], 2)
@@ -160,7 +131,7 @@ def measure(samples=48, substeps=24):
     """Return the summary of every problem, over grids of 10, 18 and 40 noise levels."""
     result = {}
     for name, denoiser in problems().items():
-        n = len(denoiser.variances) if isinstance(denoiser, Gaussian) else denoiser.data.shape[1]
+        n = denoiser.means.shape[1]
         rows = [r for N in (10, 18, 40) for r in records(denoiser, n, samples, N, substeps)]
         result[name] = {"n": n, "random": random_cosine(n), "regions": summary(rows, n)}
     return result

@@ -17,6 +17,7 @@ import numpy as np
 from figures_alignment import alignment, alignment_table
 from figures_end_values import TABLES as END_VALUES
 from figures_implicit import implicit_methods, implicit_table
+from figures_samplers import distances_table, samplers, samplers_table
 from figures_stabilised import stabilised
 from figures_stiff import digits_table, work_precision, work_precision_table
 
@@ -47,6 +48,8 @@ def make(out: Path) -> None:
         "work_precision": work_precision_table,
         "work_precision_digits": digits_table,
         **END_VALUES,
+        "samplers": samplers_table,
+        "samplers_distances": distances_table,
     }
     for name, write in tables.items():
         (out / f"{name}.md").write_text(write(), encoding="utf-8")
@@ -60,6 +63,7 @@ def make(out: Path) -> None:
         "implicit": implicit_methods,
         "work_precision": work_precision,
         "stabilised": stabilised,
+        "samplers": samplers,
     }
     with mpl.rc_context(STYLE):
         for name, draw in drawings.items():

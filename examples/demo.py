@@ -185,7 +185,7 @@ def images(out: Path) -> None:
     print(f"{'':20} {'':6}   {'median image':>14} {'worst image':>12} {'all':>8}")
     for name, hook in (("Heun", None), ("Heun + ERK-Guid", guide)):
         counted = Count(denoiser)
-        drawn = sample(counted, noise, sigmas, guide=hook)
+        drawn = sample(counted, noise, sigmas, sampler="heun", guide=hook)
         rows[f"{name}, {counted.calls} calls"] = drawn
         square = (drawn - exact).pow(2).mean(dim=(1, 2))
         median, worst, overall = (

@@ -51,15 +51,16 @@ def test_erk_guided_heun_is_the_published_loop(w_stiff, w_con, shape, library):
 
     denoiser = DataDenoiser(data, std=0.1)
     expected = published_heun(denoiser, noise, sigmas, w_stiff, w_con, 1e-8)
-    plain = sample(denoiser, noise, sigmas)
+    plain = sample(denoiser, noise, sigmas, sampler="heun")
     assert (w_con > 1e6) == np.allclose(expected, plain, rtol=0, atol=1e-9)  # the hook does act
     if library == "torch":
         data, noise = torch.as_tensor(data), torch.as_tensor(noise)
         denoiser = DataDenoiser(data, std=0.1)
     drawn = sample(counted, noise, sigmas, guide=ERKGuidance(w_stiff, w_con))
-    # Both follow the same formulae, with terms up to 20 that round to 4e-15; the direction v is a
-    # difference of slopes that agree to three digits and more, so it has as many fewer.
-    np.testing.assert_allclose(np.asarray(drawn), expected, rtol=0, atol=1e-11)
+    # Both follow the same formulae, with terms up to 20 that round to 4e-15. The correction of the
+    # largest weight is larger than the step itself, and carries that on to 2e-12.
+    atol = 1e-12 if w_stiff < 2 else 1e-11
+    np.testing.assert_allclose(np.asarray(drawn), expected, rtol=0, atol=atol)
     assert len(calls) == 2 * len(sigmas) - 1
 
 
@@ -68,7 +69,8 @@ def test_weight_zero_is_plain_heun_to_the_last_bit():
     denoiser = DataDenoiser(DATA, std=0.1)
     for guide in (ERKGuidance(0.0, 0.0), ERKGuidance(1.0, 1e300)):
         guided = sample(denoiser, noise, karras_sigmas(8), guide=guide)
-        np.testing.assert_array_equal(guided, sample(denoiser, noise, karras_sigmas(8)))
+        plain = sample(denoiser, noise, karras_sigmas(8), sampler="heun")
+        np.testing.assert_array_equal(guided, plain)
 
 
 @given(st.floats(1e-6, 1e6), st.integers(0, 100))

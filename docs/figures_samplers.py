@@ -1,0 +1,72 @@
+"""Tables and figure of theory/multistep.md, from data/samplers.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+DATA = Path(__file__).parent / "data" / "samplers.json"
+HEUN, UNIPC = "heun @ karras7", "unipc3 @ karras7"
+DRAWN = ("heun", "erk paper", "fx", "dpmpp2m", "unipc3", "deis4", "sk44")
+
+
+def _load() -> dict[str, Any]:
+    return dict(json.loads(DATA.read_text(encoding="utf-8")))
+
+
+def samplers_table() -> str:
+    """Error over Heun's and UniPC's: geometric mean and worst cell, on every set."""
+    data = _load()
+    sets = [key for key in ("report", "guided", "images") if key in data]
+    title = {"report": "exact, held out", "guided": "exact, guided", "images": "networks"}
+    lines = [
+        "| sampler @ grid | " + " | ".join(f"{title[s]}: ÷ Heun (worst)" for s in sets) + " |",
+        "|:--|" + "--:|" * len(sets),
+    ]
+    names = sorted(
+        data["report"]["summary"], key=lambda n: data["report"]["summary"][n][HEUN]["mean"]
+    )
+    for name in names:
+        cells = []
+        for s in sets:
+            row = data[s]["summary"].get(name)
+            cells.append(
+                "" if row is None else f"{row[HEUN]['mean']:.3f} ({row[HEUN]['worst']:.2g})"
+            )
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def distances_table() -> str:
+    """Energy distance to data, with data and the converged flow as rows."""
+    table = _load()["distances"]
+    problems = list(table)
+    lines = ["| samples | " + " | ".join(problems) + " |", "|:--|" + "--:|" * len(problems)]
+    for name in table[problems[0]]:
+        cells = [f"{1e3 * table[p][name][1]:.2f}" for p in problems]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def samplers() -> Any:
+    """Median error over the problems of a set against calls."""
+    data = _load()
+    sets = [key for key in ("report", "images") if key in data]
+    figure, axes = plt.subplots(1, len(sets), figsize=(9, 3.6), layout="constrained", squeeze=False)
+    for axis, key in zip(axes[0], sets, strict=True):
+        calls = data[key]["calls"]
+        for name in DRAWN:
+            rows = [t[f"{name} @ karras7"] for t in data[key]["errors"].values()]
+            axis.loglog(calls, np.exp(np.log(rows).mean(axis=0)), marker="o", ms=3, label=name)
+        axis.set(
+            title={"report": "exact", "images": "networks"}[key], xlabel="calls of the network"
+        )
+        axis.set_xticks(calls, [str(c) for c in calls])
+        axis.minorticks_off()
+    axes[0, 0].set_ylabel("mean distance from the converged flow")
+    axes[0, 0].legend(fontsize=7)
+    return figure

@@ -1,0 +1,162 @@
+"""What a sampler did, step by step and sample by sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._array import Array, backend_of
+from .._optional import require
+from ..solvers import Step
+from ..solvers.step import Probe
+from ..stiffness.secant import norm_ratio, rayleigh_quotient, secant_at_start
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Trace"]
+
+FloatArray = npt.NDArray[np.float64]
+
+COLUMNS = ("rho", "rayleigh", "z", "gate", "error", "correction", "alignment")
+
+
+@dataclass
+class Trace:
+    """Readings of a run: one row per step, one column per sample; NaN where there is none.
+
+    All but `alignment` cost no call of the network.
+    """
+
+    sigma: list[float] = field(default_factory=list)
+    """Noise level at each step's start."""
+    sigma_next: list[float] = field(default_factory=list)
+    """Noise level at its end."""
+    columns: dict[str, list[FloatArray]] = field(default_factory=lambda: {k: [] for k in COLUMNS})
+    nfev: int = 0
+    """Calls of the denoiser."""
+
+    @property
+    def rho(self) -> FloatArray:
+        """ρ̂ = ‖Δf‖/‖Δx‖ of the two states at a step's start, in units of 1/σ; shape (steps, B)."""
+        return np.array(self.columns["rho"])
+
+    @property
+    def rayleigh(self) -> FloatArray:
+        """λ̂ = ⟨Δx, Δf⟩/⟨Δx, Δx⟩ of the same, with its sign; shape (steps, B)."""
+        return np.array(self.columns["rayleigh"])
+
+    @property
+    def z(self) -> FloatArray:
+        """The guide's own z; without a guide that has one, h λ̂ with h < 0; shape (steps, B)."""
+        return np.array(self.columns["z"])
+
+    @property
+    def gate(self) -> FloatArray:
+        """1 where the guide acts and 0 where not; shape (steps, B)."""
+        return np.array(self.columns["gate"])
+
+    @property
+    def error(self) -> FloatArray:
+        """‖x' − x̂'‖: the embedded estimate of the step's error; shape (steps, B)."""
+        return np.array(self.columns["error"])
+
+    @property
+    def correction(self) -> FloatArray:
+        """How far the guide moved the result; shape (steps, B)."""
+        return np.array(self.columns["correction"])
+
+    @property
+    def alignment(self) -> FloatArray:
+        """Cosine of the angle between the embedded error and the dominant eigenvector, ≥ 0.
+
+        Shape (steps, B).
+
+        Only for denoisers that know their Jacobian (`stiffkit.diffusion.GaussianMixture`, …).
+        """
+        return np.array(self.columns["alignment"])
+
+    def record(
+        self, step: Step, probe: Any, moved: Array, guide: Any, jacobian: Callable[..., Any] | None
+    ) -> None:
+        """Add a step; `moved` is the state that was committed."""
+        count, empty = len(step.y), np.full(len(step.y), math.nan)
+        row = dict.fromkeys(COLUMNS, empty)
+        to_numpy = backend_of(step.y).numpy
+        if isinstance(probe, Probe):
+            pair = secant_at_start(step, probe)
+            assert pair is not None
+            row["rho"] = norm_ratio(pair, batched=True)
+            row["rayleigh"] = rayleigh_quotient(pair, batched=True)
+            row["z"] = step.h * row["rayleigh"]
+        reading = guide.reading(step, probe) if hasattr(guide, "reading") else None
+        for name, values in (reading or {}).items():
+            if name in row:
+                row[name] = to_numpy(values)
+        if step.err is not None:
+            row["error"] = _norms(to_numpy(step.err))
+            if jacobian is not None:
+                slope = to_numpy(jacobian(step.y, step.t))
+                row["alignment"] = _alignment(
+                    slope, to_numpy(step.err).reshape((count, -1)), step.t
+                )
+        row["correction"] = _norms(to_numpy(moved) - to_numpy(step.y_new))
+        self.sigma.append(step.t)
+        self.sigma_next.append(step.t_new)
+        for name, values in row.items():
+            self.columns[name].append(np.asarray(values, dtype=float).reshape(-1))
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw ρ̂ and λ̂, z, and error and correction over σ: medians and the middle 80 %.
+
+        Parameters
+        ----------
+        axes : sequence of three matplotlib axes, optional
+            By default a new figure.
+
+        Returns
+        -------
+        sequence of axes
+        """
+        pyplot = require("matplotlib.pyplot", "plot", "Trace.plot")
+        if axes is None:
+            _, axes = pyplot.subplots(3, 1, figsize=(6, 7), sharex=True, layout="constrained")
+        for ax, names in zip(
+            axes, (("rho", "rayleigh"), ("z",), ("error", "correction")), strict=True
+        ):
+            for name in names:
+                self._band(ax, name)
+            ax.legend(loc="best")
+        axes[0].set(xscale="log", ylabel="1/σ")
+        axes[0].invert_xaxis()
+        axes[1].set(ylabel="z")
+        axes[2].set(yscale="log", ylabel="norm", xlabel="noise level σ")
+        return axes
+
+    def _band(self, ax: Axes, name: str) -> None:
+        values = np.array(self.columns[name])
+        known = ~np.isnan(values).all(axis=1)
+        if not known.any():
+            return
+        sigma = np.array(self.sigma)[known]
+        low, middle, high = np.nanquantile(values[known], (0.1, 0.5, 0.9), axis=1)
+        (line,) = ax.plot(sigma, middle, marker=".", label=name)
+        ax.fill_between(sigma, low, high, color=line.get_color(), alpha=0.2)
+
+
+def _norms(x: Any) -> FloatArray:
+    return np.asarray(np.linalg.norm(x.reshape((len(x), -1)), axis=1))
+
+
+def _alignment(A: Any, err: Any, sigma: float) -> FloatArray:
+    """|cos| with the eigenvector of the largest |1 − a|/σ; A symmetric."""
+    values, U = np.linalg.eigh(A)
+    dominant = np.argmax(abs((1 - values) / sigma), axis=1)
+    v = np.take_along_axis(U, dominant[:, None, None], axis=2)[:, :, 0]
+    size = np.linalg.norm(err, axis=1)
+    return np.asarray(abs((v * err).sum(axis=1)) / np.where(size > 0, size, math.nan))
