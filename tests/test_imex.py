@@ -418,5 +418,5 @@ def test_a_pair_of_ones_own():
 def test_tensors_are_refused():
     torch = pytest.importorskip("torch")
     split = (lambda t, y: -y, lambda t, y: -y)
-    with pytest.raises(TypeError, match="takes NumPy states"):
+    with pytest.raises(ValueError, match="takes a NumPy state"):
         sk.solve(split, (0.0, 1.0), torch.ones(2))

@@ -507,8 +507,10 @@ def test_bad_masses_are_named(mass, message):
 
 def test_tensors_are_refused():
     torch = pytest.importorskip("torch")
-    with pytest.raises(TypeError, match="takes NumPy states"):
-        sk.solve(lambda t, y: -y, (0.0, 1.0), torch.ones(2), "radau5", mass=np.diag([1.0, 2.0]))
+    with pytest.raises(
+        ValueError, match="mass is not for batched solves, nor for implicit methods"
+    ):
+        sk.solve(lambda t, y: -y, (0.0, 1.0), torch.ones(2), "rodas5p", mass=np.diag([1.0, 2.0]))
 
 
 def test_a_jacobian_that_is_not_finite_at_the_start_is_told():
