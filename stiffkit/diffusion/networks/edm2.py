@@ -29,12 +29,12 @@ def normalize(x: Tensor, dim: Sequence[int] | None = None, eps: float = 1e-4) ->
 
 def mp_silu(x: Tensor) -> Tensor:
     """SiLU over its root mean square for unit normal input, 0.596 (eq. 81)."""
-    return functional.silu(x) / 0.596
+    return functional.silu(x).div_(0.596)
 
 
 def mp_sum(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
     """Return (1 − t)·a + t·b with the magnitude restored, for uncorrelated a and b (eq. 88)."""
-    return torch.lerp(a, b, t) / math.hypot(1 - t, t)
+    return torch.lerp(a, b, t).div_(math.hypot(1 - t, t))
 
 
 def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
