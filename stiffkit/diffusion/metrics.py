@@ -323,8 +323,8 @@ def _efficientnet(torch: Any) -> Any:
     return net.eval()
 
 
-def _features(name: str, x: Array) -> Floats:
-    x = to_numpy(x)
+def _features(name: str, features: Array) -> Floats:
+    x: Floats = to_numpy(features)
     if x.ndim != 2 or len(x) < 2 or x.shape[1] == 0:
         msg = f"{name} must have shape (n, d) with n >= 2, not {x.shape}"
         raise ValueError(msg)

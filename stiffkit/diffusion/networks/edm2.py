@@ -16,15 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .precond import Preconditioned, at_least_float32, check_sizes
+
 __all__ = ["EDM2", "MPConv", "MPFourier", "mp_cat", "mp_silu", "mp_sum", "normalize"]
 
 
 def normalize(x: Tensor, dim: Sequence[int] | None = None, eps: float = 1e-4) -> Tensor:
     """Scale `x` to a root mean square of one over `dim`, by default all axes but the first."""
     axes = list(range(1, x.ndim)) if dim is None else list(dim)
-    norm = torch.linalg.vector_norm(x, dim=axes, keepdim=True, dtype=_at_least_float32(x.dtype))
+    norm = torch.linalg.vector_norm(x, dim=axes, keepdim=True, dtype=at_least_float32(x.dtype))
     rms = norm * math.sqrt(norm.numel() / x.numel())
-    return x / (eps + rms).to(x.dtype)
+    unit: Tensor = x / (eps + rms).to(x.dtype)
+    return unit
 
 
 def mp_silu(x: Tensor) -> Tensor:
@@ -47,14 +50,17 @@ def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
 class MPFourier(nn.Module):
     """Random Fourier features √2·cos(2π(f·x + φ)) of a scalar (eq. 75), shape (B,) → (B, n)."""
 
-    def __init__(self, n: int, bandwidth: float = 1.0) -> None:
+    freqs: Tensor
+    phases: Tensor
+
+    def __init__(self, n: int) -> None:
         super().__init__()
-        self.register_buffer("freqs", 2 * math.pi * bandwidth * torch.randn(n))
+        self.register_buffer("freqs", 2 * math.pi * torch.randn(n))
         self.register_buffer("phases", 2 * math.pi * torch.rand(n))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features in the precision of `x`, float32 at least."""
-        x = x.to(_at_least_float32(x.dtype))
+        x = x.to(at_least_float32(x.dtype))
         return math.sqrt(2) * torch.cos(torch.outer(x, self.freqs.to(x)) + self.phases.to(x))
 
 
@@ -76,7 +82,7 @@ class MPConv(nn.Module):
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
         """Apply the layer in the precision of `x`; weights are normalised in float32 or better."""
-        w = normalize(self.weight.to(_at_least_float32(self.weight.dtype)))
+        w = normalize(self.weight.to(at_least_float32(self.weight.dtype)))
         w = (w * (gain / math.sqrt(w[0].numel()))).to(x.dtype)
         return x @ w.T if w.ndim == 2 else functional.conv2d(x, w, padding=w.shape[-1] // 2)
 
@@ -94,8 +100,8 @@ class Block(nn.Module):
         Mean of 2x2 pixels, or each pixel four times.
     heads : int
         Attention heads, 0 for none.
-    join : bool
-        Whether to have a 1x1 convolution even where `n_in` is `n_out`.
+    dropout : float
+        Probability, between the convolutions.
     """
 
     RESIDUAL = 0.3  # the branch's share in a sum, here and for attention
@@ -134,20 +140,20 @@ class Block(nn.Module):
         if self.decoder:
             x = self._skip(x)
         x = mp_sum(x, y, self.RESIDUAL)
-        if self.attn_qkv is not None:
-            x = mp_sum(x, self._attend(x), self.RESIDUAL)
+        if self.attn_qkv is not None and self.attn_proj is not None:
+            x = mp_sum(x, self.attn_proj(self._attend(self.attn_qkv(x))), self.RESIDUAL)
         return x.clip(-self.CLIP, self.CLIP)
 
     def _skip(self, x: Tensor) -> Tensor:
-        return x if self.conv_skip is None else self.conv_skip(x)
+        return self.conv_skip(x) if self.conv_skip is not None else x
 
-    def _attend(self, x: Tensor) -> Tensor:
-        """Self-attention with queries, keys and values of unit magnitude (cosine attention)."""
-        n, c, height, width = x.shape
-        qkv = self.attn_qkv(x).reshape(n, self.heads, c // self.heads, 3, height * width)
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """Attend with queries, keys and values of unit magnitude (cosine attention)."""
+        n, c, height, width = qkv.shape
+        qkv = qkv.reshape(n, self.heads, c // 3 // self.heads, 3, height * width)
         q, k, v = normalize(qkv, dim=[2]).permute(3, 0, 1, 4, 2)  # each (B, heads, H·W, c/heads)
         y = functional.scaled_dot_product_attention(q, k, v)
-        return self.attn_proj(y.transpose(2, 3).reshape(n, c, height, width))
+        return y.transpose(2, 3).reshape(n, c // 3, height, width)
 
 
 class UNet(nn.Module):
@@ -224,15 +230,14 @@ class UNet(nn.Module):
             skips.append(x)
         for name, module in self.dec.items():
             x = module(mp_cat(x, skips.pop()) if "block" in name else x, emb)
-        return self.out_conv(x, gain=self.out_gain)
+        out: Tensor = self.out_conv(x, gain=self.out_gain)
+        return out
 
 
-class EDM2(nn.Module):
+class EDM2(Preconditioned):
     """Denoiser D(x, σ) of EDM2: the magnitude-preserving U-net with EDM's preconditioning.
 
-    D = c_skip·x + c_out·F(c_in·x, ln σ / 4, labels), with s = `sigma_data`,
-    c_skip = s²/(σ² + s²), c_out = σs/√(σ² + s²) and c_in = 1/√(σ² + s²).
-
+    Called as ``net(x, sigma, class_labels=None, force_fp32=False)``: see `Preconditioned.forward`.
     The names and shapes of its parameters are those of the published checkpoints.
 
     Parameters
@@ -298,22 +303,16 @@ class EDM2(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        for name, size in [
-            ("img_resolution", img_resolution),
-            ("img_channels", img_channels),
-            ("model_channels", model_channels),
-            ("num_blocks", num_blocks),
-            ("channels_per_head", channels_per_head),
-            ("patch", patch),
-            ("sigma_data", sigma_data),
-        ]:
-            if not size > 0:
-                msg = f"{name} must be positive, not {size!r}"
-                raise ValueError(msg)
-        step = patch << (len(channel_mult) - 1)
-        if not channel_mult or img_resolution % step:
-            msg = f"img_resolution {img_resolution} is no multiple of {step}"
-            raise ValueError(msg)
+        check_sizes(
+            img_resolution,
+            len(channel_mult),
+            patch,
+            img_channels=img_channels,
+            model_channels=model_channels,
+            num_blocks=num_blocks,
+            channels_per_head=channels_per_head,
+            sigma_data=sigma_data,
+        )
         self.img_resolution, self.img_channels = img_resolution, img_channels
         self.label_dim, self.sigma_data = label_dim, sigma_data
         self.patch, self.dtype = patch, dtype
@@ -331,48 +330,21 @@ class EDM2(nn.Module):
         self.logvar_fourier = MPFourier(logvar_channels)
         self.logvar_linear = MPConv(logvar_channels, 1)
 
-    def forward(
+    def raw(
         self,
         x: Tensor,
-        sigma: Tensor | float,
-        class_labels: Tensor | None = None,
-        force_fp32: bool = False,
-        **_: Any,
+        c_noise: Tensor,
+        labels: Tensor | None,
+        **options: Any,  # noqa: ARG002
     ) -> Tensor:
-        """Return the denoised images.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, img_channels, img_resolution, img_resolution)
-            Noisy images: data plus σ times unit normal noise.
-        sigma : float or Tensor, shape () or (B,)
-            Noise level, positive.
-        class_labels : Tensor, shape (B, label_dim) or (B,), optional
-            One-hot, or integer classes. None is "no class", all zeros.
-        force_fp32 : bool
-            Whether to ignore a lower precision of the U-net.
-
-        Returns
-        -------
-        Tensor, shape of `x`
-            In the precision of `x`, float32 at least.
-        """
-        x = x.to(_at_least_float32(x.dtype))
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
-        s = self.sigma_data
-        total = (sigma**2 + s**2).sqrt()
-        dtype = self._dtype(x, force_fp32)
-        inner = functional.pixel_unshuffle(x / total, self.patch) if self.patch > 1 else x / total
-        c_noise = (sigma.log() / 4).reshape(-1).expand(len(x)).to(_at_least_float32(dtype))
-        labels = one_hot(class_labels, len(x), self.label_dim, c_noise)
-        out = self.unet(inner.to(dtype), c_noise, labels).to(x.dtype)
-        if self.patch > 1:
-            out = functional.pixel_shuffle(out, self.patch)
-        return (s / total) ** 2 * x + sigma * s / total * out
+        """Return the output of the U-net, shape of `x`."""
+        out: Tensor = self.unet(x, c_noise, labels)
+        return out
 
     def logvar(self, sigma: Tensor) -> Tensor:
         """Return the learnt log variance u(σ) of the loss, shape (B,): EDM2, eq. 21."""
-        return self.logvar_linear(self.logvar_fourier(sigma.log() / 4)).reshape(-1)
+        u: Tensor = self.logvar_linear(self.logvar_fourier(sigma.log() / 4))
+        return u.reshape(-1)
 
     @torch.no_grad()
     def normalize_weights(self) -> None:
@@ -380,30 +352,6 @@ class EDM2(nn.Module):
         for module in self.modules():
             if isinstance(module, MPConv):
                 module.weight.copy_(normalize(module.weight))
-
-    def _dtype(self, x: Tensor, force_fp32: bool) -> torch.dtype:
-        if force_fp32 or (self.dtype == torch.float16 and x.device.type == "cpu"):
-            return torch.float32
-        weight = self.unet.out_conv.weight.dtype
-        return weight if weight == torch.float64 else self.dtype
-
-
-def one_hot(labels: Tensor | None, n: int, label_dim: int, like: Tensor) -> Tensor | None:
-    """Return labels as (n, label_dim) numbers of `like`'s dtype; None is a row of zeros."""
-    if label_dim == 0:
-        return None
-    if labels is None:
-        return like.new_zeros((n, label_dim))
-    if labels.ndim == 1:
-        labels = functional.one_hot(labels.long(), label_dim)
-    if labels.shape != (n, label_dim):
-        msg = f"class_labels must have shape {(n, label_dim)}, not {tuple(labels.shape)}"
-        raise ValueError(msg)
-    return labels.to(like)
-
-
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _resample(x: Tensor, mode: str) -> Tensor:
