@@ -140,6 +140,7 @@ class Training:
             rows.append(torch.randperm(m, generator=order)[begin:end])
         return torch.cat(rows)
 
+    @torch.no_grad()
     def _update(self) -> None:
         self.n += 1
         warm_up = min(self.n / 200, 1)
