@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from figures_alignment import alignment, alignment_table
 from figures_implicit import implicit_methods, implicit_table
+from figures_shipped import shipped_quality, shipped_samples, shipped_sizes
 from figures_stabilised import stabilised
 from figures_stiff import digits_table, work_precision, work_precision_table
 
@@ -45,6 +46,8 @@ def make(out: Path) -> None:
         "implicit": implicit_table,
         "work_precision": work_precision_table,
         "work_precision_digits": digits_table,
+        "shipped_sizes": shipped_sizes,
+        "shipped_quality": shipped_quality,
     }
     for name, write in tables.items():
         (out / f"{name}.md").write_text(write(), encoding="utf-8")
@@ -58,6 +61,7 @@ def make(out: Path) -> None:
         "implicit": implicit_methods,
         "work_precision": work_precision,
         "stabilised": stabilised,
+        "shipped": shipped_samples,
     }
     with mpl.rc_context(STYLE):
         for name, draw in drawings.items():

@@ -48,7 +48,7 @@ PRESETS = {
     # One 2 x 2 patch is one pixel to the network, so that its levels are 14 x 14 and 7 x 7.
     "fashion": {"patch": 2, "model_channels": 48, "channel_mult": [1, 4 / 3], **SMALL},
     "weak": {"patch": 2, "model_channels": 24, "channel_mult": [1, 4 / 3], **SMALL},
-    "digits": {"model_channels": 16, "channel_mult": [1, 2], **SMALL, "attn_resolutions": [4]},
+    "digits": {"model_channels": 16, "channel_mult": [1, 1.25], **SMALL, "attn_resolutions": [4]},
 }
 IMAGES = {"fashion": 20_000_000, "weak": 300_000, "digits": 400_000}
 # Mean and standard deviation of ln σ.

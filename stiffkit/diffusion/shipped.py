@@ -77,7 +77,8 @@ def to_pixels(net: Any, x: Tensor) -> Tensor:
     -------
     Tensor, shape of `x`
     """
-    return (x * net.pixel_scale + net.pixel_mean).clip(0, 1)
+    pixels: Tensor = (x * net.pixel_scale + net.pixel_mean).clip(0, 1)
+    return pixels
 
 
 def _load(name: str) -> Preconditioned:
