@@ -70,8 +70,8 @@ def persistent_module(module, class_name=None, **init):
 
 def edm2_network(half=True):
     torch.manual_seed(0)
-    options = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1}
-    options |= {"attn_resolutions": [4], "channels_per_head": 8, "logvar_channels": 8}
+    options = {"model_channels": 8, "channel_mult": [1], "num_blocks": 1}
+    options |= {"attn_resolutions": [8], "channels_per_head": 8, "logvar_channels": 8}
     net = EDM2(8, 2, 3, **options)
     with torch.no_grad():
         for name, p in net.named_parameters():
@@ -104,8 +104,8 @@ def edm2_pickle(**changes):
 def edm_pickle(kind):
     """Return the bytes of a small EDM checkpoint, and its network in float32."""
     torch.manual_seed(0)
-    options = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1}
-    options |= {"attn_resolutions": [4], "model_type": kind, "dropout": 0.13}
+    options = {"model_channels": 8, "channel_mult": [1], "num_blocks": 1}
+    options |= {"attn_resolutions": [8], "model_type": kind, "dropout": 0.13}
     if kind == "SongUNet":
         options |= {"augment_dim": 9, "encoder_type": "residual", "embedding_type": "fourier"}
     net = EDM(8, 3, 4, **options)
