@@ -141,6 +141,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint | Statistics:
         except Refused as error:
             msg = f"{path}: refused {error}"
             raise CheckpointError(msg) from error
+        except (
+            ArithmeticError,
+            LookupError,
+            MemoryError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as e:
+            # Nothing known gets here that Refused should not have caught; a hostile file may.
+            msg = f"{path}: refused as malformed ({type(e).__name__}: {str(e)[:200]})"
+            raise CheckpointError(msg) from e
     msg = f"{path}: neither a pickle, nor safetensors, nor npz (it begins with {head!r})"
     raise CheckpointError(msg)
 

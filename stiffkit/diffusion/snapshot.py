@@ -83,8 +83,8 @@ def read_snapshot(data: Any) -> Snapshot:
     encoder: dict[str, Any] = {}
     if (record := reader.items(root).get("encoder")) is not None:
         name, fields = reader.persistent(record)
-        constants = {k: reader.plain(v) for k, v in fields.items() if not str(k).startswith("_")}
-        encoder = {"class_name": name, **constants}
+        constants = {k: v for k, v in fields.items() if not _text(k).startswith("_")}
+        encoder = {"class_name": name, **reader.plain(constants)}
     return Snapshot(*_translated(class_name, keywords), state_dict, encoder)
 
 
@@ -127,10 +127,10 @@ class _Reader:
         for group in ("_parameters", "_buffers"):
             for name, value in self.items(fields.get(group, {})).items():
                 if value is not None:
-                    yield f"{prefix}{name}", self.tensor(value)
+                    yield f"{prefix}{_text(name)}", self.tensor(value)
         for name, child in self.items(fields.get("_modules", {})).items():
             if child is not None:
-                yield from self.tensors(child, f"{prefix}{name}.", depth + 1)
+                yield from self.tensors(child, f"{prefix}{_text(name)}.", depth + 1)
 
     def tensor(self, value: Any) -> Tensor:
         """Rebuild one tensor, a view of its storage."""
@@ -174,7 +174,7 @@ class _Reader:
             return [self.plain(v, depth + 1) for v in value]
         if isinstance(value, Inert) and value.name in _NUMPY:
             return self._array(value).tolist()
-        return {str(k): self.plain(v, depth + 1) for k, v in self.items(value).items()}
+        return {_text(k): self.plain(v, depth + 1) for k, v in self.items(value).items()}
 
     def _array(self, value: Inert) -> npt.NDArray[Any]:
         if _NUMPY[value.name] == "scalar":
@@ -245,6 +245,13 @@ def _translated(class_name: str, keywords: dict[str, Any]) -> tuple[str, dict[st
 
 def _kind(value: Any) -> str:
     return value.name if isinstance(value, Inert) else type(value).__name__
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        msg = f"a name that is {_brief(name)}"
+        raise Refused(msg)
+    return name
 
 
 def _brief(value: Any) -> str:
