@@ -52,6 +52,7 @@ def test_digits_are_scaled_and_denoised():
     assert torch.allclose(
         shipped.to_pixels(net, x), x * net.pixel_scale + net.pixel_mean, atol=1e-5
     )
+    x, labels = x[:400], labels[:400]
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     for sigma in (0.2, 0.5, 1.0, 2.0):
         error = (net(x + sigma * noise, sigma, labels) - x).square().mean().item()
