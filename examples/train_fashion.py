@@ -4,7 +4,7 @@
     python examples/train_fashion.py --out out/weak --preset weak      # its weaker twin
     python examples/train_fashion.py --out out/digits --preset digits --lr 0.02 --decay 500
 
-The last one is for tests, 8 x 8 pixels, and takes two minutes. The data is Fashion-MNIST (Xiao, Rasul,
+The last one is for tests, 8 x 8 pixels, and takes minutes. The data is Fashion-MNIST (Xiao, Rasul,
 Vollgraf 2017, MIT licence). Debian has all of it: ``apt-get install dataset-fashion-mnist`` puts it
 where ``--data`` looks for it; elsewhere, give the folder with the four ``*-ubyte.gz`` files. The
 digits are scikit-learn's.
