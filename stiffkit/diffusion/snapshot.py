@@ -158,11 +158,12 @@ class _Reader:
 
     def storage(self, value: Any) -> Tensor:
         """Read the numbers of a storage, once."""
-        if not isinstance(value, Inert) or value.name != _STORAGE or len(value.arguments) != 1:
-            msg = f"a {_kind(value)} where a storage should be"
-            raise Refused(msg)
         if id(value) not in self.storages:
+            if not isinstance(value, Inert) or value.name != _STORAGE or len(value.arguments) != 1:
+                msg = f"a {_kind(value)} where a storage should be"
+                raise Refused(msg)
             self.storages[id(value)] = read_storage(value.arguments[0])
+            value.arguments = ()  # the bytes are not needed any more, and may be gigabytes
         return self.storages[id(value)]
 
     def plain(self, value: Any, depth: int = 0) -> Any:

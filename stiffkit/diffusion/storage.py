@@ -79,4 +79,4 @@ def read_storage(data: Any) -> Tensor:
         raise Refused(msg)
     if n == 0:
         return torch.empty(0, dtype=dtype)  # type: ignore[no-any-return]
-    return torch.frombuffer(bytearray(stream.read(left)), dtype=dtype)  # type: ignore[no-any-return]
+    return torch.frombuffer(bytearray(memoryview(data)[-left:]), dtype=dtype)  # type: ignore[no-any-return]
