@@ -18,6 +18,7 @@ from figures_alignment import alignment, alignment_table
 from figures_end_values import TABLES as END_VALUES
 from figures_implicit import implicit_methods, implicit_table
 from figures_samplers import distances_table, samplers, samplers_table
+from figures_shipped import shipped_quality, shipped_samples, shipped_sizes
 from figures_stabilised import stabilised
 from figures_stiff import digits_table, work_precision, work_precision_table
 
@@ -50,6 +51,8 @@ def make(out: Path) -> None:
         **END_VALUES,
         "samplers": samplers_table,
         "samplers_distances": distances_table,
+        "shipped_sizes": shipped_sizes,
+        "shipped_quality": shipped_quality,
     }
     for name, write in tables.items():
         (out / f"{name}.md").write_text(write(), encoding="utf-8")
@@ -64,6 +67,7 @@ def make(out: Path) -> None:
         "work_precision": work_precision,
         "stabilised": stabilised,
         "samplers": samplers,
+        "shipped": shipped_samples,
     }
     with mpl.rc_context(STYLE):
         for name, draw in drawings.items():
