@@ -17,6 +17,7 @@ from .solvers import (
 
 if TYPE_CHECKING:
     from .solvers.compat import ode_solver, solve_ivp
+    from .solvers.ensemble import ensemble, ensemble_iter
     from .stiffness import diagnose
 
 __version__ = "0.1.0"
@@ -32,6 +33,8 @@ __all__ = [
     "Status",
     "Step",
     "diagnose",
+    "ensemble",
+    "ensemble_iter",
     "ode_solver",
     "solve",
     "solve_ivp",
@@ -44,6 +47,10 @@ def __getattr__(name: str) -> Any:
         from .solvers import compat
 
         return getattr(compat, name)
+    if name in ("ensemble", "ensemble_iter"):
+        from .solvers import ensemble as module
+
+        return getattr(module, name)
     if name == "diagnose":
         from .stiffness import diagnose
 
