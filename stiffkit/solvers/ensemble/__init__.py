@@ -95,11 +95,11 @@ def ensemble(
         lambdas and functions of a notebook, too.
     parameters : iterable
         One entry per member. The rows of a two-dimensional array are one argument each.
-    executor : int or concurrent.futures.Executor, optional
-        Number of processes to start, or where to run: a pool of processes or threads, dask's
-        ``client.get_executor()``, mpi4py's ``MPIPoolExecutor``, or any other whose `submit` returns
-        futures of `concurrent.futures`. By default in this process, one after the other. An
-        executor that is given stays open.
+    executor : int or concurrent.futures.Executor or dask.distributed.Client, optional
+        Number of processes to start, or where to run: a pool of processes or threads, a client of
+        dask or its ``get_executor()``, mpi4py's ``MPIPoolExecutor``, or any other whose `submit`
+        returns futures of `concurrent.futures`. By default in this process, one after the other.
+        An executor that is given stays open.
     reduce : callable, optional
         ``reduce(solution)`` is called in the worker, and its result is kept instead: so memory
         stays small.
@@ -202,7 +202,7 @@ def _sweep(
     problem: Any,
     parameters: Iterable[Any],
     executor: Any,
-    reduce: Callable[[Any], Any] | None,
+    reduce: Any,
     store: Any,
     retry_failed: bool,
     chunk: int | None,

@@ -6,11 +6,12 @@ and in what can be done when a worker dies.
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
@@ -70,6 +71,26 @@ class Given(Place):
         return self.executor.submit(f, *args)
 
 
+class Dask(Place):
+    """A client of dask.distributed.
+
+    Its own executor is not used: where a result is lost with its worker and made again in vain, its
+    future never ends (distributed 2026.8).
+    """
+
+    def __init__(self, client: Any, options: Mapping[str, Any]) -> None:
+        self.client, self.options = client, dict(options) | {"pure": False}
+        self.workers = max(1, sum(client.nthreads().values()))
+        self.window = 2 * self.workers + 1
+        self.codec = best_codec()
+
+    def submit(self, f: Callable[..., Any], *args: Any, alone: bool) -> Future[Any]:
+        """Start the task, and wait for it in the client's event loop."""
+        del alone
+        theirs = self.client.submit(f, *args, **self.options)
+        return asyncio.run_coroutine_threadsafe(theirs._result(), self.client.loop.asyncio_loop)
+
+
 class Own(Place):
     """Processes that we start, and start again."""
 
@@ -122,14 +143,14 @@ def place(executor: Any) -> Place:
     if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
         msg = f"executor must be None, a number of processes or an Executor, not {executor!r}"
         raise TypeError(msg)
+    client = getattr(executor, "_client", executor)
+    if hasattr(client, "nthreads"):
+        return Dask(client, getattr(executor, "_kwargs", {}))
     return Given(executor)
 
 
 def _count_workers(executor: Any) -> int:
     """Return how many workers an executor has, or twice this machine's where it does not say."""
-    client = getattr(executor, "_client", None)
-    if client is not None and hasattr(client, "nthreads"):  # dask's
-        return max(1, int(sum(client.nthreads().values())))
     for name in ("num_workers", "_max_workers"):  # mpi4py's and loky's, the standard library's
         n = getattr(executor, name, None)
         if isinstance(n, int) and n > 0:
@@ -147,7 +168,7 @@ def _new_pool(workers: int) -> ProcessPoolExecutor:
 
     A process that is forked from one with threads can hang: OpenMP's, which torch uses, do.
     """
-    method = multiprocessing.get_start_method(allow_none=True)
+    method: str | None = multiprocessing.get_start_method(allow_none=True)
     if method is None:
         known = multiprocessing.get_all_start_methods()
         method = "forkserver" if "forkserver" in known else "spawn"

@@ -85,7 +85,7 @@ class Store:
 
     def _scan(self, file: Path) -> None:
         try:
-            with np.load(file) as arrays:
+            with file.open("rb") as raw, np.load(raw) as arrays:
                 rows = _rows(arrays)
         except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
             msg = f"{str(file)!r} cannot be read ({error}): its members will be solved again"
@@ -129,7 +129,7 @@ class Store:
         """Return a stored member's outcome."""
         file = self.files[i]
         if self._read[0] != file:
-            with np.load(file) as arrays:
+            with file.open("rb") as raw, np.load(raw) as arrays:
                 self._read = (file, {row["index"]: _outcome(row, arrays) for row in _rows(arrays)})
         return self._read[1][i]
 

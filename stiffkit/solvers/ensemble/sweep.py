@@ -36,10 +36,11 @@ class Sweep:
     """Solves all members that the store does not hold.
 
     A task that does not come back (its worker died, or could not send) is taken apart, and its
-    members are solved alone: in a pool of one worker each if pools are ours, so that one is known
-    to have died of its own. A member that is lost more than `retries` times when alone is recorded
-    as failed. Each loss moves members from `waiting` to `suspects`, or uses up a retry: there are
-    finitely many. If more tasks in a row are lost than one bad member explains, the sweep ends.
+    members are solved alone, so that it is known whose fault a loss is: each in a pool of one
+    worker if pools are ours, and else with nothing beside it. A member that is lost more than
+    `retries` times when alone is recorded as failed. Each loss moves members from `waiting` to
+    `suspects`, or uses up a retry: there are finitely many. If more tasks in a row are lost than
+    one bad member explains, the sweep ends.
     """
 
     def __init__(
@@ -128,6 +129,11 @@ class Sweep:
     def _fill(self) -> None:
         """Submit tasks: first those of one suspect, then chunks while there is room."""
         alone = sum(chunk.alone for chunk in self.under_way.values())
+        if not self.where.own and (self.suspects or alone):
+            # Dask blames all tasks that a dead worker had: a suspect must be the only one.
+            if self.suspects and not self.under_way:
+                self._submit((self.suspects.popleft(),), alone=True)
+            return
         while self.suspects and alone < self.where.workers:
             self._submit((self.suspects.popleft(),), alone=True)
             alone += 1
@@ -159,7 +165,7 @@ class Sweep:
         try:
             future = self.where.submit(*arguments, alone=alone)
         except Exception as error:
-            if not (self.where.own and isinstance(error, BrokenExecutor)):
+            if not isinstance(error, BrokenExecutor):
                 msg = f"the executor takes no more work ({type(error).__name__}: {error})"
                 raise EnsembleError(msg) from error
             future = Future()
