@@ -131,7 +131,7 @@ def test_the_iterator_hands_out_work_only_as_it_is_asked():
     assert len(done) <= 2 * (2 * 2 + 1)
 
 
-def test_dask(tmp_path):
+def test_dask():
     distributed = pytest.importorskip("distributed", reason="needs dask[distributed]")
     dask = pytest.importorskip("dask")
     settings = {
@@ -147,11 +147,7 @@ def test_dask(tmp_path):
         executor = client.get_executor()
         for where in (client, executor):
             same_ensemble(sk.ensemble(DECAY, RATES, where), sk.ensemble(DECAY, RATES))
-        flag = str(tmp_path / "flag")
-        entries = [(rate, flag if rate == 2.0 else None) for rate in RATES]
-        survived = sk.ensemble(die_once, entries, executor, store=tmp_path / "once", chunk=2)
-        same_ensemble(survived, sk.ensemble(DECAY, RATES))
-        result = sk.ensemble(solve_decay, [1.0, "die", 2.0], executor, retries=0)
+        result = sk.ensemble(solve_decay, [1.0, "die", 2.0], executor, retries=0, chunk=3)
         assert [member.success for member in result] == [True, False, True]
         assert result[1].error.kind == "KilledWorker"
         # No module of the workers': only cloudpickle takes it there.
@@ -283,13 +279,19 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pthread_kill")
 def test_ctrl_c_cancels_what_waits_and_ends_workers_of_ours(tmp_path):
     entries = [*RATES, *["hang"] * 10]
-    main = threading.main_thread().ident
-    timer = threading.Timer(4.0, signal.pthread_kill, (main, signal.SIGINT))
-    timer.start()
+    store, main = tmp_path / "store", threading.main_thread().ident
+
+    def interrupt():
+        while len(list(store.glob("*.npz"))) < len(RATES) and time.monotonic() < start + 60:
+            time.sleep(0.05)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    timer = threading.Thread(target=interrupt)
     start = time.monotonic()
+    timer.start()
     with pytest.raises(KeyboardInterrupt) as told:
-        sk.ensemble(solve_decay, entries, 2, chunk=1)
-    timer.cancel()
+        sk.ensemble(solve_decay, entries, 2, chunk=1, store=store)
+    timer.join()
     assert time.monotonic() - start < 60  # a hanging member takes 1000 s
     same_ensemble(told.value.ensemble, sk.ensemble(DECAY, RATES))
 
@@ -392,6 +394,28 @@ def test_failures_are_stored_and_solved_again_on_request(tmp_path):
     assert again[2].status is sk.Status.max_steps
     sk.ensemble(partial(call, _Unprinted(problem)), entries, retry_failed=True, **options)
     assert calls == [*entries, "raise"]
+
+
+def test_what_is_solved_again_replaces_what_was_stored(tmp_path):
+    def problem(i):
+        if cured.f is None:
+            raise RuntimeError(i)
+        return i
+
+    cured = _Unprinted(None)
+    sk.ensemble(problem, range(4), store=tmp_path, chunk=1)
+    cured.f = True
+    assert sk.ensemble(problem, range(4), store=tmp_path).values == [None] * 4
+    again = {"store": tmp_path, "retry_failed": True, "chunk": 3}
+    assert sk.ensemble(problem, range(4), **again).values == [0, 1, 2, 3]
+    assert sk.ensemble(problem, range(4), store=tmp_path).values == [0, 1, 2, 3]
+
+
+def test_a_refused_call_does_not_keep_the_store(tmp_path, processes, monkeypatch):
+    monkeypatch.setattr(pool, "best_codec", lambda: "pickle")
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        sk.ensemble(lambda p: p, [1], processes, store=tmp_path)
+    assert (tmp_path / "sweep.json").exists()  # and no ResourceWarning, which would be an error
 
 
 def call(problem, entry):

@@ -223,16 +223,21 @@ def _sweep(
         described = {"problem": problem, "parameters": entries, "reduce": reduce}
         parts = {name: fingerprint(x, name) for name, x in described.items()}
         disk = Store(store, len(entries), parts)
-    return Sweep(
-        Task(problem, reduce),
-        entries,
-        where,
-        store=disk,
-        chunk=chunk,
-        retries=retries,
-        retry_failed=retry_failed,
-        progress=progress,
-    )
+    try:
+        return Sweep(
+            Task(problem, reduce),
+            entries,
+            where,
+            store=disk,
+            chunk=chunk,
+            retries=retries,
+            retry_failed=retry_failed,
+            progress=progress,
+        )
+    except BaseException:
+        if disk is not None:
+            disk.close()
+        raise
 
 
 def _check_count(name: str, n: Any, least: int) -> None:

@@ -25,9 +25,10 @@ _PLAIN = (type(None), bool, int, float, str)
 class Store:
     """Outcomes of a sweep by index, in a directory that outlives the process.
 
-    ``sweep.json`` says which sweep it is. ``<first>-<last>.npz`` holds some members: the array
-    ``members`` is JSON text as bytes, and arrays in it stand beside it as ``a0``, ``a1``, …
-    Nothing is pickled. A file is written under another name, synced, and renamed.
+    ``sweep.json`` says which sweep it is. ``000000.npz``, ``000001.npz``, … hold some members each,
+    and what a later one says of a member counts. Their array ``members`` is JSON text as bytes, and
+    arrays in it stand beside it as ``a0``, ``a1``, … Nothing is pickled. A file is written under
+    another name, synced, and renamed.
 
     Parameters
     ----------
@@ -56,9 +57,18 @@ class Store:
         self.path.mkdir(parents=True, exist_ok=True)
         self._check(size, dict(parts))
         self._lock = _lock(self.path / "lock")
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
         for partial in self.path.glob("*.tmp"):
             partial.unlink()
-        for file in sorted(self.path.glob("*.npz")):
+        files = sorted(self.path.glob("*.npz"), key=lambda file: int(file.stem))
+        self._next = int(files[-1].stem) + 1 if files else 0
+        for file in files:
             self._scan(file)
 
     def _check(self, size: int, parts: dict[str, str]) -> None:
@@ -88,6 +98,7 @@ class Store:
             with file.open("rb") as raw, np.load(raw) as arrays:
                 rows = _rows(arrays)
         except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+            file = file.rename(file.with_suffix(".damaged"))
             msg = f"{str(file)!r} cannot be read ({error}): its members will be solved again"
             warnings.warn(msg, RuntimeWarning, stacklevel=2)
             return
@@ -121,8 +132,9 @@ class Store:
             rows.append({"index": i, **outcome._asdict(), "value": value, "status": status})
         text = np.frombuffer(json.dumps(rows).encode(), dtype=np.uint8)
         named = {f"a{k}": array for k, array in enumerate(arrays)}
-        file = self.path / f"{indices[0]:09d}-{indices[-1]:09d}.npz"
+        file = self.path / f"{self._next:06d}.npz"
         _write(file, lambda out: np.savez(out, members=text, **named))
+        self._next += 1
         self.files.update(dict.fromkeys(indices, file))
 
     def read(self, i: int) -> Outcome:
