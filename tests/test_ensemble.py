@@ -137,7 +137,6 @@ def test_dask():
     settings = {
         "distributed.scheduler.allowed-failures": 0,
         "distributed.worker.multiprocessing-method": "forkserver",
-        "logging": {"distributed": "critical"},
     }
     with (
         dask.config.set(settings),
@@ -356,13 +355,13 @@ def test_a_store_refuses_another_sweep_and_names_what_differs(tmp_path):
     store = tmp_path / "s"
     sk.ensemble(DECAY, RATES, store=store, reduce=last)
     before = sorted(p.name for p in store.iterdir())
-    with pytest.raises(ValueError, match=r"another sweep \(its parameters differ\)"):
+    with pytest.raises(ValueError, match="another sweep, with other parameters:"):
         sk.ensemble(DECAY, [*RATES[:-1], 7.0], store=store, reduce=last)
-    with pytest.raises(ValueError, match=r"\(its problem differ\)"):
+    with pytest.raises(ValueError, match="with other problem:"):
         sk.ensemble({**DECAY, "rtol": 1e-7}, RATES, store=store, reduce=last)
-    with pytest.raises(ValueError, match=r"\(its reduce differ\)"):
+    with pytest.raises(ValueError, match="with other reduce:"):
         sk.ensemble(DECAY, RATES, store=store)
-    with pytest.raises(ValueError, match=r"\(its parameters, size differ\)"):
+    with pytest.raises(ValueError, match="with other parameters and size:"):
         sk.ensemble(DECAY, RATES[1:], store=store, reduce=last)
     with pytest.raises(ValueError, match="holds no ensemble"):
         sk.ensemble(DECAY, RATES, store=tmp_path)

@@ -102,7 +102,7 @@ def ensemble(
         An executor that is given stays open.
     reduce : callable, optional
         ``reduce(solution)`` is called in the worker, and its result is kept instead: so memory
-        stays small.
+        stays small. It also gets solutions whose status is a failure.
     store : path, optional
         Directory for the results, written as they come. A sweep that was killed goes on from there
         when the same call is made again. A store of another problem, other parameters or another

@@ -88,8 +88,8 @@ class Store:
         differ = [name for name in here if here[name] != there.get(name)]
         if differ:
             msg = (
-                f"store {str(self.path)!r} holds another sweep (its {', '.join(differ)} "
-                "differ): give this one a directory of its own"
+                f"store {str(self.path)!r} holds another sweep, with other "
+                f"{' and '.join(differ)}: give this one a directory of its own"
             )
             raise ValueError(msg)
 
