@@ -1,5 +1,6 @@
 """stiffkit: the ODE toolkit that knows how stiff your problem is."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .solvers import (
@@ -18,6 +19,7 @@ from .solvers import (
 if TYPE_CHECKING:
     from .solvers.batch import Backsolve, Checkpoints
     from .solvers.compat import ode_solver, solve_ivp
+    from .solvers.ensemble import ensemble, ensemble_iter
     from .stiffness import diagnose
 
 __version__ = "0.1.0"
@@ -35,26 +37,30 @@ __all__ = [
     "Status",
     "Step",
     "diagnose",
+    "ensemble",
+    "ensemble_iter",
     "ode_solver",
     "solve",
     "solve_ivp",
 ]
 
 
+# SciPy's integrators, and torch, take longer to import than all of stiffkit: who asks for what needs
+# them pays for them.
+_ELSEWHERE = {
+    "Backsolve": "solvers.batch",
+    "Checkpoints": "solvers.batch",
+    "diagnose": "stiffness",
+    "ensemble": "solvers.ensemble",
+    "ensemble_iter": "solvers.ensemble",
+    "ode_solver": "solvers.compat",
+    "solve_ivp": "solvers.compat",
+}
+
+
 def __getattr__(name: str) -> Any:
-    # SciPy's integrators take longer to import than all of stiffkit: only who asks pays for them.
-    if name in ("ode_solver", "solve_ivp"):
-        from .solvers import compat
-
-        return getattr(compat, name)
-    if name in ("Backsolve", "Checkpoints"):
-        from .solvers import batch
-
-        return getattr(batch, name)
-    if name == "diagnose":
-        from .stiffness import diagnose
-
-        return diagnose
+    if name in _ELSEWHERE:
+        return getattr(import_module(f".{_ELSEWHERE[name]}", __name__), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 

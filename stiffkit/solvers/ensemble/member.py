@@ -1,0 +1,204 @@
+"""One member of an ensemble: what is solved, what comes of it, and how both travel to a worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pickle
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from ..solution import Solution, Status
+from ..solve import solve
+
+__all__ = ["Failure", "Member", "Outcome", "Task", "as_arguments", "dumps", "run_chunk"]
+
+
+class Failure(NamedTuple):
+    """An exception in words: the object itself may not survive the way from a worker."""
+
+    kind: str
+    """Name of its type."""
+    message: str
+    """What it said."""
+    traceback: str
+    """Where it was raised; empty if the worker died."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Describe an exception."""
+        return cls(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
+
+
+class Outcome(NamedTuple):
+    """What a solve of an ensemble came to, without whose it is: the tail of `Member`'s fields."""
+
+    value: Any
+    success: bool
+    status: Status | None
+    message: str
+    error: Failure | None
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One solve of an ensemble, and how it ended."""
+
+    index: int
+    """Its place in `parameters`."""
+    parameters: Any
+    """Its entry of `parameters`."""
+    value: Any
+    """What `problem` returned, or `reduce` made of it. After an exception None, or the partial
+    `Solution` where there is one and no `reduce`."""
+    success: bool
+    """Whether there was no exception and, for a `Solution`, it ended as planned."""
+    status: Status | None
+    """The Solution's status; None if `problem` returned something else, or an exception came
+    before."""
+    message: str
+    """How it ended, in words."""
+    error: Failure | None
+    """The exception, or how the worker was lost; else None."""
+    seconds: float
+    """Time that it took in its worker (s)."""
+
+    def __repr__(self) -> str:
+        how = self.error.kind if self.error else self.status.name if self.status else "done"
+        return f"<Member {self.index}: {how}, {type(self.value).__name__}>"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is done for each member."""
+
+    problem: Any
+    """``problem(parameters)``, or a mapping of `solve`'s arguments."""
+    reduce: Callable[[Any], Any] | None
+
+    def solve(self, parameters: Any) -> Any:
+        """Solve for one entry of `parameters`."""
+        if callable(self.problem):
+            return self.problem(parameters)
+        return solve(**solve_arguments(self.problem, parameters))
+
+    def __call__(self, parameters: Any) -> Outcome:
+        """Solve and reduce; an exception becomes part of the outcome."""
+        start = time.perf_counter()
+        status, message, value = None, "done", None
+        try:
+            value = self.solve(parameters)
+            success = bool(getattr(value, "success", True))
+            if isinstance(value, Solution):
+                status, message = value.status, value.message
+            if self.reduce is not None:
+                value = self.reduce(value)
+        except Exception as error:  # whatever it is, it is this member's alone
+            partial = None if self.reduce else getattr(error, "solution", None)
+            failure = Failure.of(error)
+            message = f"{failure.kind}: {failure.message}"
+            return Outcome(partial, False, status, message, failure, time.perf_counter() - start)
+        return Outcome(value, success, status, message, None, time.perf_counter() - start)
+
+
+def as_arguments(x: Any) -> Mapping[str, Any] | None:
+    """Return a mapping or a dataclass's fields as keyword arguments; None if x is neither."""
+    if isinstance(x, Mapping):
+        return x
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        return {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
+    return None
+
+
+def solve_arguments(problem: Any, parameters: Any) -> dict[str, Any]:
+    """Merge one entry of `parameters` into the arguments of `solve`."""
+    arguments = dict(as_arguments(problem) or {})
+    replaced = as_arguments(parameters)
+    if replaced is not None:
+        return arguments | dict(replaced)
+    further = parameters if isinstance(parameters, (tuple, list)) else (parameters,)
+    arguments["args"] = (*arguments.get("args", ()), *further)
+    return arguments
+
+
+def dumps(x: Any, codec: str) -> bytes:
+    """Pickle x with the module named `codec`: pickle or cloudpickle."""
+    return importlib.import_module(codec).dumps(x)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=2)
+def _task(payload: bytes) -> Task:
+    # A worker gets the same task with every chunk: it is unpickled once.
+    return pickle.loads(payload)  # type: ignore[no-any-return]
+
+
+def run_chunk(
+    task: Task | bytes, parameters: Sequence[Any] | bytes, codec: str | None, attempt: int
+) -> list[Outcome | bytes] | Failure:
+    """Solve some members, in a worker.
+
+    With a `codec` all comes and goes as pickles made here: an outcome that cannot be pickled is
+    then its member's failure, where a pool would lose the whole chunk.
+
+    Parameters
+    ----------
+    task : Task
+        Or its pickle.
+    parameters : sequence
+        Entries of the members, or their pickle.
+    codec : str, optional
+        Which module pickles; None where the worker shares the caller's memory.
+    attempt : int
+        Different in each call: some executors know results by their arguments.
+
+    Returns
+    -------
+    list of Outcome or bytes
+        In the order of `parameters`; or the Failure that kept the worker from reading its task.
+    """
+    del attempt
+    if codec is None:
+        assert isinstance(task, Task)
+        return [task(p) for p in parameters]
+    try:
+        task = _task(task)
+        entries = pickle.loads(parameters)  # type: ignore[arg-type]
+    except Exception as error:  # the caller raises it again
+        return Failure.of(error)
+    return [_pack(task(p), codec) for p in entries]
+
+
+def _pack(outcome: Outcome, codec: str) -> bytes:
+    try:
+        return dumps(outcome, codec)
+    except Exception as error:  # pickle raises whatever the object raises
+        failure = Failure.of(error)
+        message = (
+            f"the result cannot be sent back ({failure.kind}: {failure.message}): "
+            "let `reduce` return arrays and numbers"
+        )
+        return dumps(
+            outcome._replace(value=None, success=False, message=message, error=failure), codec
+        )
+
+
+def unpack(outcome: Outcome | bytes) -> Outcome:
+    """Return an outcome that `run_chunk` returned."""
+    if isinstance(outcome, Outcome):
+        return outcome
+    try:
+        return pickle.loads(outcome)  # type: ignore[no-any-return]
+    except Exception as error:  # as above
+        return lost(error, "the result cannot be read")
+
+
+def lost(error: BaseException, why: str) -> Outcome:
+    """Return the outcome of a member whose own is not to be had."""
+    kind = type(error).__name__
+    message = f"{why} ({kind}: {error})"
+    return Outcome(None, False, None, message, Failure(kind, str(error), ""), 0.0)
