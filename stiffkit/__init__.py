@@ -45,8 +45,8 @@ __all__ = [
 ]
 
 
-# SciPy's integrators, and torch, take longer to import than all of stiffkit: who asks for what needs
-# them pays for them.
+# SciPy's integrators, and torch, take longer to import than all of stiffkit: who asks for what
+# needs them pays for them.
 _ELSEWHERE = {
     "Backsolve": "solvers.batch",
     "Checkpoints": "solvers.batch",
