@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from .._array import Array
 from .control import ErrorRatio, first_step
 from .dense import DenseOutput, Segment
 from .events import EventFinder
+from .methods import METHODS
 from .options import LOG_COLUMNS, Hooks, Progress, StepOptions
 from .problem import Problem, check_times, first_bad
 from .solution import Solution, Status, freeze_log
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from ..stiffness.detect import StiffnessDetector
     from .switch import Switcher
 
-__all__ = ["Run"]
+__all__ = ["Run", "trial"]
 
 _LOGGER = logging.getLogger("stiffkit")
 
@@ -454,12 +456,14 @@ class Run:
             f"{cause}, or f is discontinuous, or the tolerances are too tight for the dtype"
         )
 
-    def _stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, int]:
         """Count what all families together have spent."""
         used = [] if self.stages is None else [self.stages]
         if self.switcher is not None:
             used = list(self.switcher.stages.values())
         first = self.nfev_first + sum(detector.nfev for detector in self.detectors)
+        if self.switcher is not None:
+            first += self.switcher.tried
         stats = {
             "nfev": first + sum(stages.nfev for stages in used),
             "accepted": self.accepted,
@@ -479,25 +483,16 @@ class Run:
         It is tried: no estimate is as good. The trial may take a twentieth of the calls that the
         solve has taken; where they do not suffice, the rest is in proportion.
         """
-        p, nfev = self.problem, self._stats()["nfev"]
+        p, nfev = self.problem, self.stats()["nfev"]
         most = int(TRIAL * nfev / (9 + p.y0.shape[0]))  # calls of a step, its Jacobian included
         if most < 1 or self.status is Status.interrupted:
             return ""
-        from .solve import solve
-
-        rtol, atol = (
-            tol if isinstance(tol, float) else tol.reshape(p.shape) for tol in (p.rtol, p.atol)
-        )
-        span, start = (t, t_end), y.reshape(p.shape)
         with contextlib.suppress(Exception), p.backend.no_grad():  # it is advice, and no more
-            there = solve(
-                p.raw["f"], span, start, method, rtol=rtol, atol=atol, max_steps=most, detect=False
-            )
-            self.nfev_first += there.stats["nfev"]
-            share = (float(there.t[-1]) - t) / (t_end - t)
-            taken = math.ceil(there.stats["accepted"] / share)
+            there = trial(replace(p.at(t, y), t1=t_end), METHODS[method], most)
+            self.nfev_first += there.stats()["nfev"]
+            taken = math.ceil(there.accepted * (t_end - t) / (there.t - t))
             if taken < made and there.status in (Status.success, Status.max_steps):
-                about = "" if there.success else "about "
+                about = "" if there.status is Status.success else "about "
                 mine = self.tableau.name
                 return f"{method} takes {about}{taken} steps from there, {mine} took {made}; "
         return ""
@@ -509,7 +504,7 @@ class Run:
         found = None
         if self.detectors and not self.auto:
             found = self.detectors[0].summary(self._attempt)
-        stats = self._stats()
+        stats = self.stats()
         # Their buffers are large, and the stack of all states is made next.
         self.stages = self.switcher = None
         shape = (len(self.y_out), *p.shape)
@@ -535,3 +530,28 @@ class Run:
             events=() if self.finder is None else self.finder.records(),
             interpolant=interpolant,
         )
+
+
+def trial(
+    problem: Problem,
+    method: Any,
+    most: int,
+    first: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Run:
+    """Solve a problem by a method in at most so many steps, and return the run."""
+    steps = StepOptions(None, first, math.inf, most, None)
+    run = Run(
+        problem,
+        method,
+        steps,
+        Hooks(None, (), None, log=False),
+        [],
+        None,
+        dense=False,
+        progress=False,
+        stiff=options,
+    )
+    with problem.backend.quiet():
+        run.integrate(Progress(problem, enabled=False))
+    return run

@@ -26,7 +26,7 @@ from .stiff import start_stiff
 from .tableau import ButcherTableau
 
 if TYPE_CHECKING:
-    from ..stiffness.detect import StiffnessDetector
+    from ..stiffness.detect import Evidence, StiffnessDetector
 
 __all__ = ["Switcher", "choose_implicit"]
 
@@ -43,6 +43,12 @@ reduced, or the spectrum is not as real as it looked."""
 LOOKS = 2
 """Looks in a row that must agree before a stiff family is left."""
 
+FAST = 0.05
+"""hρ from which on a fast mode may be what makes the error."""
+
+TRIAL = 0.05
+"""Share of the calls so far that a trial of the implicit method may cost."""
+
 FLOPS = 2e9
 """Operations per second of dense linear algebra: an order of magnitude is enough."""
 
@@ -50,12 +56,11 @@ FLOPS = 2e9
 def choose_implicit(problem: Problem, *, operator: bool) -> Any:
     """Return the implicit or Rosenbrock method for a problem; `operator`: J is given by products.
 
-    Rosenbrock methods need a Jacobian in every step, exact ones above all.
+    Rosenbrock methods need a Jacobian in every step, exact ones above all; radau5 keeps one for as
+    long as it serves.
     """
-    n, rtol = int(problem.y0.shape[0]), float(np.min(np.asarray(problem.rtol)))
-    if rtol < 1e-9 and not operator:
-        return METHODS["radau5"]
-    return METHODS["rodas5p" if n <= 200 and not operator else "kencarp4"]
+    n = int(problem.y0.shape[0])
+    return METHODS["radau5" if n <= 200 and not operator else "kencarp4"]
 
 
 class Switcher:
@@ -93,7 +98,9 @@ class Switcher:
         # Where a factorisation costs next to nothing, order four is too low for many digits.
         self.trusted = self.n > 100 or rtol >= 1e-7
         """Whether the stabilised family is one to go to: so far it has kept its promises."""
-        self.steps = self.votes = 0
+        self.steps = self.votes = self.tried = 0
+        self.usable = 0.9 * self.explicit.real_stability_limit
+        """hρ that explicit steps are taken to reach: less, once it was seen to cost accuracy."""
         self.patience = EVERY
         self.seen = 0
         self.started = time.perf_counter()
@@ -188,7 +195,7 @@ class Switcher:
         self.seen = len(detector.evidence)
         proof = detector.evidence[-1]
         if proof.verdict is Stiffness.non_stiff:
-            return None
+            return self._try_implicit(t, y, h, proof)
         rho = abs(proof.eigenvalue)
         # The estimate of the accuracy step is of the order of magnitude only.
         reach = min(proof.accuracy_step, 100 * h)
@@ -211,6 +218,42 @@ class Switcher:
         )
         return self._go(best, t, y, h, first, why)
 
+    def _try_implicit(
+        self, t: float, y: Array, h: float, proof: Evidence
+    ) -> tuple[Any, float] | None:
+        """Try a few implicit steps where stability does not limit the explicit ones, but may.
+
+        For many digits the fast modes, kept alive by what each step leaves of them, make the error
+        long before hρ comes near the limit; no estimate from the smooth path sees by how much.
+        """
+        mode = proof.eigenvalue
+        fast = abs(proof.h * mode) > FAST and mode.real * proof.h < 0
+        trusted = proof.residual <= 0.2 * abs(mode)
+        most = int(TRIAL * self._calls() / (9 + self.columns))
+        if not (
+            self.has_implicit and fast and trusted and proof.accuracy_step > 4 * h and most > 3
+        ):
+            return None
+        from .loop import trial
+
+        first = min(2 * h, abs(self.problem.t1 - t))
+        run = trial(self.problem.at(t, y), self.implicit, min(most, 12), first, self.options)
+        self.tried += run.stats()["nfev"]
+        if run.accepted < 3:
+            return None
+        size = abs(run.t_out[-1] - run.t_out[-2])
+        cost = run.stats()["nfev"] / (run.accepted + run.rejected)
+        rate, now = cost / size, self.explicit.n_stages / h
+        if rate > CLEARLY * now:
+            return None
+        self.promise = rate
+        self.usable = abs(mode * proof.h)
+        why = (
+            f"hρ = {abs(mode * proof.h):.3g} spoils accuracy: tried, {self.implicit.name} makes "
+            f"steps of {size:.2g} instead of {h:.2g} for {now / rate:.3g} times fewer calls"
+        )
+        return self._go("implicit", t, y, h, size, why)
+
     def _leave_stiff(self, t: float, y: Array, h: float) -> tuple[Any, float] | None:
         stages = self.stages[self.family]
         rho = self._radius(stages)
@@ -224,7 +267,7 @@ class Switcher:
             self.trusted = False
             why = f"it takes {spent / self.promise:.3g} times the calls that were promised"
             return self._go("implicit", t, y, h, h, why)
-        stable = 0.9 * self.explicit.real_stability_limit / rho if rho > 0 else math.inf
+        stable = self.usable / rho if rho > 0 else math.inf
         stable = min(self.reach(self.explicit, h), stable)
         costs = {"explicit": self.explicit.n_stages / stable}
         if self.has_implicit:
@@ -261,7 +304,7 @@ class Switcher:
         return None
 
     def _calls(self) -> int:
-        return sum(stages.nfev for stages in self.stages.values())
+        return self.tried + sum(int(stages.nfev) for stages in self.stages.values())
 
     def _go(
         self, family: str, t: float, y: Array, h: float, first: float, why: str

@@ -111,6 +111,7 @@ class StiffnessDetector:
     RITZ_TOLERANCE = 0.1
     DIMENSION = 20
     LONGEST_PAUSE = 1000
+    FIRST_LOOK = 10
 
     def __init__(self, tableau: ButcherTableau, *, interval: int = 20, looks: int = 3) -> None:
         quality = tableau.pair_quality
@@ -126,7 +127,7 @@ class StiffnessDetector:
         self.nfev = self.steps = 0
         self._stiff_steps = self._entered = 0
         self.hits = self.misses = 0
-        self.wait = interval
+        self.wait = min(interval, self.FIRST_LOOK)
         self.pause = self.resume = interval
         self.near = self.near_failed = 0.0
         self.accuracy_step = math.inf
