@@ -26,8 +26,7 @@ def test_the_stiff_set_at_little_more_than_the_best_members_cost(name, rtol):
     digits = -np.log10(np.abs(solution.y[-1] / np.asarray(p.y_end) - 1).max())
     assert digits >= -math.log10(rtol) - 1.5
     calls = {name: run.stats["nfev"] for name, run in runs.items()}
-    assert calls["auto"] <= 1.5 * calls["rodas5p"]  # its own implicit member, from the start
-    assert calls["auto"] <= 3.5 * min(calls.values())  # never much worse than the best of all
+    assert calls["auto"] <= 3.0 * min(calls.values())  # never much worse than the best of all
     assert solution.switches
     assert all(switch.why for switch in solution.switches)
 
@@ -37,8 +36,38 @@ def test_robertson_to_the_end_of_time():
     solution = sk.solve(p.f, (0.0, 1e11), p.y0, rtol=1e-6, atol=1e-14)
     expected = np.array([0.2083340149701255e-07, 0.8333360770334713e-13, 0.9999999791665050])
     assert np.abs(solution.y[-1] / expected - 1).max() < 1e-4
-    assert [switch.target for switch in solution.switches] == ["rodas5p"]
+    assert [switch.target for switch in solution.switches] == ["radau5"]
     assert solution.stats["nfev"] < 6000
+
+
+@pytest.mark.parametrize("rtol", [1e-7, 1e-9])
+def test_fast_modes_that_cost_accuracy_below_the_stability_limit_are_left_to_radau5(rtol):
+    def f(t, y):
+        return -100 * (y - math.cos(t)) - math.sin(t)
+
+    runs = {
+        method: sk.solve(f, (0.0, 10.0), [1.5], method, rtol=rtol, atol=rtol)
+        for method in ("auto", "vern7", "radau5")
+    }
+    # The steps are far from the limit, so that no verdict of stiffness is reached; a trial is made.
+    assert all(found.stability_ratio < 0.55 for found in runs["auto"].stiffness)
+    assert [switch.target for switch in runs["auto"].switches] == ["radau5"]
+    assert "tried" in runs["auto"].switches[0].why
+    calls = {method: run.stats["nfev"] for method, run in runs.items()}
+    assert calls["auto"] < 0.5 * calls["vern7"]
+    assert abs(runs["auto"].y[-1, 0] - math.cos(10.0)) < 10 * rtol
+
+
+def test_trials_are_counted():
+    calls = 0
+
+    def f(t, y):
+        nonlocal calls
+        calls += 1
+        return -100 * (y - math.cos(t)) - math.sin(t)
+
+    solution = sk.solve(f, (0.0, 10.0), [1.5], rtol=1e-8, atol=1e-8)
+    assert solution.stats["nfev"] == calls
 
 
 def test_what_turns_stiff_and_back_is_cheaper_than_by_any_member():
