@@ -330,6 +330,7 @@ def bombs():
     yield "huge memo entry", proto + b"Nr" + struct.pack("<I", (1 << 32) - 1) + b"."
     yield "huge number", proto + b"\x8b" + struct.pack("<i", 200_000) + b"\x7f" * 200_000 + b"."
     yield "text of protocol 0", b"\x80\x02I" + b"9" * 100_000 + b"\n."
+    yield "name with escapes", b"\x80\x02co\\hs\nsystem\n."
     yield "name without end", b"\x80\x02c" + b"a" * 500_000
     yield "nothing on the stack", proto + b"."
     yield "no mark", proto + b"t."
