@@ -91,7 +91,8 @@ def read_pickle(
     Returns
     -------
     object
-        Of None, bool, int, float, str, bytes, list, tuple, dict, set, `Name` and `Inert`.
+        Of None, bool, int, float, str, bytes, list, tuple, `Name`, `Inert`, and dicts and sets with
+        strings as keys.
 
     Raises
     ------
@@ -140,8 +141,6 @@ _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, 
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MEMO_STORE = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _MEMO_FETCH = {"BINGET", "LONG_BINGET"}
-_KEYS = (str, bytes, int, float, bool, type(None))
-"""Types of dict keys and set members: hashing a deep tuple would exhaust the C stack."""
 
 
 class _Machine:
@@ -212,8 +211,8 @@ class _Machine:
         self._insert(self.pop(), items)
 
     def _insert(self, members: Any, items: list[Any]) -> None:
-        if not isinstance(members, set) or not all(isinstance(x, _KEYS) for x in items):
-            msg = "a set of something other than numbers and strings"
+        if not isinstance(members, set) or not all(isinstance(x, str) for x in items):
+            msg = "a set of something other than strings"
             raise Refused(msg)
         members.update(items)
         self.stack.append(members)
@@ -244,7 +243,8 @@ class _Machine:
             msg = f"{len(items)} keys and values for a {_kind(self.stack[-1])}"
             raise Refused(msg)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, _KEYS):
+            # Hashing a deep tuple would exhaust the C stack, and numbers can be made to collide.
+            if not isinstance(key, str):
                 msg = f"a {_kind(key)} as a key"
                 raise Refused(msg)
             target[key] = value
