@@ -47,8 +47,8 @@ def shipped_quality() -> str:
             r["name"],
             f"{r['n']:,}",
             f"{r['fd']:.2f}",
-            f"{r['kid']:.2f}",
-            f"{abs(r['kid']) / data['floor']:.1f}",
+            f"{r['kid']:.3g}",
+            f"{abs(r['kid']) / data['floor']:.3g}",
             f"{r['precision']:.2f}",
             f"{r['recall']:.2f}",
         ]

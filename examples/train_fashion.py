@@ -99,13 +99,8 @@ class Training:
 
     def __init__(self, arguments: dict, batch: int, lr: float, decay: int, seed: int) -> None:
         torch.manual_seed(seed)
-        self.arguments, self.batch, self.lr, self.decay, self.seed = (
-            arguments,
-            batch,
-            lr,
-            decay,
-            seed,
-        )
+        self.arguments, self.seed = arguments, seed
+        self.batch, self.lr, self.decay = batch, lr, decay
         self.net = EDM2(**arguments).to(memory_format=torch.channels_last)
         self.net.normalize_weights()
         self.optimizer = torch.optim.Adam(self.net.parameters(), betas=(0.9, 0.99), fused=True)

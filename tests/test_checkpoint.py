@@ -318,18 +318,19 @@ def test_tensors_inside_of_their_storage_are_views_of_it(tmp_path):
 
 def bombs():
     proto = b"\x80\x04"
-    yield "deep lists", proto + b"]" * 60_000 + b"a" * 59_999 + b"."
-    yield "deep tuples", proto + b")" + b"\x85" * 60_000 + b"."
-    yield "deep tuple as a key", proto + b"})" + b"\x85" * 60_000 + b"Ns."
-    yield "deep tuple in a set", proto + b"\x8f()" + b"\x85" * 60_000 + b"\x90."
-    yield "many instructions", proto + b"N0" * 80_000 + b"."
-    yield "many marks", proto + b"(" * 150_000
+    yield "deep lists", proto + b"]" * 20_000 + b"a" * 19_999 + b"."
+    yield "deep tuples", proto + b")" + b"\x85" * 30_000 + b"."
+    yield "deep tuple as a key", proto + b"})" + b"\x85" * 30_000 + b"Ns."
+    yield "deep tuple in a set", proto + b"\x8f()" + b"\x85" * 30_000 + b"\x90."
+    yield "many instructions", proto + b"N0" * 30_000 + b"."
+    yield "many marks", proto + b"(" * 60_000
     yield "huge string", proto + b"\x8d" + struct.pack("<Q", 1 << 62) + b"x"
     yield "huge bytes", proto + b"\x8e" + struct.pack("<Q", 1 << 40) + b"x"
     yield "bytes of negative length", proto + b"\x8b" + struct.pack("<i", -5) + b"x"
     yield "huge memo entry", proto + b"Nr" + struct.pack("<I", (1 << 32) - 1) + b"."
     yield "huge number", proto + b"\x8b" + struct.pack("<i", 200_000) + b"\x7f" * 200_000 + b"."
     yield "text of protocol 0", b"\x80\x02I" + b"9" * 100_000 + b"\n."
+    yield "name with escapes", b"\x80\x02co\\hs\nsystem\n."
     yield "name without end", b"\x80\x02c" + b"a" * 500_000
     yield "nothing on the stack", proto + b"."
     yield "no mark", proto + b"t."
@@ -348,7 +349,7 @@ def bombs():
 @pytest.mark.parametrize("name", [name for name, _ in bombs()])
 def test_bombs_are_refused_within_bounds(tmp_path, monkeypatch, name):
     data = dict(bombs())[name]
-    monkeypatch.setattr(inert_pickle, "MAX_INSTRUCTIONS", 100_000)
+    monkeypatch.setattr(inert_pickle, "MAX_INSTRUCTIONS", 50_000)
     tracemalloc.start()
     try:
         refused(tmp_path, data, "refused")
@@ -376,12 +377,13 @@ def test_a_laugh_of_a_billion_is_refused(tmp_path):
     refused(tmp_path, files.edm2_pickle(spam=loop)[0], "refused more than 64 levels")
 
 
-def test_a_number_of_many_digits_as_a_name_is_refused(tmp_path):
+def test_names_are_strings(tmp_path):
     net, init = files.edm2_network()
     module = files.persistent_module(net, "Precond", **init)
     module.state["_parameters"][10**5000] = tensor_of((1,), (1,))
-    refused(tmp_path, files.dumped({"ema": module}), "refused a name")
-    refused(tmp_path, files.edm2_pickle(spam={10**5000: 1})[0], "refused a name")
+    refused(tmp_path, files.dumped({"ema": module}), "refused a int as a key")
+    refused(tmp_path, files.edm2_pickle(spam={(): 1})[0], "refused a tuple as a key")
+    refused(tmp_path, files.dumped({"ema": {1.5, 2.5}}), "refused a set of")
 
 
 def test_a_zip_bomb_is_refused(tmp_path):
@@ -498,7 +500,7 @@ def fuzz(tmp_path, cases, seed):
 
 
 def test_broken_files(tmp_path):
-    fuzz(tmp_path, 150, seed=0)
+    fuzz(tmp_path, 100, seed=0)
 
 
 @pytest.mark.slow

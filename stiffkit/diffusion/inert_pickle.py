@@ -91,7 +91,8 @@ def read_pickle(
     Returns
     -------
     object
-        Of None, bool, int, float, str, bytes, list, tuple, dict, set, `Name` and `Inert`.
+        Of None, bool, int, float, str, bytes, list, tuple, `Name`, `Inert`, and dicts and sets with
+        strings as keys.
 
     Raises
     ------
@@ -105,16 +106,17 @@ def read_pickle(
         if instruction is None:
             msg = f"the instruction {stream.data[position : position + 1]!r} at {position}"
             raise Refused(msg)
+        name, read = instruction
         try:
-            argument = None if instruction.arg is None else instruction.arg.reader(stream)  # type: ignore[arg-type]
-            if instruction.name == "STOP":
+            argument = None if read is None else read(stream)
+            if name == "STOP":
                 return machine.pop()
-            machine.do(instruction.name, argument)
+            machine.do(name, argument)
         except Refused:
             raise
         except (ValueError, IndexError) as error:
             # An argument that cannot be decoded, or an empty stack.
-            msg = f"{instruction.name} at {position}: {type(error).__name__} {str(error)[:200]}"
+            msg = f"{name} at {position}: {type(error).__name__} {str(error)[:200]}"
             raise Refused(msg) from error
     msg = f"more than {MAX_INSTRUCTIONS} instructions"
     raise Refused(msg)
@@ -139,8 +141,6 @@ _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, 
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MEMO_STORE = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _MEMO_FETCH = {"BINGET", "LONG_BINGET"}
-_KEYS = (str, bytes, int, float, bool, type(None))
-"""Types of dict keys and set members: hashing a deep tuple would exhaust the C stack."""
 
 
 class _Machine:
@@ -211,8 +211,8 @@ class _Machine:
         self._insert(self.pop(), items)
 
     def _insert(self, members: Any, items: list[Any]) -> None:
-        if not isinstance(members, set) or not all(isinstance(x, _KEYS) for x in items):
-            msg = "a set of something other than numbers and strings"
+        if not isinstance(members, set) or not all(isinstance(x, str) for x in items):
+            msg = "a set of something other than strings"
             raise Refused(msg)
         members.update(items)
         self.stack.append(members)
@@ -243,13 +243,11 @@ class _Machine:
             msg = f"{len(items)} keys and values for a {_kind(self.stack[-1])}"
             raise Refused(msg)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, _KEYS):
+            # Hashing a deep tuple would exhaust the C stack, and numbers can be made to collide.
+            if not isinstance(key, str):
                 msg = f"a {_kind(key)} as a key"
                 raise Refused(msg)
             target[key] = value
-
-    def _global(self, argument: str) -> None:
-        self._name(argument.replace(" ", ".", 1))
 
     def _stack_global(self, _: Any) -> None:
         attribute, module = self.pop(), self.pop()
@@ -289,6 +287,11 @@ class _Machine:
         self.stack.append(self.persistent(self.pop()))
 
 
+def _two_lines(stream: Stream) -> str:
+    """Read module and attribute, each on a line of its own."""
+    return ".".join(stream.readline()[:-1].decode("utf-8") for _ in range(2))
+
+
 _METHODS: dict[str, Callable[[_Machine, Any], None]] = {
     "MARK": _Machine._mark,
     "POP": _Machine._pop,
@@ -300,7 +303,7 @@ _METHODS: dict[str, Callable[[_Machine, Any], None]] = {
     "APPENDS": _Machine._appends,
     "SETITEM": _Machine._setitem,
     "SETITEMS": _Machine._setitems,
-    "GLOBAL": _Machine._global,
+    "GLOBAL": _Machine._name,
     "STACK_GLOBAL": _Machine._stack_global,
     "REDUCE": _Machine._reduce,
     "NEWOBJ": _Machine._reduce,
@@ -314,7 +317,13 @@ _KNOWN = {
     *(_CONSTANTS | _EMPTY | _TUPLES | _METHODS),
     *("PROTO", "FRAME", "STOP"),
 }
-_INSTRUCTIONS = {op.code.encode("latin-1"): op for op in pickletools.opcodes if op.name in _KNOWN}
+_INSTRUCTIONS: dict[bytes, tuple[str, Callable[[Any], Any] | None]] = {
+    op.code.encode("latin-1"): (op.name, None if op.arg is None else op.arg.reader)
+    for op in pickletools.opcodes
+    if op.name in _KNOWN
+}
+# pickletools also resolves escape sequences, which warns of unknown ones; names have none.
+_INSTRUCTIONS[b"c"] = ("GLOBAL", _two_lines)
 
 
 def _kind(value: Any) -> str:

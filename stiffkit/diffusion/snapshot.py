@@ -83,7 +83,7 @@ def read_snapshot(data: Any) -> Snapshot:
     encoder: dict[str, Any] = {}
     if (record := reader.items(root).get("encoder")) is not None:
         name, fields = reader.persistent(record)
-        constants = {k: v for k, v in fields.items() if not _text(k).startswith("_")}
+        constants = {k: v for k, v in fields.items() if not k.startswith("_")}
         encoder = {"class_name": name, **reader.plain(constants)}
     return Snapshot(*_translated(class_name, keywords), state_dict, encoder)
 
@@ -95,7 +95,7 @@ class _Reader:
         self.bytes_left, self.nodes_left = size, MAX_NODES
         self.storages: dict[int, Tensor] = {}
 
-    def items(self, value: Any) -> dict[Any, Any]:
+    def items(self, value: Any) -> dict[str, Any]:
         """Return a dict or what stands for one."""
         if isinstance(value, Inert) and value.name in _DICTS and not value.arguments:
             value = value.items
@@ -104,7 +104,7 @@ class _Reader:
             raise Refused(msg)
         return value
 
-    def persistent(self, value: Any) -> tuple[str, dict[Any, Any]]:
+    def persistent(self, value: Any) -> tuple[str, dict[str, Any]]:
         """Return class name and state of a persistent object of EDM's."""
         if not isinstance(value, Inert) or value.name != _PERSISTENT or len(value.arguments) != 1:
             msg = f"a {_kind(value)} where a persistent object should be"
@@ -127,10 +127,10 @@ class _Reader:
         for group in ("_parameters", "_buffers"):
             for name, value in self.items(fields.get(group, {})).items():
                 if value is not None:
-                    yield f"{prefix}{_text(name)}", self.tensor(value)
+                    yield f"{prefix}{name}", self.tensor(value)
         for name, child in self.items(fields.get("_modules", {})).items():
             if child is not None:
-                yield from self.tensors(child, f"{prefix}{_text(name)}.", depth + 1)
+                yield from self.tensors(child, f"{prefix}{name}.", depth + 1)
 
     def tensor(self, value: Any) -> Tensor:
         """Rebuild one tensor, a view of its storage."""
@@ -175,7 +175,7 @@ class _Reader:
             return [self.plain(v, depth + 1) for v in value]
         if isinstance(value, Inert) and value.name in _NUMPY:
             return self._array(value).tolist()
-        return {_text(k): self.plain(v, depth + 1) for k, v in self.items(value).items()}
+        return {k: self.plain(v, depth + 1) for k, v in self.items(value).items()}
 
     def _array(self, value: Inert) -> npt.NDArray[Any]:
         if _NUMPY[value.name] == "scalar":
@@ -246,13 +246,6 @@ def _translated(class_name: str, keywords: dict[str, Any]) -> tuple[str, dict[st
 
 def _kind(value: Any) -> str:
     return value.name if isinstance(value, Inert) else type(value).__name__
-
-
-def _text(name: Any) -> str:
-    if not isinstance(name, str):
-        msg = f"a name that is {_brief(name)}"
-        raise Refused(msg)
-    return name
 
 
 def _brief(value: Any) -> str:
