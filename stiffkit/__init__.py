@@ -17,6 +17,7 @@ from .solvers import (
 
 if TYPE_CHECKING:
     from .solvers.compat import ode_solver, solve_ivp
+    from .solvers.torchdiffeq import odeint, odeint_adjoint, odeint_event
     from .stiffness import diagnose
 
 __version__ = "0.1.0"
@@ -33,6 +34,9 @@ __all__ = [
     "Step",
     "diagnose",
     "ode_solver",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_event",
     "solve",
     "solve_ivp",
 ]
@@ -44,6 +48,10 @@ def __getattr__(name: str) -> Any:
         from .solvers import compat
 
         return getattr(compat, name)
+    if name in ("odeint", "odeint_adjoint", "odeint_event"):
+        from .solvers import torchdiffeq
+
+        return getattr(torchdiffeq, name)
     if name == "diagnose":
         from .stiffness import diagnose
 

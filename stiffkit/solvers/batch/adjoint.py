@@ -8,14 +8,16 @@ a piece at a time, when the gradient is wanted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from ..._array import Array, is_torch
+from ..._array import Array, is_torch, to_numpy
+from ..options import StepOptions
 from ..problem import check_positive
 from ..solution import BatchSolution
 from ..tableau import ButcherTableau
@@ -59,10 +61,28 @@ class Backsolve:
     """Explicit method of the backward solve; by default the forward one."""
     parameters: tuple[Any, ...] | None = None
     """What f depends on beside y and `args`; by default the leaves of f's own history."""
+    steps: StepOptions | None = None
+    """What decides the backward steps; by default what decides the forward ones, their grid
+    included, but not the size of the first step."""
+    on_attempt: Callable[..., Any] | None = None
+    """Called at each backward step that is tried, like `on_attempt` of `stiffkit.solve`; y has the
+    shape (B, 2, n) and holds the state and its adjoint."""
 
     def applies(self, problem: BatchProblem) -> bool:
         """Whether there is a gradient to be asked for."""
         return problem.backend.grad_enabled()
+
+    def backward_steps(self, forward: StepOptions, shape: tuple[int, ...]) -> StepOptions:
+        """Return what decides the backward steps; a norm is the larger one of y and of a."""
+        steps = copy(forward if self.steps is None else self.steps)
+        if self.steps is None:
+            steps.first = None
+            if getattr(steps.grid_argument, "ndim", 0) or isinstance(steps.grid_argument, Sequence):
+                steps.grid_argument = _between(to_numpy(steps.grid_argument))
+        if steps.norm is not None:
+            norm = steps.norm
+            steps.norm = lambda pair: max(float(norm(x.reshape(shape))) for x in pair)
+        return steps
 
     def tolerances(self, rtol: Any, atol: Any, problem: BatchProblem) -> tuple[Any, Any]:
         """Return those of the backward solve, whose state is (y, a)."""
@@ -73,6 +93,16 @@ class Backsolve:
                 value = problem.backend.xp.concatenate([value, value], 1)
             given.append(value)
         return given[0], given[1]
+
+
+def _between(grid: Floats) -> Callable[[float, float], Floats]:
+    """Return the part of a grid between two times, from the first to the second."""
+
+    def part(t0: float, t1: float) -> Floats:
+        inside = np.sort(grid[(grid > min(t0, t1)) & (grid < max(t0, t1))])
+        return np.array([t0, *(inside if t1 > t0 else inside[::-1]), t1])
+
+    return part
 
 
 def make_adjoint(
@@ -332,7 +362,7 @@ def _adjoint(
             f = _slope(problem, t, z[:, 0], given)
             if not (f.requires_grad and len(wrt)):
                 return
-            found = torch.autograd.grad(f, wrt, -weight * z[:, 1], allow_unused=True)
+            found: Any = torch.autograd.grad(f, wrt, -weight * z[:, 1], allow_unused=True)
         for total, g in zip(sums, found, strict=True):
             if g is None:
                 continue
