@@ -144,19 +144,20 @@ def make_adjoint(
 class Tape:
     """The accepted steps of each sample, in its own order: what a replay needs.
 
-    Each entry of `steps` is the samples that made a step together, their times and step sizes.
+    Each entry of `steps` is the samples that made a step together, from when, and to when: t + h
+    may round to a time beside the end.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.steps: list[tuple[Any, Floats, Floats]] = []
 
-    def add(self, samples: Any, t: Floats, h: Floats) -> None:
+    def add(self, samples: Any, t: Floats, t_new: Floats) -> None:
         """Keep the steps that some samples made."""
-        self.steps.append((samples, t, h))
+        self.steps.append((samples, t, t_new))
 
     def table(self, t_0: Floats) -> tuple[Floats, Floats]:
-        """Return times and step sizes, shape (N, B), N the most steps of a sample.
+        """Return starts and ends of the steps, shape (N, B), N the most steps of a sample.
 
         A sample that made fewer rests at its end with steps of size 0.
         """
@@ -166,13 +167,12 @@ class Tape:
             places.append(count[samples])
             count[samples] += 1
         N = int(count.max(initial=0))
-        t, h, end = np.tile(t_0, (N, 1)), np.zeros((N, self.size)), t_0.copy()
-        for place, (samples, t_m, h_m) in zip(places, self.steps, strict=True):
-            t[place, samples], h[place, samples] = t_m, h_m
-            end[samples] = t_m + h_m
-        for m in range(N):
-            t[m] = np.where(m < count, t[m], end)
-        return t, h
+        t, end, last = np.tile(t_0, (N, 1)), np.tile(t_0, (N, 1)), t_0.copy()
+        for place, (samples, start, t_new) in zip(places, self.steps, strict=True):
+            t[place, samples], end[place, samples] = start, t_new
+            last[samples] = t_new
+        rests = np.arange(N)[:, None] >= count
+        return np.where(rests, last, t), np.where(rests, last, end)
 
 
 def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | None) -> Array:
@@ -202,7 +202,8 @@ def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | 
     from torch.utils.checkpoint import checkpoint
 
     backend = problem.backend
-    T, H = tape.table(problem.t0)
+    T, ends = tape.table(problem.t0)
+    H = ends - T
     N = len(T)
     out = Records(problem, run.t_eval)
     if run.t_eval is not None and not len(run.t_eval):
@@ -217,7 +218,7 @@ def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | 
         values = []
         for m in range(a, b):
             y_new = stages.attempt(T[m], H[m], y)
-            end = T[m] + H[m]
+            end = ends[m]
             if len(due[m - a][0]):
                 at, times, inside = due[m - a]
                 if inside:
@@ -234,8 +235,7 @@ def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | 
     for a, b in pairwise(cuts.tolist()):
         due = []
         for m in range(a, b):
-            moved = H[m] != 0
-            end = T[m] + H[m]
+            moved, end = H[m] != 0, ends[m]
             inside = out.inside(rows, moved, end)
             at, samples, place, times = out.due(rows, moved, end)
             due.append((at, times, inside))

@@ -269,12 +269,15 @@ class BatchRun:
             self.segments.append((segment.take(rows), self.index[rows], t_new[rows]))
         self.accepted[self.index[accept]] += 1
         if self.tape is not None:
-            self.tape.add(self.index[accept], t[accept], (t_new - t)[accept])
+            self.tape.add(self.index[accept], t[accept], t_new[accept])
         if self.on_step is not None:
             for time, z, weight in stages.quadrature(t, t_new - t, y):
                 self.on_step(self.index, time, z, weight, self.problem.args)
         self.records.step(self.index, accept, t_new, y_end, segment)
-        stages.advance(mask, t_new, y_end)
+        done = self.running & (t_new == self.t1)
+        over = done if ended is None else done | ended[0]
+        if (self.running & ~over).any():
+            stages.advance(mask, t_new, y_end)
         self.t, self.y = t_new, y_end
         if ended is not None:
             self.finish(
@@ -282,9 +285,7 @@ class BatchRun:
                 Status.event,
                 lambda i: f"a terminal event occurred at t = {float(t_new[i])!r}",
             )
-        done = self.running & (t_new == self.t1)
-        if done.any():
-            self.finish(done, Status.success)
+        self.finish(self.running & done, Status.success)
 
     def _first_steps(self, f_0: Array, order: int) -> Floats:
         p, steps, detach = self.problem, self.steps, self.backend.detach

@@ -180,7 +180,10 @@ class Plan:
         t0, t1, h = times[0], times[-1], float(self.options["step_size"])
         # A rounding in the quotient is no reason for one more step.
         n = max(1, math.ceil(abs(t1 - t0) / h * (1 - 1e-9)))
-        return np.append(t0 + math.copysign(h, t1 - t0) * np.arange(n), t1)
+        grid = np.append(t0 + math.copysign(h, t1 - t0) * np.arange(n), t1)
+        # Nor is one a reason for a time beside an output's.
+        near = np.abs(grid[:, None] - times).argmin(1)
+        return np.where(np.abs(grid - times[near]) < 1e-9 * h, times[near], grid)
 
     def cuts(self, t0: float, t1: float) -> tuple[list[float], set[float]]:
         """Return where steps must end inside the span, in order, and where f may jump there."""

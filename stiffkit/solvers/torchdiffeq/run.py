@@ -221,7 +221,7 @@ class _Call:
     def _states(self, piece: _Piece, start: Any, y: Any, due: Any) -> Any:
         """Return the states at those of `t` that are due, and at the piece's end."""
         t = self.t[due] if self.t.requires_grad else to_numpy(self.t)[due]
-        ends_there = len(due) > 0 and float(t[-1]) == piece.b
+        ends_there = len(due) > 0 and to_numpy(t)[-1] == piece.b
         linear = self.plan.options.get("interp", "linear") == "linear"
         if piece.grid is not None and linear and not np.isin(to_numpy(t), piece.grid).all():
             return self._chords(piece, start, y, t)
@@ -230,8 +230,8 @@ class _Call:
 
     def _chords(self, piece: _Piece, start: Any, y: Any, t: Any) -> Any:
         """Interpolate between the steps by straight lines, as torchdiffeq does by default."""
-        steps = self._solve(piece, start, y, None)
-        ends, sign = to_numpy(steps.t), 1.0 if piece.b > piece.a else -1.0
+        ends, sign = piece.grid, 1.0 if piece.b > piece.a else -1.0
+        steps = self._solve(piece, start, y, ends)
         i = np.clip(np.searchsorted(ends * sign, to_numpy(t) * sign) - 1, 0, len(ends) - 2)
         share = (torch.as_tensor(t) - torch.as_tensor(ends[i])) / torch.as_tensor(np.diff(ends)[i])
 
