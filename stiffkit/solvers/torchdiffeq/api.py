@@ -52,7 +52,7 @@ def odeint(
 
     Returns
     -------
-    y : torch.Tensor, shape (n_t, *shape), or tuple of them
+    y : torch.Tensor, shape ``(n_t, *shape)``, or tuple of them
         With `event_fn`, the time of the event and the states at both ends. All is differentiable:
         y0, parameters, times, and the event's time (by the implicit function theorem).
 
@@ -188,7 +188,7 @@ def odeint_event(
     -------
     event_t : torch.Tensor, shape ()
         Time of the event.
-    y : torch.Tensor, shape (2, *shape), or tuple of them
+    y : torch.Tensor, shape ``(2, *shape)``, or tuple of them
         States at t0 and at the event.
     """
     start = torch.as_tensor(t0).reshape(1)
