@@ -205,7 +205,7 @@ class Backend:
         return f.astype(y.dtype)  # a copy: f may return one and the same buffer each time
 
     def array(self, value: Any) -> Array:
-        """Return what f gave as an array; a tensor keeps its history (torch.asarray may drop it)."""
+        """Return what f gave as an array; a tensor keeps its history."""
         return np.asarray(value)
 
     def copy(self, x: Array) -> Array:

@@ -154,7 +154,6 @@ def test_a_failing_solve_keeps_structures():
         ((np.ones(2), np.ones(1, "float32")), lambda t, y: y, "one dtype and device"),
         ({"a": np.array(["x"])}, lambda t, y: y, "y0 has dtype"),
     ],
-    ids=str,
 )
 def test_what_does_not_fit_is_told(y0, f, message):
     with pytest.raises(ValueError, match=message):

@@ -118,7 +118,6 @@ def attempts(library, method, options, tol=1e-5):
         {"norm": lambda y: y.abs().max()},
         {"max_num_steps": 1000},
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("method", ["bosh3", "dopri8"])
 def test_attempts_are_torchdiffeqs_up_to_the_last_step(method, options):
@@ -472,7 +471,6 @@ def test_a_solve_without_its_event_fails_and_keeps_what_it_has(monkeypatch):
         ({"event_fn": lambda t, y: y[0]}, "t has two times"),
         ({"t": torch.tensor([0.0, 1.0, 0.5])}, "t must be strictly increasing or decreasing"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_done_is_refused_by_name(given, message):
     call = {"func": Swing(), "y0": Y0, "t": TIMES, **given}

@@ -224,16 +224,17 @@ class _Call:
         ends_there = len(due) > 0 and to_numpy(t)[-1] == piece.b
         linear = self.plan.options.get("interp", "linear") == "linear"
         if piece.grid is not None and linear and not np.isin(to_numpy(t), piece.grid).all():
-            return self._chords(piece, start, y, t)
+            return self._chords(piece, piece.grid, start, y, t)
         t_eval = [*t] if ends_there else [*t, piece.b]
         return self._solve(piece, start, y, t_eval).y
 
-    def _chords(self, piece: _Piece, start: Any, y: Any, t: Any) -> Any:
+    def _chords(self, piece: _Piece, ends: Any, start: Any, y: Any, t: Any) -> Any:
         """Interpolate between the steps by straight lines, as torchdiffeq does by default."""
-        ends, sign = piece.grid, 1.0 if piece.b > piece.a else -1.0
+        sign = 1.0 if piece.b > piece.a else -1.0
         steps = self._solve(piece, start, y, ends)
         i = np.clip(np.searchsorted(ends * sign, to_numpy(t) * sign) - 1, 0, len(ends) - 2)
-        share = (torch.as_tensor(t) - torch.as_tensor(ends[i])) / torch.as_tensor(np.diff(ends)[i])
+        first, width = (torch.as_tensor(x[i], device=self.t.device) for x in (ends, np.diff(ends)))
+        share = (torch.as_tensor(t, device=self.t.device) - first) / width
 
         def between(a: torch.Tensor) -> torch.Tensor:
             theta = share.to(a.device, a.real.dtype).reshape(-1, *[1] * (a.ndim - 1))
