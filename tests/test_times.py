@@ -232,3 +232,60 @@ def test_grids_of_different_lengths_are_refused_in_a_batch():
             batched=True,
             grid=lambda t0, t1: math.ceil(5 * (t1 - t0)),
         )
+
+
+# Events -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["dopri5", "rkc2", "kvaerno5"])
+def test_times_and_states_of_events_have_gradients(method):
+    (y0, level) = tensors([1.0, 2.0], 0.7)
+    g = lambda t, y: y[0] - level  # noqa: E731 - a formula
+    g.terminal = True
+    solution = sk.solve(
+        lambda t, y: -y,
+        (0.0, 5.0),
+        y0,
+        method,
+        events=[g, lambda t, y: y[1] - 1.7],
+        rtol=1e-8,
+        atol=1e-10,
+    )
+    assert solution.status.name == "event"
+    first, second = solution.events
+    # t = log(y0/level); there the other component is 2 level/y0.
+    grads = torch.autograd.grad(first.t[0], (y0, level), retain_graph=True)
+    np.testing.assert_allclose(grads[0], [1.0, 0.0], atol=1e-5)
+    np.testing.assert_allclose(grads[1], -1 / 0.7, rtol=1e-5)
+    (grad,) = torch.autograd.grad(first.y[0, 1], level, retain_graph=True)
+    np.testing.assert_allclose(grad, 2.0, rtol=1e-5)
+    (grad,) = torch.autograd.grad(second.t[0], y0, retain_graph=True)
+    np.testing.assert_allclose(grad, [0.0, 0.5], atol=1e-5)
+    assert float(solution.t[-1]) == float(first.t[0].detach())
+    (grad,) = torch.autograd.grad(solution.y[-1, 0], level)  # the solve ends at the level
+    np.testing.assert_allclose(grad, 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_an_event_that_only_touches_zero_keeps_its_time(batched):
+    (y0,) = tensors([0.0])
+    # y = t, and at t = 1/2, where a step ends and is sampled, g = −(t − 1/2)³ has slope zero.
+    solution = sk.solve(
+        lambda t, y: 1.0 + 0 * y,
+        (0.0, 1.0),
+        y0[None] if batched else y0,
+        "dopri5",
+        events=lambda t, y: -((y[..., 0] - 0.5) ** 3),
+        batched=batched,
+        max_step=0.5,
+        first_step=0.5,
+    )
+    t = solution.events[0].t.reshape(-1)
+    assert float(t[0].detach()) == pytest.approx(0.5, abs=1e-5)
+    assert t.requires_grad
+
+
+def test_event_functions_that_return_numbers_are_left_as_they_are():
+    (y0,) = tensors([1.0])
+    solution = sk.solve(lambda t, y: -y, (0.0, 1.0), y0, events=lambda t, y: y[0].item() - 0.5)
+    assert float(solution.events[0].t[0]) == pytest.approx(math.log(2), rel=1e-5)

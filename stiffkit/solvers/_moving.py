@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from .._array import is_torch, to_numpy
-from .solution import Status
+from .solution import EventRecord, Solution, Status
 
-__all__ = ["at_event", "moves", "solve_moving"]
+__all__ = ["at_event", "events_moved", "moves", "solve_moving"]
 
 
 def moves(t: Any) -> bool:
@@ -94,31 +94,63 @@ def at_event(f: Callable[..., Any], g: Callable[..., Any], t: Any, y: Any) -> tu
     Returns
     -------
     t, y : tensor
-        The same values.
-
-    Raises
-    ------
-    ValueError
-        If g does not change along the solution: the time of its zero is no differentiable function.
+        The same values. Where g does not change along the solution, their derivatives overflow, as
+        they should.
     """
     import torch
 
     time = t.detach().to(device=y.device, dtype=y.real.dtype)
     now = g(time, y)
-    if not (y.requires_grad or now.requires_grad):
+    if not (is_torch(now) and (y.requires_grad or now.requires_grad)):
         return t.detach(), y
     slope = f(time, y)
     with torch.enable_grad():
         at, state = time.clone().requires_grad_(), y.detach().requires_grad_()
-        value = g(at, state)
+        value = g(at, state).sum()
         if not value.requires_grad:  # a function of steps: it has no part in any gradient
             return t.detach(), y
         along: Any = torch.autograd.grad(value, (at, state), allow_unused=True)
     rate = torch.zeros_like(time) if along[0] is None else along[0]
     if along[1] is not None:
         rate = rate + (along[1].conj() * slope.detach()).sum().real
-    if float(rate) == 0.0 or not bool(torch.isfinite(rate)):
-        msg = f"the event at t = {float(t)!r} has no gradient: its function changes at rate {rate}"
-        raise ValueError(msg)
-    root = t.detach() - ((now - now.detach()) / rate).to(t.dtype)
+    tiny = torch.finfo(rate.dtype).tiny
+    rate = torch.where(torch.isfinite(rate) & (rate != 0), rate, tiny)
+    root = t.detach() - ((now - now.detach()).sum() / rate).to(t.dtype)
     return root, shifted(y, slope, root)
+
+
+def events_moved(
+    solution: Solution, f: Callable[..., Any], functions: list[Callable[..., Any]]
+) -> Solution:
+    """Return a solution whose events are functions of what f, g and y0 depend on; see `at_event`.
+
+    Parameters
+    ----------
+    solution : Solution
+        On tensors.
+    f : callable
+        Right-hand side, arguments bound.
+    functions : list of callable
+        Event functions, arguments bound.
+    """
+    import torch
+
+    records, y, calls = [], solution.y, 0
+
+    def slope(t: Any, state: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return f(t, state)
+
+    for g, record in zip(functions, solution.events, strict=True):
+        found = [at_event(slope, g, t, state) for t, state in zip(record.t, record.y, strict=True)]
+        if not found:
+            records.append(record)
+            continue
+        times, states = (torch.stack(column) for column in zip(*found, strict=True))
+        records.append(EventRecord(times, states))
+        ended = solution.status is Status.event and len(y) > 0
+        if ended and bool(times[-1] == solution.t[-1]):
+            y = torch.cat([y[:-1], states[-1:]])
+    stats = {**solution.stats, "nfev": solution.stats["nfev"] + calls}
+    return replace(solution, y=y, events=tuple(records), stats=stats)

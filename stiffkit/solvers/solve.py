@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._array import backend_of, is_torch
-from ._moving import moves, solve_moving
+from ._moving import events_moved, moves, solve_moving
 from ._tree import is_tree, solve_tree
 from .control import Controller
 from .loop import Run
@@ -77,8 +77,8 @@ def solve(
         (A list is array_like, and so is a tuple of numbers.)
     method : str or ButcherTableau
         A name in `stiffkit.METHODS` (SciPy's RK23, RK45 and DOP853 are understood too), or a
-        method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. Implicit and
-        Rosenbrock methods take NumPy states. ``"auto"`` starts with an explicit method and goes on
+        method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. radau5 takes
+        NumPy states. ``"auto"`` starts with an explicit method and goes on
         with a stabilised or an implicit one, and back, where that costs less: see
         ``Solution.switches``. (With `grid` or `guide` it is tsit5 throughout.)
     rtol, atol : float or array of y0's shape
@@ -251,4 +251,7 @@ def solve(
                 error.solution = run.solution()  # type: ignore[attr-defined]
                 error.add_note(f"stiffkit: solved up to t = {run.t!r}; see .solution")
             raise
-    return run.solution()
+    solution = run.solution()
+    if functions and problem.backend.grad_enabled():
+        solution = events_moved(solution, problem.raw_f, functions)
+    return solution
