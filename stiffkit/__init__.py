@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .solvers.batch import Backsolve, Checkpoints
     from .solvers.compat import ode_solver, solve_ivp
     from .solvers.ensemble import ensemble, ensemble_iter
+    from .solvers.torchdiffeq import odeint, odeint_adjoint, odeint_event
     from .stiffness import diagnose
 
 __version__ = "0.1.0"
@@ -40,6 +41,9 @@ __all__ = [
     "ensemble",
     "ensemble_iter",
     "ode_solver",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_event",
     "solve",
     "solve_ivp",
 ]
@@ -54,6 +58,9 @@ _ELSEWHERE = {
     "ensemble": "solvers.ensemble",
     "ensemble_iter": "solvers.ensemble",
     "ode_solver": "solvers.compat",
+    "odeint": "solvers.torchdiffeq",
+    "odeint_adjoint": "solvers.torchdiffeq",
+    "odeint_event": "solvers.torchdiffeq",
     "solve_ivp": "solvers.compat",
 }
 

@@ -204,6 +204,10 @@ class Backend:
             raise ValueError(msg)
         return f.astype(y.dtype)  # a copy: f may return one and the same buffer each time
 
+    def array(self, value: Any) -> Array:
+        """Return what f gave as an array; a tensor keeps its history."""
+        return np.asarray(value)
+
     def copy(self, x: Array) -> Array:
         return x.copy()
 
@@ -388,6 +392,9 @@ class _Torch(Backend):
             )
             raise ValueError(msg)
         return value.clone()
+
+    def array(self, value: Any) -> Array:
+        return value if is_torch(value) else self.xp.as_tensor(value)
 
     def copy(self, x: Array) -> Array:
         return x.clone()

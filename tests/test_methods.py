@@ -54,8 +54,8 @@ every_pair = pytest.mark.parametrize(
 
 def test_methods_are_all_there_under_their_own_names():
     names = (
-        "euler heun midpoint ralston bosh3 rk4 rkf45 cashkarp dopri5 tsit5 bs5 vern6 vern7 vern8 "
-        "vern9 dop853"
+        "euler heun midpoint ralston heun3 bosh3 rk38 rk4 rkf45 cashkarp dopri5 tsit5 bs5 "
+        "dopri8 vern6 vern7 vern8 vern9 dop853"
     )
     assert set(EXPLICIT) >= set(names.split())
     assert all(tab.name == name for name, tab in EXPLICIT.items())
@@ -81,6 +81,9 @@ STRUCTURE = {
     "heun": (1, False),
     "midpoint": (None, False),
     "ralston": (None, False),
+    "heun3": (None, False),
+    "rk38": (3, False),
+    "dopri8": (12, False),
     "bosh3": (None, True),
     "rk4": (3, False),
     "rkf45": (4, False),

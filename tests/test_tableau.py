@@ -172,7 +172,8 @@ def test_one_wrong_coefficient_of_an_interpolant_is_refused(data, tab, slip):
 @given(st.data(), methods, st.floats(-3, 0))
 def test_two_wrong_coefficients_whose_sum_is_right_break_an_order_condition(data, tab, exponent):
     rows = {"b": tab.order, "b_hat": tab.order_hat, "b_hat2": tab.order_hat2}
-    fields = ["A"] * (tab.n_stages > 2)
+    # Conditions of order 1 and 2 see no more of A than the sums of its rows.
+    fields = ["A"] * (tab.n_stages > 2 and tab.order > 2)
     # Every row that sums to 1 has order 1, so that only rows of higher order can break.
     fields += [row for row, p in rows.items() if p is not None and p > 1]
     assume(fields)

@@ -18,7 +18,33 @@ __all__ = [
     "PIDController",
     "PredictiveController",
     "first_step",
+    "norm_of_flat",
+    "norm_of_rows",
 ]
+
+
+def norm_of_flat(norm: Any, shape: tuple[int, ...]) -> Callable[[Array], float] | None:
+    """Return a norm of states of some shape as one of flat states; None for none."""
+    if norm is None:
+        return None
+
+    def on_flat(x: Array) -> float:
+        value = norm(x.reshape(shape))
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            msg = f"norm must return one real number, not {value!r}"
+            raise ValueError(msg) from error
+
+    return on_flat
+
+
+def norm_of_rows(
+    norm: Any, shape: tuple[int, ...]
+) -> Callable[[Array], np.ndarray[Any, Any]] | None:
+    """Return a norm of states of some shape as one of each row of (b, n), shape (b,)."""
+    flat = norm_of_flat(norm, shape)
+    return None if flat is None else lambda x: np.array([flat(row) for row in x])
 
 
 class ErrorRatio:
@@ -35,16 +61,26 @@ class ErrorRatio:
         State at the start.
     backend : Backend
         Of the state.
+    norm : callable, optional
+        ``norm(x)`` of a flat array, in the rms's place.
     """
 
-    def __init__(self, rtol: Any, atol: Any, y: Array, backend: Backend) -> None:
+    def __init__(
+        self,
+        rtol: Any,
+        atol: Any,
+        y: Array,
+        backend: Backend,
+        norm: Callable[[Array], float] | None = None,
+    ) -> None:
         # With atol = 0 a component at rest at zero has the ratio 0/0: the smallest normal number
         # in atol's place makes it 0 and leaves every other ratio as it is.
         self.rtol, self.atol = rtol, atol + backend.tiny(y)
         # Divided by rtol throughout, a step needs one product less; not for an rtol so small that
         # atol/rtol leaves the range where squares are safe.
         tiny = backend.tiny(y) ** 0.25
-        self.scalar = rtol if isinstance(rtol, float) and rtol > tiny else None
+        plain = isinstance(rtol, float) and rtol > tiny and norm is None
+        self.given, self.scalar = norm, rtol if plain else None
         self.offset = self.atol if self.scalar is None else self.atol / self.scalar
         self.size = max(int(math.prod(y.shape)), 1)
         self.square_sum, self.xp = backend.square_sum(y), backend.xp
@@ -78,6 +114,9 @@ class ErrorRatio:
         ratios = []
         for err in errors:
             err /= scale
+            if self.given is not None:
+                ratios.append(self.given(err))
+                continue
             ratio = math.sqrt(self.square_sum(err) / self.size) / (self.scalar or 1.0)
             ratios.append(ratio if math.isfinite(ratio) else self._careful(err))
         return ratios[0] if len(ratios) == 1 else hairer_combination(*ratios)
@@ -300,6 +339,7 @@ def first_step(
     max_step: float,
     backend: Backend,
     batched: bool = False,
+    norm: Callable[[Array], Any] | None = None,
 ) -> Any:
     """Hairer's starting step size; one call of f, inside the span.
 
@@ -323,6 +363,8 @@ def first_step(
         Of the state.
     batched : bool
         Whether each row is a problem of its own.
+    norm : callable, optional
+        In the rms's place; with `batched` of each row, shape (B,).
 
     Returns
     -------
@@ -352,6 +394,11 @@ def first_step(
 
         def along(h: Any) -> Array:
             return float(h)
+
+    if norm is not None:
+
+        def rms(x: Array) -> Any:
+            return np.asarray(norm(backend.detach(x)), dtype=np.float64)
 
     with np.errstate(all="ignore"):
         d_0, d_1 = rms(y_0 / scale), rms(f_0 / scale)

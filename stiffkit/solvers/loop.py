@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._array import Array
-from .control import ErrorRatio, first_step
+from .control import ErrorRatio, first_step, norm_of_flat
 from .dense import DenseOutput, Segment
 from .events import EventFinder
 from .methods import METHODS
@@ -156,16 +156,20 @@ class Run:
             h = t_new - self.t
             if self.accepted:
                 stages.advance(self.t, self.y)
+            self._tell(h, accepted=None)
             try:
                 y_new = stages.attempt(self.t, self.y, t_new)
             except StepFailed as failed:
                 self._log(h, math.nan, failed.limit, accepted=False)
+                self._tell(h, accepted=False)
                 self.end(FAILED[failed.limit], f"{failed} in the step from t = {self.t!r} by {h!r}")
                 return
             if not bool(isfinite(y_new).all()):
+                self._tell(h, accepted=False)
                 self.end(Status.non_finite, self._where_not_finite(y_new))
                 return
             self._log(h, math.nan, "grid", accepted=True)
+            self._tell(h, accepted=True)
             if self._commit(t_new, y_new, bar):
                 return
 
@@ -177,7 +181,8 @@ class Run:
         hold = stages.hold
         wall = t1  # the nearest time towards which f was not finite
         h_abs, limit, non_finite = self._first_step(order), "first_step", 0
-        ratio_of = ErrorRatio(p.rtol, p.atol, y, p.backend)
+        ratio_of = ErrorRatio(p.rtol, p.atol, y, p.backend, norm_of_flat(steps.norm, p.shape))
+        told = self.hooks.on_attempt is not None
         memory, max_step, logging = controller.init(), steps.max_step, self.hooks.rows is not None
         attempts_left, retry, detector = steps.max_steps, False, self.detector
         failures = 0
@@ -203,11 +208,14 @@ class Run:
             if (t_new - t1) * direction >= 0:
                 t_new, limit = t1, "end"
             h = t_new - t
+            if told:
+                self._tell(h, accepted=None)
             try:
                 y_new = stages.attempt(t, y, t_new)
                 errors = stages.errors()
             except StepFailed as failed:
                 self._log(h, math.inf, limit, accepted=False)
+                self._tell(h, accepted=False)
                 failures += 1
                 h_abs, limit, retry = failed.longest, failed.limit, True
                 if failures == MAX_FAILURES or h_abs < min_step:
@@ -225,6 +233,7 @@ class Run:
                 self.rejected += 1
                 non_finite += 1
                 self._log(h, ratio, limit, accepted=False)
+                self._tell(h, accepted=False)
                 stuck = not bool(isfinite(stages.get(0)).all())  # a smaller step starts there too
                 if non_finite == MAX_NON_FINITE or stuck:
                     self.end(Status.non_finite, self._where_not_finite(y_new))
@@ -239,6 +248,8 @@ class Run:
                 raise ValueError(msg)
             if logging:
                 self._log(h, ratio, limit, accepted=accept)
+            if told:
+                self._tell(h, accepted=accept)
             if accept and hold[0] < factor < hold[1]:
                 factor = 1.0
             h_abs, limit, retry = abs(h) * factor, "accuracy", not accept
@@ -290,6 +301,7 @@ class Run:
             longest=abs(p.t1 - p.t0),
             max_step=steps.max_step,
             backend=p.backend,
+            norm=norm_of_flat(steps.norm, p.shape),
         )
         return h
 
@@ -426,6 +438,13 @@ class Run:
                 {"t": self.t, "h": h, "ratio": ratio, "accepted": accepted, "limit": limit}
             )
 
+    def _tell(self, h: float, *, accepted: bool | None) -> None:
+        """Show an attempt from where the solve is: before it, and with the verdict."""
+        if self.hooks.on_attempt is not None:
+            backend = self.problem.backend
+            y = backend.copy(self.y).reshape(self.problem.shape)
+            self.hooks.on_attempt(self.t, y, h, accepted)
+
     def end(self, status: Status, message: str) -> None:
         """Set how the solve ends."""
         doubt = getattr(self.stages, "doubt", None)
@@ -545,7 +564,7 @@ def trial(
         problem,
         method,
         steps,
-        Hooks(None, (), None, log=False),
+        Hooks(None, (), None, None, log=False),
         [],
         None,
         dense=False,

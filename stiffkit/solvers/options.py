@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .._optional import require
 from .control import CONTROLLERS, Controller
 from .problem import Problem, bind, check_positive, check_times
+
+Floats = npt.NDArray[np.float64]
 
 __all__ = ["Hooks", "Progress", "StepOptions", "event_functions"]
 
@@ -27,7 +30,13 @@ class StepOptions:
     grid: list[float] | None
 
     def __init__(
-        self, controller: Any, first: Any, max_step: Any, max_steps: Any, grid: Any
+        self,
+        controller: Any,
+        first: Any,
+        max_step: Any,
+        max_steps: Any,
+        grid: Any,
+        norm: Any = None,
     ) -> None:
         chosen = DEFAULT_CONTROLLER if controller is None else controller
         if isinstance(chosen, str):
@@ -46,16 +55,21 @@ class StepOptions:
         self.max_step = check_positive("max_step", max_step)
         self.max_steps = check_positive("max_steps", max_steps, whole=True)
         self.grid_argument, self.grid = grid, None
+        if norm is not None and not callable(norm):
+            msg = f"norm must be callable, norm(x), not {norm!r}"
+            raise TypeError(msg)
+        self.norm = norm
 
-    def check(self, problem: Problem) -> None:
+    def check(self, t0: float, t1: float) -> None:
         """Check what depends on the time span."""
-        t0, t1 = problem.t0, problem.t1
         if self.first is not None and self.first > abs(t1 - t0) > 0:
             msg = f"first_step={self.first!r} is longer than t_span ({t0!r}, {t1!r})"
             raise ValueError(msg)
         grid = self.grid_argument
         if grid is None:
             return
+        if callable(grid):
+            grid = grid(t0, t1)
         if isinstance(grid, (int, float, np.integer, np.floating)) or getattr(grid, "ndim", 1) == 0:
             n = check_positive("grid", grid, whole=True)
             self._bounded(n)
@@ -67,6 +81,21 @@ class StepOptions:
             msg = f"grid must start at t0 = {t0!r} and end at t1 = {t1!r}"
             raise ValueError(msg)
 
+    def table(self, t0: Floats, t1: Floats) -> Floats | None:
+        """Return the grids of a batch, shape (n_t, B), or None; t0 and t1 of shape (B,)."""
+        if self.grid_argument is None:
+            return None
+        columns: dict[tuple[float, float], list[float] | None] = {}
+        spans = list(zip(t0.tolist(), t1.tolist(), strict=True))
+        for span in spans:
+            if span not in columns:
+                self.check(*span)
+                columns[span] = self.grid
+        if len({len(column or ()) for column in columns.values()}) > 1:
+            msg = "all samples of a batch must make the same number of steps: grid gives several"
+            raise ValueError(msg)
+        return np.array([columns[span] for span in spans]).T
+
     def _bounded(self, steps: float) -> None:
         if steps > self.max_steps:
             msg = f"grid has {steps} steps, more than max_steps = {self.max_steps}"
@@ -74,9 +103,11 @@ class StepOptions:
 
 
 class Hooks:
-    """What looks at steps, checked; `wanted` if anything does."""
+    """What looks at steps, checked; `wanted` if anything does at those that are accepted."""
 
-    def __init__(self, guide: Any, observe: Any, callback: Any, *, log: bool) -> None:
+    def __init__(
+        self, guide: Any, observe: Any, callback: Any, on_attempt: Any = None, *, log: bool
+    ) -> None:
         if (
             observe is None
             or isinstance(observe, (str, bytes))
@@ -88,15 +119,16 @@ class Hooks:
         named = [("observe", hook) for hook in observers]
         named += [("guide", guide)] * (guide is not None)
         named += [("callback", callback)] * (callback is not None)
+        self.wanted = bool(named)
+        named += [("on_attempt", on_attempt)] * (on_attempt is not None)
         for name, hook in named:
             if not callable(hook):
                 msg = f"{name} must be callable, not {hook!r}"
                 raise TypeError(msg)
-        self.guide, self.callback = guide, callback
+        self.guide, self.callback, self.on_attempt = guide, callback, on_attempt
         self.observers: dict[str, Callable[..., Any]] = {}
         for hook in observers:
             self.observers[self._free_name(hook)] = hook
-        self.wanted = bool(named)
         self.rows: list[dict[str, Any]] | None = [] if log or observers else None
 
     def _free_name(self, hook: Any) -> str:

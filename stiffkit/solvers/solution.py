@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .._array import Array, to_numpy
+from ._tree import tree_map
 from .dense import DenseOutput
 
 if TYPE_CHECKING:
@@ -176,11 +177,11 @@ class BatchSolution:
         for record in self.events:
             known = to_numpy(record.t[:, i])
             m = int((~np.isnan(known)).sum())
-            events.append(EventRecord(record.t[:m, i], record.y[:m, i]))
+            events.append(EventRecord(record.t[:m, i], _sample(record.y, m, i)))
         dense = None if self.interpolant is None else self.interpolant.sample(i)
         return Solution(
             t=self.t[:n, i],
-            y=self.y[:n, i],
+            y=_sample(self.y, n, i),
             status=self.status[i],
             message=self.message[i],
             stats=stats,
@@ -193,6 +194,11 @@ class BatchSolution:
         names = [status.name for status in self.status]
         ends = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
         return f"<BatchSolution of {len(self)}: {ends}; nfev {self.stats['nfev']}>"
+
+
+def _sample(y: Any, n: int, i: int) -> Any:
+    """Return the first n states of sample i."""
+    return tree_map(lambda a: a[:n, i], y)
 
 
 def freeze_log(rows: list[dict[str, Any]], columns: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .._array import is_torch
+from .._array import backend_of, is_torch
+from ._moving import events_moved, moves, solve_moving
+from ._tree import is_tree, solve_tree
 from .control import Controller
 from .implicit import AdditiveTableau
 from .loop import Run
@@ -52,6 +54,8 @@ def solve(
     guide: StepHook | None = None,
     observe: StepHook | Sequence[StepHook] = (),
     callback: Callable[[Step], Any] | None = None,
+    on_attempt: Callable[..., Any] | None = None,
+    norm: Callable[[Any], Any] | None = None,
     progress: bool = False,
     log: bool = False,
     detect: bool = True,
@@ -81,13 +85,17 @@ def solve(
     t_span : (float, float)
         t0 and t1; t1 < t0 integrates backward. An infinite t1 stands for the largest float: an
         event, `callback` or `max_steps` will end the solve. With t0 = t1 the solution is y0.
-    y0 : array_like or torch.Tensor
+        Tensors that require gradients get them, and so do those in `t_eval`.
+    y0 : array_like or torch.Tensor, or a tuple or dict of them
         Initial state: any shape, real or complex, single or double precision. Integers become
         floats (float64 for NumPy, the default dtype for torch). The state keeps this dtype.
+        A (nested) tuple or dict of arrays, or with `batched` of arrays (B, ...), stays one: f,
+        events and callbacks get such structures, f returns one, and so are the solution's states.
+        (A list is array_like, and so is a tuple of numbers.)
     method : str or ButcherTableau
         A name in `stiffkit.METHODS` (SciPy's RK23, RK45 and DOP853 are understood too), or a
-        method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. Implicit and
-        Rosenbrock methods take NumPy states. ``"auto"`` starts with an explicit method and goes on
+        method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. radau5 takes
+        NumPy states. ``"auto"`` starts with an explicit method and goes on
         with a stabilised or an implicit one, and back, where that costs less: see
         ``Solution.switches``. (With `grid` or `guide` it is tsit5 throughout, with `mass` an
         implicit method.) A split f takes kencarp3, kencarp4 or kencarp5, which are halves of
@@ -98,9 +106,9 @@ def solve(
     t_eval : array_like, optional
         Times to return the solution at, monotone within the span; by default every step's end.
         Times inside a step are interpolated to the method's dense order.
-    grid : array_like or int, optional
-        Take exactly these steps, without error control: times from t0 to t1, or a number of equal
-        steps.
+    grid : array_like, int or callable, optional
+        Take exactly these steps, without error control: times from t0 to t1, a number of equal
+        steps, or ``grid(t0, t1)``, which returns one of both.
     dense : bool
         Keep an interpolant: ``solution(t)``. Its error, and that of `t_eval` and of events, is not
         controlled between the steps: where an implicit method damps a very stiff component to far
@@ -124,6 +132,13 @@ def solve(
         ``name`` or ``__name__`` (numbered where a name is taken).
     callback : callable, optional
         ``callback(step)`` after each accepted step; a true return value stops the solve.
+    on_attempt : callable, optional
+        ``on_attempt(t, y, h, accepted)`` before each attempted step from (t, y) by h, with None for
+        `accepted`, and once more with the verdict. With `batched` these are arrays, one entry for
+        each row that still runs.
+    norm : callable, optional
+        ``norm(x)``, of arrays of y0's shape (with `batched` of one sample's), in the place of the
+        rms by which steps are accepted and the first one is chosen.
     progress : bool
         Show a progress bar in t (needs tqdm).
     log : bool
@@ -167,7 +182,7 @@ def solve(
         to these rows. (If f, tried once with fewer rows, fails or returns something else, it is
         called with all B to the end.) `t_span` and `t_eval`, of shape (n_t,) or (n_t, B), and the
         tolerances may differ from sample to sample, and events return shape (b,).
-        ``callback(t, y, accepted)`` sees the rows. Not with `grid`, `guide` and `observe`.
+        ``callback(t, y, accepted)`` sees the rows. Not with `guide` and `observe`.
     adjoint : {"checkpoints", "backsolve"} or Checkpoints or Backsolve, optional
         For torch, how gradients are made. By default the history of the steps is kept, as for any
         computation; with checkpoints it is made again, a piece at a time; backsolve integrates the
@@ -191,6 +206,11 @@ def solve(
     >>> solution.status.name, round(float(solution.y[-1, 0]), 6)
     ('success', 0.367879)
     """
+    arguments = locals()
+    if is_tree(y0):
+        return solve_tree(solve, arguments)  # type: ignore[no-any-return]
+    if is_torch(y0) and (moves(t_span) or moves(t_eval)) and backend_of(y0).grad_enabled():
+        return solve_moving(solve, arguments)  # type: ignore[no-any-return]
     auto = isinstance(method, str) and method == "auto"
     tableau: Any
     if is_split(f):
@@ -200,14 +220,13 @@ def solve(
             "tsit5" if auto else method, METHODS | ADDITIVE, adaptive=grid is None
         )
     auto = auto and grid is None and guide is None
-    steps = StepOptions(controller, first_step, max_step, max_steps, grid)
+    steps = StepOptions(controller, first_step, max_step, max_steps, grid, norm)
     if batched or adjoint is not None or (is_torch(y0) and needs_batch(tableau)):
         if is_split(f):
             msg = "a split f takes a NumPy state, one at a time"
             raise ValueError(msg)
         refuse_batched(
             tableau,
-            grid=grid,
             guide=guide,
             observe=observe or None,
             jvp=jvp,
@@ -231,6 +250,7 @@ def solve(
             dense=dense,
             events=events,
             callback=callback,
+            on_attempt=on_attempt,
             progress=progress,
             log=log,
             radius=radius,
@@ -238,10 +258,10 @@ def solve(
             adjoint=adjoint,
             args=args,
         )
-    hooks = Hooks(guide, observe, callback, log=log)
+    hooks = Hooks(guide, observe, callback, on_attempt, log=log)
     functions = event_functions(events, args)
     problem = make_problem(f, t_span, y0, args, rtol, atol)
-    steps.check(problem)
+    steps.check(problem.t0, problem.t1)
     stiff = {"jac": jac, "radius": radius, "jvp": jvp, "precond": precond}
     for key, given in stiff.items():
         if key in ("jvp", "precond") and given is not None and not callable(given):
@@ -284,7 +304,10 @@ def solve(
                 error.solution = run.solution()  # type: ignore[attr-defined]
                 error.add_note(f"stiffkit: solved up to t = {run.t!r}; see .solution")
             raise
-    return run.solution()
+    solution = run.solution()
+    if functions and problem.split is None and problem.backend.grad_enabled():
+        solution = events_moved(solution, problem.raw["f"], functions)
+    return solution
 
 
 def _with_mass(problem: Problem, method: Any, stiff: dict[str, Any], *, auto: bool) -> Any:

@@ -650,7 +650,7 @@ class StabilisedStages:
         def f(time: float, state: Array) -> Array:
             self.calls += 1
             view = backend.protect(state[...])
-            return backend.xp.asarray(self.f(t_new if time == t + h else time, view))
+            return backend.array(self.f(t_new if time == t + h else time, view))
 
         self.attempted, self.s = True, method.stages(abs(h) * rho)
         y_new, self.err, f_new = method.step(f, t, y, h, self.f_0, self.s)
@@ -682,7 +682,7 @@ class StabilisedStages:
         """f(t, y) at the end of the step, evaluated unless the method or an earlier call did."""
         if self.f_end_at is not y:
             self.calls += 1
-            value = self.backend.xp.asarray(self.f(t, y))
+            value = self.backend.array(self.f(t, y))
             self.f_end, self.f_end_at = self.backend.copy(value), y
         return self.f_end
 

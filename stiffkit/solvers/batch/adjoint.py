@@ -8,14 +8,16 @@ a piece at a time, when the gradient is wanted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from ..._array import Array, is_torch
+from ..._array import Array, is_torch, to_numpy
+from ..options import StepOptions
 from ..problem import check_positive
 from ..solution import BatchSolution
 from ..tableau import ButcherTableau
@@ -59,10 +61,28 @@ class Backsolve:
     """Explicit method of the backward solve; by default the forward one."""
     parameters: tuple[Any, ...] | None = None
     """What f depends on beside y and `args`; by default the leaves of f's own history."""
+    steps: StepOptions | None = None
+    """What decides the backward steps; by default what decides the forward ones, their grid
+    included, but not the size of the first step."""
+    on_attempt: Callable[..., Any] | None = None
+    """Called at each backward step that is tried, like `on_attempt` of `stiffkit.solve`; y has the
+    shape (B, 2, n) and holds the state and its adjoint."""
 
     def applies(self, problem: BatchProblem) -> bool:
         """Whether there is a gradient to be asked for."""
         return problem.backend.grad_enabled()
+
+    def backward_steps(self, forward: StepOptions, shape: tuple[int, ...]) -> StepOptions:
+        """Return what decides the backward steps; a norm is the larger one of y and of a."""
+        steps = copy(forward if self.steps is None else self.steps)
+        if self.steps is None:
+            steps.first = None
+            if getattr(steps.grid_argument, "ndim", 0) or isinstance(steps.grid_argument, Sequence):
+                steps.grid_argument = _between(to_numpy(steps.grid_argument))
+        if steps.norm is not None:
+            norm = steps.norm
+            steps.norm = lambda pair: max(float(norm(x.reshape(shape))) for x in pair)
+        return steps
 
     def tolerances(self, rtol: Any, atol: Any, problem: BatchProblem) -> tuple[Any, Any]:
         """Return those of the backward solve, whose state is (y, a)."""
@@ -73,6 +93,16 @@ class Backsolve:
                 value = problem.backend.xp.concatenate([value, value], 1)
             given.append(value)
         return given[0], given[1]
+
+
+def _between(grid: Floats) -> Callable[[float, float], Floats]:
+    """Return the part of a grid between two times, from the first to the second."""
+
+    def part(t0: float, t1: float) -> Floats:
+        inside = np.sort(grid[(grid > min(t0, t1)) & (grid < max(t0, t1))])
+        return np.array([t0, *(inside if t1 > t0 else inside[::-1]), t1])
+
+    return part
 
 
 def make_adjoint(
@@ -114,19 +144,20 @@ def make_adjoint(
 class Tape:
     """The accepted steps of each sample, in its own order: what a replay needs.
 
-    Each entry of `steps` is the samples that made a step together, their times and step sizes.
+    Each entry of `steps` is the samples that made a step together, from when, and to when: t + h
+    may round to a time beside the end.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.steps: list[tuple[Any, Floats, Floats]] = []
 
-    def add(self, samples: Any, t: Floats, h: Floats) -> None:
+    def add(self, samples: Any, t: Floats, t_new: Floats) -> None:
         """Keep the steps that some samples made."""
-        self.steps.append((samples, t, h))
+        self.steps.append((samples, t, t_new))
 
     def table(self, t_0: Floats) -> tuple[Floats, Floats]:
-        """Return times and step sizes, shape (N, B), N the most steps of a sample.
+        """Return starts and ends of the steps, shape (N, B), N the most steps of a sample.
 
         A sample that made fewer rests at its end with steps of size 0.
         """
@@ -136,13 +167,12 @@ class Tape:
             places.append(count[samples])
             count[samples] += 1
         N = int(count.max(initial=0))
-        t, h, end = np.tile(t_0, (N, 1)), np.zeros((N, self.size)), t_0.copy()
-        for place, (samples, t_m, h_m) in zip(places, self.steps, strict=True):
-            t[place, samples], h[place, samples] = t_m, h_m
-            end[samples] = t_m + h_m
-        for m in range(N):
-            t[m] = np.where(m < count, t[m], end)
-        return t, h
+        t, end, last = np.tile(t_0, (N, 1)), np.tile(t_0, (N, 1)), t_0.copy()
+        for place, (samples, start, t_new) in zip(places, self.steps, strict=True):
+            t[place, samples], end[place, samples] = start, t_new
+            last[samples] = t_new
+        rests = np.arange(N)[:, None] >= count
+        return np.where(rests, last, t), np.where(rests, last, end)
 
 
 def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | None) -> Array:
@@ -172,7 +202,8 @@ def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | 
     from torch.utils.checkpoint import checkpoint
 
     backend = problem.backend
-    T, H = tape.table(problem.t0)
+    T, ends = tape.table(problem.t0)
+    H = ends - T
     N = len(T)
     out = Records(problem, run.t_eval)
     if run.t_eval is not None and not len(run.t_eval):
@@ -187,7 +218,7 @@ def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | 
         values = []
         for m in range(a, b):
             y_new = stages.attempt(T[m], H[m], y)
-            end = T[m] + H[m]
+            end = ends[m]
             if len(due[m - a][0]):
                 at, times, inside = due[m - a]
                 if inside:
@@ -204,8 +235,7 @@ def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | 
     for a, b in pairwise(cuts.tolist()):
         due = []
         for m in range(a, b):
-            moved = H[m] != 0
-            end = T[m] + H[m]
+            moved, end = H[m] != 0, ends[m]
             inside = out.inside(rows, moved, end)
             at, samples, place, times = out.due(rows, moved, end)
             due.append((at, times, inside))

@@ -14,12 +14,16 @@ __all__ = ["BatchControl", "BatchErrorRatio"]
 
 
 class BatchErrorRatio:
-    """Rms over the components of each row of err_i / (atol_i + rtol_i max|y_i|)."""
+    """Rms over the components of each row of err_i / (atol_i + rtol_i max|y_i|).
 
-    def __init__(self, rtol: Any, atol: Any, y: Array, backend: Backend) -> None:
+    A `norm` of the rows, from shape (b, n) to (b,), may take the rms's place.
+    """
+
+    def __init__(self, rtol: Any, atol: Any, y: Array, backend: Backend, norm: Any = None) -> None:
         # As for one solve: with atol = 0 a component at rest at zero has the ratio 0, not 0/0.
         self.rtol, self.atol, self.backend = rtol, atol + backend.tiny(y), backend
         self.root = max(y.shape[1], 1) ** 0.5
+        self.norm = self._rms if norm is None else norm
 
     def take(self, rows: Any) -> None:
         """Go on with some of the rows."""
@@ -33,7 +37,7 @@ class BatchErrorRatio:
         backend, detach = self.backend, self.backend.detach
         ends = [backend.absolute(detach(state)) for state in (y, y_new)]
         scale = backend.xp.maximum(*ends) * self.rtol + self.atol
-        ratios = [self._rms(err / scale) for err in errors]
+        ratios = [self.norm(err / scale) for err in errors]
         if len(ratios) == 1:
             return ratios[0]
         pairs = zip(*(ratio.tolist() for ratio in ratios), strict=True)

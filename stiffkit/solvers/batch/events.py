@@ -197,6 +197,8 @@ class BatchEvents:
         )
         with np.errstate(all="ignore"):
             slope = (ahead - behind) / (2 * width)
+            # Where g only touches zero, values stay and derivatives overflow.
+            slope = np.where(np.isfinite(slope) & (slope != 0), slope, backend.tiny(y))
             y_dot = backend.detach(segment(whole_t + width) - segment(whole_t - width)) / (
                 backend.real_like(2 * width[:, None], y)
             )

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..._array import Array
 from ..._optional import require
-from ..control import first_step
+from ..control import first_step, norm_of_rows
 from ..loop import MAX_FAILURES, MAX_NON_FINITE
 from ..options import StepOptions
 from ..problem import first_bad
@@ -52,6 +52,9 @@ class BatchRun:
     callback : callable, optional
         ``callback(t, y, accepted)`` after each step of the batch, of its rows that still run; a
         true return value stops the solve.
+    on_attempt : callable, optional
+        ``on_attempt(t, y, h, accepted)`` before each attempted step of the batch, with None for
+        `accepted`, and after it with which rows accepted it.
     tape : Tape, optional
         Where the accepted steps are noted.
     on_step : callable, optional
@@ -72,6 +75,7 @@ class BatchRun:
         dense: bool = False,
         log: bool = False,
         callback: Callable[..., Any] | None = None,
+        on_attempt: Callable[..., Any] | None = None,
         tape: Any = None,
         on_step: Callable[..., Any] | None = None,
     ) -> None:
@@ -80,6 +84,9 @@ class BatchRun:
         self.backend, self.make_stages, self.steps = problem.backend, make_stages, steps
         self.rtol, self.atol, self.events, self.t_eval = rtol, atol, events, t_eval
         self.record, self.callback, self.tape, self.on_step = False, callback, tape, on_step
+        self.on_attempt = on_attempt
+        self.norm = norm_of_rows(steps.norm, problem.shape)
+        self.table = steps.table(problem.t0, problem.t1)
         self.t, self.y, self.t1 = problem.t0.copy(), problem.y0, problem.t1.copy()
         self.index = np.arange(B)
         """The sample that each row belongs to."""
@@ -98,7 +105,15 @@ class BatchRun:
 
     def integrate(self, bar: BatchProgress | None = None) -> None:
         """Step until every sample has ended."""
-        p, backend, steps = self.problem, self.backend, self.steps
+        if self._start():
+            if self.table is None:
+                self._control_steps(bar)
+            else:
+                self._follow_grid(self.table, bar)
+
+    def _start(self) -> bool:
+        """Evaluate at t0, and get the stages ready; return whether there is a step to take."""
+        p, backend = self.problem, self.backend
         f_0 = p.first_slopes()
         self.record = record = backend.wants_grad(p.y0, f_0)
         if self.events is not None:
@@ -106,12 +121,42 @@ class BatchRun:
         self.finish(~backend.rows_finite(f_0), Status.non_finite, self._bad_start(f_0))
         self.finish(self.running & (p.t0 == p.t1), Status.success)
         if not self.running.any():
-            return
-        stages = self.stages = self.make_stages(p, record=record)
+            return False
+        self.stages = self.make_stages(p, record=record)
+        self.stages.start(f_0)
+        return True
+
+    def _follow_grid(self, table: Floats, bar: BatchProgress | None) -> None:
+        backend, stages = self.backend, self.stages
+        assert stages is not None
+        for times in table[1:]:
+            if self._should_compact():
+                self._compact(np.flatnonzero(self.running))
+            active, t, y = self.running.copy(), self.t, self.y
+            h = np.where(active, times[self.index] - t, 0.0)
+            self._tell(h, None)
+            y_new = stages.attempt(t, h, y)
+            failed = np.zeros_like(active) if stages.failed is None else stages.failed
+            broken = ~backend.rows_finite(y_new)
+            accept = active & ~(failed | broken)
+            self._log(active, h, np.full(len(h), math.nan), accept)
+            self._tell(h, accept)
+            self.finish(active & failed, stages.failure)
+            self.finish(active & broken, Status.non_finite, self._why_broken(np.abs(h)))
+            if not accept.any():
+                return
+            if self.record and not accept.all():
+                y_new = stages.attempt(t, np.where(accept, h, 0.0), y)
+            t_new = np.where(accept, times[self.index], t)
+            if self._accept(accept, t, t_new, y, y_new, bar):
+                return
+
+    def _control_steps(self, bar: BatchProgress | None) -> None:
+        p, backend, steps, stages = self.problem, self.backend, self.steps, self.stages
+        assert stages is not None
         order, direction = stages.error_order, p.direction
-        stages.start(f_0)
-        h_abs = self._first_steps(f_0, order)
-        ratio_of = BatchErrorRatio(self.rtol, self.atol, p.y0, backend)
+        h_abs = self._first_steps(stages.f_0, order)
+        ratio_of = BatchErrorRatio(self.rtol, self.atol, p.y0, backend, self.norm)
         control = BatchControl(steps.controller, p.size)
         B = p.size
         retry, attempts = np.zeros(B, bool), np.zeros(B, int)
@@ -144,6 +189,7 @@ class BatchRun:
             t_new = np.where((t_new - self.t1) * direction >= 0, self.t1, t_new)
             t_new = np.where(active, t_new, t)
             h = t_new - t
+            self._tell(h, None)
             y_new = stages.attempt(t, h, y)
             errors = stages.errors()
             ratio = ratio_of(errors, y, y_new)
@@ -153,17 +199,8 @@ class BatchRun:
             bad = ~np.isfinite(ratio)
             accept, factor = control(ratio, active, order)
             accept &= active
-            if self.log is not None:
-                self.log.append(
-                    {
-                        "index": self.index,
-                        "active": active,
-                        "t": t,
-                        "h": h,
-                        "ratio": ratio,
-                        "accepted": accept,
-                    }
-                )
+            self._log(active, h, ratio, accept)
+            self._tell(h, accept)
             reject = active & ~accept
             self.rejected[self.index[reject]] += 1
             if bad.any():
@@ -180,11 +217,32 @@ class BatchRun:
             non_finite = np.where(accept & ((t_new - wall) * direction >= 0), 0, non_finite)
             if self.record and bad.any():  # what is not finite would poison all gradients
                 y_new = stages.attempt(t, np.where(accept, h, 0.0), y)
-            self._commit(accept, t, np.where(accept, t_new, t), y, y_new)
-            if bar is not None:
-                bar.update(self.running)
-            if self.callback is not None and self.callback(self.t, self.y, accept):
+            if self._accept(accept, t, np.where(accept, t_new, t), y, y_new, bar):
+                return
+
+    def _accept(
+        self, accept: Any, t: Floats, t_new: Floats, y: Array, y_new: Array, bar: Any
+    ) -> bool:
+        """Take a step of the batch; return whether nothing runs any more."""
+        self._commit(accept, t, t_new, y, y_new)
+        if bar is not None:
+            bar.update(self.running)
+        if self.callback is not None:
+            state = self.y.reshape((len(self.index), *self.problem.shape))
+            if self.callback(self.t, state, accept):
                 self.finish(self.running, Status.interrupted, lambda _: "stopped by the callback")
+        return not self.running.any()
+
+    def _tell(self, h: Floats, accept: Any) -> None:
+        """Show an attempt: before it, and with the verdict."""
+        if self.on_attempt is not None:
+            state = self.backend.copy(self.y).reshape((len(self.index), *self.problem.shape))
+            self.on_attempt(self.t, state, h, accept)
+
+    def _log(self, active: Any, h: Floats, ratio: Floats, accept: Any) -> None:
+        if self.log is not None:
+            row = {"index": self.index, "active": active, "t": self.t}
+            self.log.append({**row, "h": h, "ratio": ratio, "accepted": accept})
 
     def _commit(self, accept: Any, t: Floats, t_new: Floats, y: Array, y_new: Array) -> None:
         """Take the accepted rows' steps: outputs, events, the next step's start."""
@@ -211,12 +269,15 @@ class BatchRun:
             self.segments.append((segment.take(rows), self.index[rows], t_new[rows]))
         self.accepted[self.index[accept]] += 1
         if self.tape is not None:
-            self.tape.add(self.index[accept], t[accept], (t_new - t)[accept])
+            self.tape.add(self.index[accept], t[accept], t_new[accept])
         if self.on_step is not None:
             for time, z, weight in stages.quadrature(t, t_new - t, y):
                 self.on_step(self.index, time, z, weight, self.problem.args)
         self.records.step(self.index, accept, t_new, y_end, segment)
-        stages.advance(mask, t_new, y_end)
+        done = self.running & (t_new == self.t1)
+        over = done if ended is None else done | ended[0]
+        if (self.running & ~over).any():
+            stages.advance(mask, t_new, y_end)
         self.t, self.y = t_new, y_end
         if ended is not None:
             self.finish(
@@ -224,9 +285,7 @@ class BatchRun:
                 Status.event,
                 lambda i: f"a terminal event occurred at t = {float(t_new[i])!r}",
             )
-        done = self.running & (t_new == self.t1)
-        if done.any():
-            self.finish(done, Status.success)
+        self.finish(self.running & done, Status.success)
 
     def _first_steps(self, f_0: Array, order: int) -> Floats:
         p, steps, detach = self.problem, self.steps, self.backend.detach
@@ -251,6 +310,7 @@ class BatchRun:
             max_step=steps.max_step,
             backend=self.backend,
             batched=True,
+            norm=self.norm,
         )
         return h
 
@@ -286,12 +346,18 @@ class BatchRun:
         self.finish(
             stuck | (broken & (non_finite >= MAX_NON_FINITE)),
             Status.non_finite,
-            lambda i: (
-                f"f, or the state, is not finite within the step after "
-                f"t = {float(self.t[i])!r} by {float(h_abs[i])!r}"
-            ),
+            self._why_broken(h_abs),
         )
         return failures, non_finite
+
+    def _why_broken(self, h_abs: Floats) -> Callable[[int], str]:
+        def why(i: int) -> str:
+            return (
+                f"f, or the state, is not finite within the step after "
+                f"t = {float(self.t[i])!r} by {float(h_abs[i])!r}"
+            )
+
+        return why
 
     def _bad_start(self, f_0: Array) -> Callable[[int], str]:
         def why(i: int) -> str:

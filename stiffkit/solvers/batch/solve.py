@@ -43,6 +43,7 @@ def solve_batch(
     dense: bool = False,
     events: Any = None,
     callback: Callable[..., Any] | None = None,
+    on_attempt: Callable[..., Any] | None = None,
     progress: bool = False,
     log: bool = False,
     radius: Any = None,
@@ -68,21 +69,25 @@ def solve_batch(
     times = None if t_eval is None else check_batch_times(t_eval, problem)
     kind = make_adjoint(adjoint, problem, events=functions, dense=dense, method=method)
 
-    def start(p: BatchProblem, at: Any, with_method: Any, tols: Any, **more: Any) -> BatchRun:
+    def start(
+        p: BatchProblem, at: Any, with_method: Any, tols: Any, by: StepOptions = steps, **more: Any
+    ) -> BatchRun:
         interpolates = dense or bool(functions) or at is not None
         make = partial(_make_stages, with_method, interpolates, tols, radius, jac)
-        return BatchRun(p, make, tols[0], tols[1], steps, t_eval=at, **more)
+        return BatchRun(p, make, tols[0], tols[1], by, t_eval=at, **more)
 
     if isinstance(kind, Backsolve) and kind.applies(problem):
         if times is None:
             times = np.stack([problem.t0, problem.t1])
 
         def forward(p: BatchProblem, at: Any) -> BatchSolution:
-            return _finish(start(p, at, method, (rtol, atol), log=log, callback=callback), progress)
+            hooks: dict[str, Any] = {"log": log, "callback": callback, "on_attempt": on_attempt}
+            return _finish(start(p, at, method, (rtol, atol), **hooks), progress)
 
         def backward(p: BatchProblem, at: Any, on_step: Any) -> BatchSolution:
-            tols = kind.tolerances(rtol, atol, p)
-            return _finish(start(p, at, kind.method or method, tols, on_step=on_step), False)
+            tols, by = kind.tolerances(rtol, atol, p), kind.backward_steps(steps, p.shape[1:])
+            hooks: dict[str, Any] = {"on_step": on_step, "on_attempt": kind.on_attempt}
+            return _finish(start(p, at, kind.method or method, tols, by, **hooks), False)
 
         return backsolve(forward, backward, problem, times, kind.parameters)
     tape = Tape(problem.size) if isinstance(kind, Checkpoints) else None
@@ -95,6 +100,7 @@ def solve_batch(
         dense=dense,
         log=log,
         callback=callback,
+        on_attempt=on_attempt,
         tape=tape,
     )
     if tape is None:
@@ -159,6 +165,11 @@ def solve_one(
     callback = given.get("callback")
     if callback is not None:
         given["callback"] = lambda t, y, _: callback(t[0], y[0])
+    on_attempt = given.get("on_attempt")
+    if on_attempt is not None:
+        given["on_attempt"] = lambda t, y, h, accepted: on_attempt(
+            float(t[0]), y[0], float(h[0]), None if accepted is None else bool(accepted[0])
+        )
     try:
         many = solve_batch(_lifted(f, "f"), t_span, y0[None], method, steps, **given)
     except BaseException as error:
