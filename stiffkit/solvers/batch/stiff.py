@@ -144,7 +144,7 @@ class DirkBatch(_LinearStages):
         backend, xp, problem = self.backend, self.backend.xp, self.problem
         if not self.fresh:
             with backend.no_grad():  # the last correction below has the derivatives
-                exact = self.f_0 if self.tableau.explicit else problem(problem.time(t), y)
+                exact = self.f_0 if self.tableau.explicit else problem.lasting(problem.time(t), y)
                 self.J = backend.detach(self.linear.jacobian(t, backend.detach(y), exact))
             self.fresh = True
         self.solve = self.linear.solver(self.J, h * self.gamma)
@@ -166,6 +166,14 @@ class DirkBatch(_LinearStages):
             K.append(xp.where(rests, self.f_0, (Y - psi) / divisor))
         self.K, self.longest = K, 0.25 * np.abs(h)
         return Y if self.tableau.stiffly_accurate else y + self.h * combine(self.b, K)
+
+    def take(self, problem: BatchProblem, rows: Any) -> None:
+        """Go on with some of the rows."""
+        super().take(problem, rows)
+        if not isinstance(self.rtol, float):
+            self.rtol = self.rtol[rows]
+        if not isinstance(self.atol, float):
+            self.atol = self.atol[rows]
 
     def _newton(
         self, time: Array, Y: Array, psi: Array, weight: Array, scale: Array, rests: Any
