@@ -108,8 +108,7 @@ class BatchProblem:
         part.__dict__.update(self.__dict__)
         part.size = len(rows)
         part.args = tuple(
-            _rows(a, rows) if mine else a
-            for a, mine in zip(self.args, self.mine, strict=True)
+            _rows(a, rows) if mine else a for a, mine in zip(self.args, self.mine, strict=True)
         )
         return part
 

@@ -257,7 +257,7 @@ class StabilisedBatch(BatchStages):
         """Bounds of the spectral radii."""
         self.age = EVERY
         """Steps of the batch since they were found."""
-        self.tried = problem.t0, np.zeros(problem.size)
+        self.tried = np.full(problem.size, np.nan), np.zeros(problem.size)
         """Times and step sizes of the last attempt."""
 
     def attempt(self, t: Floats, h: Floats, y: Array) -> Array:

@@ -24,7 +24,7 @@ class _LinearStages(BatchStages):
 
     def __init__(self, problem: BatchProblem, tableau: Any, linear: BatchAlgebra) -> None:
         super().__init__(problem, tableau)
-        self.linear, self.record = linear, linear.record
+        self.linear = linear
         self.J: Array = None
         self.fresh = False
         """Whether J belongs to the states that the steps start from."""
@@ -119,10 +119,12 @@ class DirkBatch(_LinearStages):
         linear: BatchAlgebra,
         rtol: Any,
         atol: Any,
+        *,
+        correct: bool = False,
     ) -> None:
         super().__init__(problem, tableau, linear)
         y, backend = problem.y0, self.backend
-        self.error_order = tableau.error_order or 0
+        self.error_order, self.correct = tableau.error_order or 0, correct
         self.rtol, self.atol = rtol, atol + backend.tiny(y)
         eps = float(backend.xp.finfo(y.dtype).eps)
         least = rtol if isinstance(rtol, float) else float(rtol.min())
@@ -161,7 +163,7 @@ class DirkBatch(_LinearStages):
             with backend.no_grad():
                 guess = backend.detach(psi + weight * K[-1])
                 Y = self._newton(time, guess, backend.detach(psi), weight, scale, h == 0)
-            if self.record:
+            if self.correct:
                 Y = self._differentiable(t_i, Y, psi, weight, h * self.gamma)
             K.append(xp.where(rests, self.f_0, (Y - psi) / divisor))
         self.K, self.longest = K, 0.25 * np.abs(h)
