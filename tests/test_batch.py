@@ -1,6 +1,7 @@
 """``solve(..., batched=True)``: every sample as if it were alone."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -341,3 +342,222 @@ def test_an_empty_batch_and_an_empty_span():
     still = sk.solve(lambda t, y: -y, (0.0, 0.0), Y0, "tsit5", batched=True)
     assert still.success
     assert still.y.shape == (1, 4, 2)
+
+
+# Samples leave the batch -------------------------------------------------------------------------
+
+ENDS = np.array([0.1, 0.2, 10.0, 5.0])
+
+
+def decay(t, y, mu):
+    return -mu[:, None] * y
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+@pytest.mark.parametrize("method", ["dopri5", "rodas5p", "kvaerno5", "rkc2"])
+def test_tolerances_of_samples_leave_with_them(method, name):
+    own = np.array([1e-3, 1e-4, 1e-6, 1e-7])[:, None]
+    options = {"rtol": 1e-5, "atol": 1e-8} | {name: own}
+    s = sk.solve(decay, (0.0, ENDS), Y0, method, batched=True, args=(MU,), **options)
+    assert s.success
+    for i in range(4):
+        options[name] = float(own[i, 0])
+        one = sk.solve(
+            lambda t, y, i=i: -MU[i] * y, (0.0, ENDS[i]), Y0[i], method, detect=False, **options
+        )
+        # Stabilised methods and Newton's iteration know the batch; the tolerance is each one's own.
+        np.testing.assert_allclose(s[i].y[-1], one.y[-1], rtol=3e-3, atol=1e-4)
+        if method in ("dopri5", "rodas5p"):
+            assert s.stats["accepted"][i] == one.stats["accepted"]
+
+
+@pytest.mark.parametrize("shared", [np.array([1.0, 2.0]), np.array([[1.0, 0.5], [-0.5, 2.0]])])
+def test_an_array_that_all_share_may_be_as_long_as_what_is_left(shared):
+    def f(t, y, w):
+        return -y * w if w.ndim == 1 else -y @ w
+
+    ends = np.array([0.1, 0.2, 3.0, 5.0])  # four, three, two rows, one
+    s = sk.solve(f, (0.0, ends), Y0, "tsit5", batched=True, args=(shared,), rtol=1e-9, atol=1e-11)
+    for i in range(4):
+        one = sk.solve(
+            lambda t, y: f(t, y, shared), (0.0, ends[i]), Y0[i], "tsit5", rtol=1e-9, atol=1e-11
+        )
+        np.testing.assert_allclose(s[i].y[-1], one.y[-1], rtol=1e-7, atol=1e-9)
+
+
+def test_dense_output_and_events_end_where_the_sample_does():
+    def low(t, y, k):
+        return y[:, 0] - 0.2
+
+    low.terminal = True
+    rates, times = np.array([0.01, 1.0, 3.0, 10.0]), np.linspace(0.0, 10.0, 21)
+    s = sk.solve(
+        decay,
+        (0.0, 10.0),
+        np.ones((4, 1)),
+        "tsit5",
+        batched=True,
+        args=(rates,),
+        events=low,
+        dense=True,
+        t_eval=times,
+        rtol=1e-7,
+        atol=1e-9,
+    )
+    assert [status.name for status in s.status] == ["success", "event", "event", "event"]
+    for i in range(1, 4):
+        end = s[i].events[0].t[0]
+        assert end == pytest.approx(math.log(5) / rates[i], rel=1e-5)
+        assert len(s[i].t) == (times <= end).sum()
+        assert np.isnan(s.y[s.count[i] :, i]).all()
+        assert s[i](end)[0] == pytest.approx(0.2, rel=1e-7)
+        with pytest.raises(ValueError, match="outside"):
+            s[i](end + 1e-6)
+        with pytest.raises(ValueError, match=f"outside .* of sample {i}"):
+            s(np.where(np.arange(4) == i, end + 1e-6, 0.0)[None])
+
+
+# What f does with arrays -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["dopri5", "vern7", "rodas5p", "trbdf2", "rkc2", "rock4"])
+def test_f_may_reuse_one_buffer(method):
+    buffers = {}
+
+    def fresh(t, y):
+        return -y * (1 + y * y) + np.sin(t)[:, None]
+
+    def reused(t, y):
+        buffer = buffers.setdefault(y.shape, np.empty(y.shape))
+        buffer[:] = fresh(t, y)
+        return buffer
+
+    options = {"batched": True, "rtol": 1e-4, "t_eval": [1.0, 2.5, 3.0]}
+    new = sk.solve(fresh, (0.0, 3.0), Y0, method, **options)
+    old = sk.solve(reused, (0.0, 3.0), Y0, method, **options)
+    np.testing.assert_array_equal(old.y, new.y)
+    assert old.stats["nfev"] == new.stats["nfev"]
+
+
+@pytest.mark.parametrize("method", ["tsit5", "rodas5p", "kvaerno5", "rkc2"])
+def test_f_cannot_change_a_state(method):
+    def late(t, y):
+        if t[0] > 0.1:
+            y *= 0.999
+        return -y
+
+    with pytest.raises(ValueError, match="read-only"):
+        sk.solve(late, (0.0, 1.0), Y0, method, batched=True)
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match="in place"):
+        sk.solve(late, (0.0, 1.0), torch.tensor(Y0), method, batched=True)
+
+
+def test_a_callback_cannot_change_a_state():
+    def halve(t, y, accepted):
+        y *= 0.5
+
+    with pytest.raises(ValueError, match="read-only"):
+        sk.solve(lambda t, y: -y, (0.0, 1.0), Y0, "tsit5", batched=True, callback=halve)
+
+
+def test_f_may_return_nested_lists():
+    s = sk.solve(lambda t, y: (-y).tolist(), (0.0, 1.0), Y0, "tsit5", batched=True, t_eval=[1.0])
+    np.testing.assert_allclose(s.y[0], Y0 * math.exp(-1), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["tsit5", "rodas5p", "kvaerno5"])
+def test_states_without_components(method):
+    s = sk.solve(lambda t, y: -y, (0.0, 1.0), np.ones((3, 0)), method, batched=True)
+    assert s.success
+    assert s.y.shape[1:] == (3, 0)
+
+
+# What is given of a Jacobian ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["rkc2", "rock4"])
+def test_a_bound_of_the_spectral_radius(method):
+    rates = np.array([10.0, 100.0, 30.0, 1.0])
+    seen = []
+
+    def f(t, y, k):
+        return -k[:, None] * (y - np.cos(t)[:, None])
+
+    def radius(t, y, k):
+        assert t.shape == k.shape == y.shape[:1]
+        seen.append(len(t))
+        return k
+
+    def run(bound):
+        options = {"batched": True, "args": (rates,), "rtol": 1e-5, "atol": 1e-7}
+        return sk.solve(f, (0.0, ENDS / 5), Y0, method, radius=bound, **options)
+
+    exact = run(None)
+    for bound in (100.0, radius):
+        s = run(bound)
+        assert s.success
+        for i in range(4):
+            np.testing.assert_allclose(s[i].y[-1], exact[i].y[-1], rtol=1e-3, atol=1e-4)
+    assert min(seen) < 4
+    with pytest.raises(ValueError, match="radius returned"):
+        run(-1.0)
+
+
+def test_a_radius_that_grows_is_found_again():
+    # y' = −k(t)(y − 1): the estimate at t = 0 is 50 times too small at the end.
+    def f(t, y):
+        return -(20 + 1e3 * t**4)[:, None] * (y - 1)
+
+    s = sk.solve(f, (0.0, 2.0), 1 + 0.1 * Y0, "rkc2", batched=True, rtol=1e-3, atol=1e-4)
+    assert s.success
+    assert s.stats["rejected"].max() < 0.5 * s.stats["accepted"].max()
+
+
+def test_a_constant_complex_jacobian():
+    f = lambda t, y: 1j * y  # noqa: E731
+    options = {"batched": True, "rtol": 1e-7, "atol": 1e-9, "t_eval": [1.0]}
+    s = sk.solve(f, (0.0, 1.0), Y0 + 0j, "rodas5p", jac=1j * np.eye(2), **options)
+    np.testing.assert_allclose(s.y[0], Y0 * np.exp(1j), rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError, match="complex for a real y0"):
+        sk.solve(lambda t, y: -y, (0.0, 1.0), Y0, "rodas5p", jac=1j * np.eye(2), **options)
+
+
+@pytest.mark.parametrize("stop", [lambda t: t.detach(), lambda t: t.new_tensor(t.tolist())])
+def test_times_that_derivatives_cannot_follow(stop):
+    torch = pytest.importorskip("torch")
+    options = {"batched": True, "rtol": 1e-5, "atol": 1e-7}
+    y0 = torch.tensor(Y0)
+    seen, hidden = (
+        sk.solve(
+            lambda t, y, of=of: torch.sin(3 * of(t))[:, None] - y,
+            (0.0, 1.0),
+            y0,
+            "rodas5p",
+            **options,
+        )
+        for of in (lambda t: t, stop)
+    )
+    # With ∂f/∂t taken for zero the method has order 1, and takes a hundred times the steps.
+    assert hidden.stats["accepted"].max() <= 1.1 * seen.stats["accepted"].max()
+
+
+def test_a_solution_is_pickled_and_counted():
+    s = sk.solve(
+        lambda t, y: -y,
+        (0.0, 1.0),
+        Y0,
+        "tsit5",
+        batched=True,
+        dense=True,
+        log=True,
+        events=lambda t, y: y[:, 0] - 0.5,
+    )
+    again = pickle.loads(pickle.dumps(s))
+    np.testing.assert_array_equal(again(0.5), s(0.5))
+    np.testing.assert_array_equal(again[-1].events[0].t, s[3].events[0].t)
+    assert len(list(again)) == 4
+    with pytest.raises(IndexError):
+        s[4]
+    with pytest.raises(TypeError, match="slice"):
+        s[1:3]

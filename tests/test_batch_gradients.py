@@ -232,3 +232,97 @@ def test_not_finite_attempts_do_not_reach_the_gradient():
     (slope,) = torch.autograd.grad(last.sum(), y0)
     root = y0.detach().sqrt()  # y(t) = (√y0 − t/2)²
     torch.testing.assert_close(slope, (root - 0.75) / root, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("adjoint", [None, "checkpoints"])
+@pytest.mark.parametrize("method", ["tsit5", "bosh3", "rodas5p", "kvaerno5", "rkc2"])
+def test_a_sample_that_is_not_finite_spoils_no_shared_gradient(method, adjoint):
+    p = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    y0 = torch.tensor([[1.0]] * 7 + [[-1.0]], dtype=torch.float64)
+    s = sk.solve(
+        lambda t, y: -0.3 * p * torch.sqrt(y),
+        (0.0, 1.0),
+        y0,
+        method,
+        batched=True,
+        t_eval=[1.0],
+        adjoint=adjoint,
+    )
+    assert s.status[7] is sk.Status.non_finite
+    (slope,) = torch.autograd.grad(s.y[0, :7].sum(), p)
+    assert float(slope) == pytest.approx(-7 * 0.3 * 0.85, rel=1e-3)  # y(1) = (1 − 0.15 p)²
+
+
+def test_gradients_of_two_events_in_one_step():
+    y0 = torch.tensor([[0.0, 1.0], [0.0, 0.04]], dtype=torch.float64, requires_grad=True)
+    levels = (0.05, 0.4)
+    s = sk.solve(
+        lambda t, y: torch.stack([y[:, 1], -y[:, 0]], 1),
+        (0.0, 1.0),
+        y0,
+        "dop853",
+        batched=True,
+        first_step=0.9,
+        rtol=1e-3,
+        atol=1e-3,
+        events=lambda t, y: (y[:, 0] - levels[0]) * (y[:, 0] - levels[1]),
+    )
+    assert s.count[0] == 3  # a step of 0.9, with both events, and the rest
+    for k, level in enumerate(levels):  # v sin t = level: dt/dv = −tan t / v
+        (slope,) = torch.autograd.grad(s.events[0].t[k, 0], y0, retain_graph=True)
+        assert float(slope[0, 1]) == pytest.approx(-np.tan(np.arcsin(level)), rel=1e-4)
+
+
+def test_the_adjoint_equation_with_parameters_made_outside_of_f():
+    p = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    w = p.exp()
+    y = sk.solve(
+        lambda t, y: -w * y,
+        (0.0, 1.0),
+        torch.ones((2, 1), dtype=torch.float64),
+        "dopri5",
+        batched=True,
+        t_eval=[1.0],
+        rtol=1e-8,
+        atol=1e-10,
+        adjoint=sk.Backsolve(rtol=np.array([[1e-7], [1e-8]])),
+    ).y
+    (slope,) = torch.autograd.grad(y.sum(), p)
+    rate = np.exp(0.5)
+    assert float(slope) == pytest.approx(-2 * rate * np.exp(-rate), rel=1e-6)
+    with pytest.raises(ValueError, match="rtol must be finite and positive"):
+        sk.solve(lambda t, y: -y, (0.0, 1.0), Y0, "dopri5", batched=True, adjoint=sk.Backsolve(-1))
+
+
+@pytest.mark.parametrize("method", ["tsit5", "kvaerno5", "rkc2"])
+def test_checkpoints_of_samples_with_their_own_ends(method):
+    ends = np.array([0.1, 0.2, 1.5])
+    times = np.stack([0.5 * ends, ends])
+    rows = []
+
+    def f(t, y, mu):
+        rows.append(len(y))
+        return pendula(t, y, mu)
+
+    y0, mu = leaves()
+    options = {"rtol": 1e-4, "atol": 1e-6, "t_eval": times, "batched": True, "args": (mu,)}
+    plain = sk.solve(f, (0.0, ends), y0, method, **options)
+    made = sk.solve(f, (0.0, ends), y0, method, adjoint="checkpoints", **options)
+    torch.testing.assert_close(made.y, plain.y, rtol=1e-3, atol=1e-4)
+    rows.clear()
+    found = torch.autograd.grad((made.y**2).sum(), (y0, mu))
+    assert rows.count(1) > 0.2 * len(rows)  # the pieces after the others' ends are made for one
+    for a, b in zip(found, torch.autograd.grad((plain.y**2).sum(), (y0, mu)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
+
+
+def test_a_tensor_alone_with_a_radius_and_a_list():
+    y0 = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    for radius in (2.0, lambda t, y: 2.0):
+        y = sk.solve(
+            lambda t, y: -2 * y, (0.0, 1.0), y0, "rkc2", radius=radius, adjoint="checkpoints"
+        ).y[-1]
+        (slope,) = torch.autograd.grad(y.sum(), y0)
+        torch.testing.assert_close(slope, torch.full_like(y0, np.exp(-2)), rtol=1e-2, atol=0.0)
+    with pytest.raises(ValueError, match="is for torch states"):
+        sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0, 2.0], "tsit5", adjoint="checkpoints")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -165,7 +166,7 @@ class BatchSolution:
 
     def __getitem__(self, i: int) -> Solution:
         """Return the solution of one sample."""
-        i = range(len(self))[i]
+        i = range(len(self))[index(i)]
         n = int(self.count[i])
         per_sample = ("accepted", "rejected")
         stats = {k: int(v[i]) if k in per_sample else int(v) for k, v in self.stats.items()}

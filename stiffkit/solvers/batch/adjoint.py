@@ -22,7 +22,7 @@ from ..problem import check_positive
 from ..solution import BatchSolution
 from ..tableau import ButcherTableau
 from .loop import BatchRun
-from .problem import BatchProblem, Floats
+from .problem import BatchProblem, Floats, broadcast_tolerance
 from .records import Records
 
 __all__ = ["Backsolve", "Checkpoints", "Tape", "backsolve", "make_adjoint", "replay"]
@@ -85,11 +85,17 @@ class Backsolve:
         return steps
 
     def tolerances(self, rtol: Any, atol: Any, problem: BatchProblem) -> tuple[Any, Any]:
-        """Return those of the backward solve, whose state is (y, a)."""
+        """Return those of the backward solve, whose state is (y, a); of the whole batch.
+
+        Raises
+        ------
+        ValueError
+            If one of its own is out of range or does not fit y0.
+        """
         given = []
-        for own, forward in ((self.rtol, rtol), (self.atol, atol)):
-            value = forward if own is None else own
-            if not isinstance(value, (int, float)):
+        for name, own, forward in (("rtol", self.rtol, rtol), ("atol", self.atol, atol)):
+            value = forward if own is None else broadcast_tolerance(name, own, problem)
+            if not isinstance(value, float):
                 value = problem.backend.xp.concatenate([value, value], 1)
             given.append(value)
         return given[0], given[1]
@@ -144,8 +150,7 @@ def make_adjoint(
 class Tape:
     """The accepted steps of each sample, in its own order: what a replay needs.
 
-    Each entry of `steps` is the samples that made a step together, from when, and to when: t + h
-    may round to a time beside the end.
+    Each entry of `steps` is the samples that made a step together, and the times of its two ends.
     """
 
     def __init__(self, size: int) -> None:
@@ -157,9 +162,9 @@ class Tape:
         self.steps.append((samples, t, t_new))
 
     def table(self, t_0: Floats) -> tuple[Floats, Floats]:
-        """Return starts and ends of the steps, shape (N, B), N the most steps of a sample.
+        """Return the times of both ends, shape (N, B), N the most steps of a sample.
 
-        A sample that made fewer rests at its end with steps of size 0.
+        A sample that made fewer rests at its end.
         """
         count = np.zeros(self.size, int)
         places = []
@@ -167,12 +172,12 @@ class Tape:
             places.append(count[samples])
             count[samples] += 1
         N = int(count.max(initial=0))
-        t, end, last = np.tile(t_0, (N, 1)), np.tile(t_0, (N, 1)), t_0.copy()
-        for place, (samples, start, t_new) in zip(places, self.steps, strict=True):
-            t[place, samples], end[place, samples] = start, t_new
-            last[samples] = t_new
+        t, t_new, end = np.tile(t_0, (N, 1)), np.tile(t_0, (N, 1)), t_0.copy()
+        for place, (samples, t_m, t_n) in zip(places, self.steps, strict=True):
+            t[place, samples], t_new[place, samples] = t_m, t_n
+            end[samples] = t_n
         rests = np.arange(N)[:, None] >= count
-        return np.where(rests, last, t), np.where(rests, last, end)
+        return np.where(rests, end, t), np.where(rests, end, t_new)
 
 
 def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | None) -> Array:
@@ -202,42 +207,54 @@ def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | 
     from torch.utils.checkpoint import checkpoint
 
     backend = problem.backend
-    T, ends = tape.table(problem.t0)
-    H = ends - T
-    N = len(T)
+    T, T_new = tape.table(problem.t0)
+    moves, N = T_new != T, len(T)
     out = Records(problem, run.t_eval)
-    if run.t_eval is not None and not len(run.t_eval):
+    if not N or (run.t_eval is not None and not len(run.t_eval)):
         return out.arrays()[1]
     pieces = max(1, min(N, round(math.sqrt(N)) if checkpoints is None else checkpoints))
     cuts = np.linspace(0, N, pieces + 1).astype(int)
-    rows = np.arange(problem.size)
+    every = np.arange(problem.size)
+    lengths = T_new - T
+
+    def at_work(a: int, b: int) -> tuple[Any, Any, BatchProblem]:
+        """Return the samples that move, all of them where f does not take some alone."""
+        rows = np.flatnonzero(moves[a:b].any(0)) if run.may_compact else every
+        part = problem if len(rows) == problem.size else problem.take(rows)
+        return rows, backend.index(rows, problem.y0), part
 
     def piece(y: Array, f_0: Array, a: int, b: int, due: list[Any]) -> tuple[Array, ...]:
-        stages = run.make_stages(problem, record=backend.grad_enabled())
-        stages.start(f_0)
+        rows, here, part = at_work(a, b)
+        stages = run.make_stages(part, rows, record=backend.grad_enabled())
+        stages.start(f_0[here])
+        z = y[here]
         values = []
         for m in range(a, b):
-            y_new = stages.attempt(T[m], H[m], y)
-            end = ends[m]
-            if len(due[m - a][0]):
-                at, times, inside = due[m - a]
+            t, end = T[m, rows], T_new[m, rows]
+            z_new = stages.attempt(t, lengths[m, rows], z)
+            _check_made(stages.failed, t, rows)
+            at, times, inside = due[m - a]
+            if len(at):
+                at = np.searchsorted(rows, at)
                 if inside:
-                    values.append(stages.segment(T[m], end, y, y_new).rows(at, times))
+                    values.append(stages.segment(t, end, z, z_new).rows(at, times))
                 else:
-                    values.append(y_new[backend.index(at, y_new)])
-            stages.advance(None, end, y_new)
-            y = y_new
-        return y, stages.f_0, *values
+                    values.append(z_new[backend.index(at, z_new)])
+            stages.advance(None, end, z_new)
+            z = z_new
+        return y.index_copy(0, here, z), f_0.index_copy(0, here, stages.f_0), *values
 
-    y, f_0 = problem.y0, problem(problem.time(problem.t0), problem.y0)
+    y = problem.y0
+    rows, here, part = at_work(0, N)
+    f_0 = part(part.time(problem.t0[rows]), y[here])
+    f_0 = backend.full(tuple(y.shape), 0.0, y).index_copy(0, here, f_0)
     places = []
     values: list[Array] = []
     for a, b in pairwise(cuts.tolist()):
         due = []
         for m in range(a, b):
-            moved, end = H[m] != 0, ends[m]
-            inside = out.inside(rows, moved, end)
-            at, samples, place, times = out.due(rows, moved, end)
+            inside = out.inside(every, moves[m], T_new[m])
+            at, samples, place, times = out.due(every, moves[m], T_new[m])
             due.append((at, times, inside))
             if len(at):
                 places.append((place, samples))
@@ -246,6 +263,17 @@ def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | 
     for (place, samples), value in zip(places, values, strict=True):
         out.pieces.append((place, samples, np.zeros(len(place)), value))
     return out.arrays()[1]
+
+
+def _check_made(failed: Any, t: Floats, rows: Any) -> None:
+    """Tell of a step that succeeded without autograd, and does not succeed again."""
+    if failed is not None and failed.any():
+        i = int(np.flatnonzero(failed)[0])
+        msg = (
+            f"sample {int(rows[i])} cannot make its step from t = {float(t[i])!r} again: take "
+            "adjoint=None, or a method without iterations"
+        )
+        raise RuntimeError(msg)
 
 
 def leaves_of(value: Array) -> list[Array]:
@@ -318,6 +346,7 @@ def backsolve(
             return kept[0].y
 
         @staticmethod
+        @torch.autograd.function.once_differentiable
         def backward(ctx: Any, grad: Array) -> Any:
             y_out, _, *rest = ctx.saved_tensors
             return tuple(_adjoint(backward, problem, times, y_out, grad, rest, len(own)))
@@ -362,7 +391,10 @@ def _adjoint(
             f = _slope(problem, t, z[:, 0], given)
             if not (f.requires_grad and len(wrt)):
                 return
-            found: Any = torch.autograd.grad(f, wrt, -weight * z[:, 1], allow_unused=True)
+            # What f's parameters were made of outside of f is walked through at each stage.
+            found: Any = torch.autograd.grad(
+                f, wrt, -weight * z[:, 1], allow_unused=True, retain_graph=True
+            )
         for total, g in zip(sums, found, strict=True):
             if g is None:
                 continue

@@ -160,7 +160,7 @@ class BatchEvents:
             np.add.at(self.count[i], samples, 1)
             t_out, y = t, segment.rows(r, t)
             if self.record:
-                t_out, y = self._with_gradient(i, problem, segment, r, t, y)
+                t_out, y = self._with_gradients(i, problem, segment, r, t)
                 if self.budget[i][samples].min() <= 0:
                     y_stop = self._put_rows(y_stop, stop, r, t, t_stop, y)
             self.pieces[i].append((place, samples, t_out, y))
@@ -177,18 +177,28 @@ class BatchEvents:
         mask[r[last]] = True
         return self.backend.xp.where(self.backend.mask(mask[:, None], y_stop), y[table], y_stop)
 
-    def _with_gradient(
-        self, i: int, problem: BatchProblem, segment: BatchSegment, r: Any, t: Floats, y: Array
+    def _with_gradients(
+        self, i: int, problem: BatchProblem, segment: BatchSegment, r: Any, t: Floats
     ) -> tuple[Array, Array]:
-        """Return times and states of events as functions of the parameters.
+        """Return times and states of events, the first of each row together, then the second..."""
+        nth = _nth(r)
+        groups = [np.flatnonzero(nth == k) for k in range(nth.max() + 1)]
+        found = [self._with_gradient(i, problem, segment, r[k], t[k]) for k in groups]
+        back = np.argsort(np.concatenate(groups))
+        times, states = (self.backend.xp.concatenate([pair[k] for pair in found]) for k in (0, 1))
+        return times[back], states[back]
+
+    def _with_gradient(
+        self, i: int, problem: BatchProblem, segment: BatchSegment, r: Any, t: Floats
+    ) -> tuple[Array, Array]:
+        """Return times and states of events as functions of the parameters; no row has two.
 
         At a root g(t, y(t)) = 0; by the implicit function theorem dt = −dg / (dg/dt along the
         solution), and the state moves on with dt.
         """
         backend = self.backend
-        whole_t = segment.t_1.copy()
-        whole_t[r] = t  # one event of a row; a second one in the same step is looked at apart
-        rest = np.flatnonzero(whole_t[r] != t)
+        whole_t, y = segment.t_1.copy(), segment.rows(r, t)
+        whole_t[r] = t
         whole_y = segment(whole_t)
         g = self._value(i, problem, problem.time(whole_t), whole_y)
         width = 1e-4 * np.abs(segment.t_1 - segment.t_0)
@@ -203,8 +213,6 @@ class BatchEvents:
                 backend.real_like(2 * width[:, None], y)
             )
         time = backend.times(t, y)
-        if len(rest):
-            return time, y
         move = -(g - backend.detach(g))[r] / backend.real_like(slope[r], y)
         return time + move.to(time.dtype), y + y_dot[r] * move[:, None]
 

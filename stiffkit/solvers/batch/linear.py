@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._array import Array, is_torch, to_numpy
+from ..._array import Array, is_torch
 from .problem import BatchProblem, Floats
 
 __all__ = ["BatchAlgebra"]
@@ -31,10 +31,15 @@ class BatchAlgebra:
         self.backend, self.n = problem.backend, problem.y0.shape[1]
         self.torch = is_torch(problem.y0)
         self.forward_mode = self.torch
+        self.time_mode: bool | None = None
+        """Whether f lets forward-mode derivatives by t through; None before that is known."""
         self.njev = self.nlu = 0
         self.eye = self.backend.vector(np.eye(self.n), problem.y0)
         if jac is not None and not callable(jac):
-            matrix = to_numpy(jac)
+            matrix = np.asarray(jac.detach().cpu() if is_torch(jac) else jac)
+            if matrix.dtype.kind == "c" and problem.y0.dtype == problem.y0.real.dtype:
+                msg = "jac is complex for a real y0"
+                raise ValueError(msg)
             if matrix.shape != (self.n, self.n):
                 msg = (
                     f"jac has shape {matrix.shape}; it must be ({self.n}, {self.n}), or a function"
@@ -51,7 +56,7 @@ class BatchAlgebra:
         if not callable(self.jac):
             return self.jac.reshape((1, self.n, self.n)) + 0 * self.backend.full(shape, 0.0, y)
         J = self.jac(p.time(t), y.reshape((len(y), *p.shape)), *p.args)
-        if getattr(J, "dtype", None) != y.dtype or tuple(J.shape) != shape:
+        if getattr(J, "shape", None) != shape or J.dtype != y.dtype:
             got = tuple(J.shape) if hasattr(J, "shape") else type(J).__name__
             msg = f"jac returned {got} for {len(y)} rows; it must return {y.dtype} of shape {shape}"
             raise ValueError(msg)
@@ -59,6 +64,8 @@ class BatchAlgebra:
 
     def _derived(self, t: Floats, y: Array, f_y: Array) -> Array:
         p, time = self.problem, self.problem.time(t)
+        if self.n == 0:
+            return self.backend.full((len(y), 0, 0), 0.0, y)
         if self.forward_mode:
             basis = self.eye[:, None, :] + 0 * y  # (n, b, n): a unit vector for all rows at once
             calls = p.nfev
@@ -91,10 +98,33 @@ class BatchAlgebra:
 
     def time_slope(self, t: Floats, y: Array, f_y: Array, h: Floats) -> Array:
         """Return ∂f/∂t of each row; `h` is about to be tried."""
+        time = self.problem.time(t)
+        if self.time_mode is not False and self.forward_mode and self.jac is None:
+            slope = self._forward_time_slope(time, y)
+            if slope is not None:
+                # Zeros may be what is left of a t that f has made a number of: once, that is tried.
+                if self.time_mode or bool((slope != 0).any()):
+                    self.time_mode = True
+                    return slope
+                other = self._time_difference(t, y, f_y, h)
+                self.time_mode = not bool((other != 0).any())
+                return slope if self.time_mode else other
+            self.time_mode = False
+        return self._time_difference(t, y, f_y, h)
+
+    def _forward_time_slope(self, time: Array, y: Array) -> Array | None:
+        """Return ∂f/∂t by forward-mode derivatives; None where f does not let them through."""
+        one = self.backend.xp.ones_like(time)
+        calls = self.problem.nfev
+        try:
+            slope = self.backend.xp.func.jvp(lambda s: self.problem(s, y), (time,), (one,))[1]
+        except (RuntimeError, NotImplementedError, ValueError, TypeError):
+            self.problem.nfev = calls
+            return None
+        return slope
+
+    def _time_difference(self, t: Floats, y: Array, f_y: Array, h: Floats) -> Array:
         p, time = self.problem, self.problem.time(t)
-        if self.forward_mode and self.jac is None:
-            one = self.backend.xp.ones_like(time)
-            return self.backend.xp.func.jvp(lambda s: p(s, y), (time,), (one,))[1]
         eps = float(self.backend.xp.finfo(y.dtype).eps)
         length = np.abs(h)
         delta = np.minimum(np.sqrt(eps * length * np.maximum(np.abs(t), length)), length)

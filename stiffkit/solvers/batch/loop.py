@@ -98,6 +98,9 @@ class BatchRun:
         self.segments: list[tuple[BatchSegment, Any, Floats]] | None = [] if dense else None
         self.log: list[dict[str, Any]] | None = [] if log else None
         self.may_compact: bool | None = None
+        """Whether f can be called with some of the rows; None before that is known."""
+        self.spoilt = False
+        """Whether autograd meets f where it is not finite: 0 · NaN would spoil all gradients."""
         self.nfev_first = 0
         self.stages: BatchStages | None = None
 
@@ -118,7 +121,9 @@ class BatchRun:
         self.record = record = backend.wants_grad(p.y0, f_0)
         if self.events is not None:
             self.events.start(p, record=record)
-        self.finish(~backend.rows_finite(f_0), Status.non_finite, self._bad_start(f_0))
+        broken = ~backend.rows_finite(f_0)
+        self.finish(broken, Status.non_finite, self._bad_start(f_0))
+        self.spoilt = (record or self.tape is not None) and bool(broken.any())
         self.finish(self.running & (p.t0 == p.t1), Status.success)
         if not self.running.any():
             return False
@@ -276,16 +281,20 @@ class BatchRun:
         self.records.step(self.index, accept, t_new, y_end, segment)
         done = self.running & (t_new == self.t1)
         over = done if ended is None else done | ended[0]
-        if (self.running & ~over).any():
+        goes_on = bool((self.running & ~over).any())
+        if goes_on:
             stages.advance(mask, t_new, y_end)
-        self.t, self.y = t_new, y_end
+        self.t, self.y = t_new, backend.protect(y_end)
         if ended is not None:
             self.finish(
                 ended[0],
                 Status.event,
                 lambda i: f"a terminal event occurred at t = {float(t_new[i])!r}",
             )
-        self.finish(self.running & done, Status.success)
+        if done.any():
+            self.finish(self.running & done, Status.success)
+        if goes_on and (self.record or self.tape is not None):
+            self._leave_spoilt()
 
     def _first_steps(self, f_0: Array, order: int) -> Floats:
         p, steps, detach = self.problem, self.steps, self.backend.detach
@@ -359,6 +368,17 @@ class BatchRun:
 
         return why
 
+    def _leave_spoilt(self) -> None:
+        """End rows whose next step would start from an f that is not finite."""
+        assert self.stages is not None
+        broken = ~self.backend.rows_finite(self.stages.f_0)
+        self.spoilt = self.spoilt or bool(broken.any())
+        self.finish(
+            self.running & broken,
+            Status.non_finite,
+            lambda i: f"f is not finite at t = {float(self.t[i])!r}",
+        )
+
     def _bad_start(self, f_0: Array) -> Callable[[int], str]:
         def why(i: int) -> str:
             bad = first_bad(f_0[i].reshape(self.problem.shape), self.backend)
@@ -402,7 +422,9 @@ class BatchRun:
     # Compaction -----------------------------------------------------------------------------------
 
     def _should_compact(self) -> bool:
-        return self.may_compact is not False and self.running.sum() <= COMPACT * len(self.running)
+        left, rows = int(self.running.sum()), len(self.running)
+        few = left <= COMPACT * rows or (self.spoilt and left < rows)
+        return self.may_compact is not False and few
 
     def _compact(self, rows: Any) -> bool:
         """Let only `rows` go on, if f does not mind; return whether it does not.
@@ -422,6 +444,9 @@ class BatchRun:
         if self.events is not None:
             self.events.take(rows)
         stages.take(part, rows)
+        if self.spoilt:
+            stages.start(part.lasting(part.time(self.t[rows]), self.y[rows]))
+            self.spoilt = False
         self.t, self.y, self.t1 = self.t[rows], self.y[rows], self.t1[rows]
         self.index, self.running = self.index[rows], self.running[rows]
         return True

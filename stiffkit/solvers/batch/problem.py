@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
+_IN_PLACE = "f changes its argument y in place; it must return dy/dt and leave y as it is"
 
 
 class BatchProblem:
@@ -39,6 +40,12 @@ class BatchProblem:
         Initial states, checked.
     args : tuple
         Further arguments of f; arrays whose first axis has length B belong to samples.
+
+    Attributes
+    ----------
+    mine : list of bool
+        Which arguments belong to samples. It is told once, of the whole batch: when b rows are left
+        an array that all of them share may happen to have length b.
     """
 
     def __init__(
@@ -50,6 +57,8 @@ class BatchProblem:
         self.flat = len(self.shape) == 1
         """Whether the user's states are what the loop works with."""
         self.y0 = y0.reshape((self.size, math.prod(self.shape)))
+        shapes = [tuple(getattr(a, "shape", ())) for a in args]
+        self.mine = [len(shape) > 0 and shape[0] == self.size for shape in shapes]
         self.direction = -1.0 if (t1 < t0).any() else 1.0
         self.nfev = 0
 
@@ -58,7 +67,21 @@ class BatchProblem:
         return self.backend.real_like(t, self.y0)
 
     def __call__(self, t: Array, y: Array) -> Array:
-        """Return f of the rows at hand: t of shape (b,) in the state's dtype, y of shape (b, n)."""
+        """Return f of the rows at hand: t of shape (b,) in the state's dtype, y of shape (b, n).
+
+        f may return one and the same buffer each time: what must last is for `lasting`.
+        """
+        version = self.backend.version(self.backend.protect(y))
+        value = self._evaluate(t, y)
+        if self.backend.version(y) != version:
+            raise ValueError(_IN_PLACE)
+        return value
+
+    def lasting(self, t: Array, y: Array) -> Array:
+        """Return f of the rows at hand, which no later call changes."""
+        return self.backend.copy(self(t, y))
+
+    def _evaluate(self, t: Array, y: Array) -> Array:
         self.nfev += 1
         if self.flat:
             value = self.f(t, y, *self.args)
@@ -66,7 +89,7 @@ class BatchProblem:
         else:
             state = y.reshape((self.size, *self.shape))
             value, shape = self.f(t, state, *self.args), state.shape
-        if getattr(value, "dtype", None) != y.dtype or value.shape != shape:
+        if getattr(value, "shape", None) != shape or value.dtype != y.dtype:
             value = self._mend(value, y)
         return value if self.flat else value.reshape(y.shape)
 
@@ -79,19 +102,13 @@ class BatchProblem:
             raise ValueError(msg)
         return value
 
-    def per_sample(self) -> list[bool]:
-        """Which arguments belong to samples."""
-        shapes = [tuple(getattr(a, "shape", ())) for a in self.args]
-        return [len(shape) > 0 and shape[0] == self.size for shape in shapes]
-
     def take(self, rows: Any) -> BatchProblem:
         """Return the same problem for some of the rows; it goes on counting calls from here."""
         part = object.__new__(BatchProblem)
         part.__dict__.update(self.__dict__)
         part.size = len(rows)
         part.args = tuple(
-            _rows(a, rows) if mine else a
-            for a, mine in zip(self.args, self.per_sample(), strict=True)
+            _rows(a, rows) if mine else a for a, mine in zip(self.args, self.mine, strict=True)
         )
         return part
 
@@ -104,10 +121,9 @@ class BatchProblem:
             If f changes its argument, or returns a wrong shape or dtype.
         """
         argument = self.backend.copy(self.y0)
-        value = self(self.time(self.t0), argument)
+        value = self._evaluate(self.time(self.t0), argument)
         if not bool((argument == self.y0).all()):
-            msg = "f changes its argument y in place; it must return dy/dt and leave y as it is"
-            raise ValueError(msg)
+            raise ValueError(_IN_PLACE)
         return self.backend.copy(value)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..._array import backend_of, to_numpy
 from ..options import StepOptions, event_functions
 from ..rosenbrock import RosenbrockTableau
 from ..solution import BatchSolution, Solution
@@ -72,8 +73,10 @@ def solve_batch(
     def start(
         p: BatchProblem, at: Any, with_method: Any, tols: Any, by: StepOptions = steps, **more: Any
     ) -> BatchRun:
+        # What is to be made again, with its derivatives, is made in the same way already now.
+        again = isinstance(kind, Checkpoints)
         interpolates = dense or bool(functions) or at is not None
-        make = partial(_make_stages, with_method, interpolates, tols, radius, jac)
+        make = partial(_make_stages, with_method, interpolates, tols, radius, jac, again)
         return BatchRun(p, make, tols[0], tols[1], by, t_eval=at, **more)
 
     if isinstance(kind, Backsolve) and kind.applies(problem):
@@ -84,8 +87,10 @@ def solve_batch(
             hooks: dict[str, Any] = {"log": log, "callback": callback, "on_attempt": on_attempt}
             return _finish(start(p, at, method, (rtol, atol), **hooks), progress)
 
+        tols = kind.tolerances(rtol, atol, problem)
+
         def backward(p: BatchProblem, at: Any, on_step: Any) -> BatchSolution:
-            tols, by = kind.tolerances(rtol, atol, p), kind.backward_steps(steps, p.shape[1:])
+            by = kind.backward_steps(steps, p.shape[1:])
             hooks: dict[str, Any] = {"on_step": on_step, "on_attempt": kind.on_attempt}
             return _finish(start(p, at, kind.method or method, tols, by, **hooks), False)
 
@@ -131,10 +136,13 @@ def _make_stages(
     tolerances: tuple[Any, Any],
     radius: Any,
     jac: Any,
+    correct: bool,
     problem: BatchProblem,
+    rows: Any = slice(None),
     *,
     record: bool,
 ) -> BatchStages:
+    """Return the stages of a problem which has these rows of the whole batch."""
     if isinstance(method, StabilisedMethod):
         return StabilisedBatch(problem, method, radius)
     if not isinstance(method, RosenbrockTableau) and method.explicit:
@@ -142,7 +150,8 @@ def _make_stages(
     linear = BatchAlgebra(problem, jac, record=record)
     if isinstance(method, RosenbrockTableau):
         return RosenbrockBatch(problem, method, linear)
-    return DirkBatch(problem, method, linear, *tolerances)
+    own = [tol if isinstance(tol, float) else tol[rows] for tol in tolerances]
+    return DirkBatch(problem, method, linear, *own, correct=record or correct)
 
 
 def solve_one(
@@ -150,7 +159,8 @@ def solve_one(
 ) -> Solution:
     """Solve one problem as a batch of one: what only the batched loop can do with tensors.
 
-    That is implicit methods, and gradients by checkpoints or the adjoint equation.
+    That is implicit methods, and gradients by checkpoints or the adjoint equation. `callback` gets
+    t and y of the sample in place of a Step.
     """
     for name in ("events", "jac", "radius"):
         value = given.get(name)
@@ -158,6 +168,7 @@ def solve_one(
             given[name] = [_lifted(g, name) for g in event_functions(value, ())]
         elif callable(value):
             given[name] = _lifted(value, name)
+    y0 = backend_of(y0).state(y0)
     for name in ("rtol", "atol"):
         if getattr(given[name], "ndim", 0):
             given[name] = given[name][None]
@@ -184,6 +195,8 @@ def _lifted(g: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     def on_batch(t: Any, y: Any, *args: Any) -> Any:
         value = g(t[0], y[0], *args)
+        if name == "radius":
+            return to_numpy(value).reshape((1,))
         if not hasattr(value, "shape"):
             msg = f"{name} returned {type(value).__name__} for a torch y0; it must be a tensor"
             raise ValueError(msg)

@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
-from ..._array import Array
+from ..._array import Array, to_numpy
 from ..solution import Status
 from ..stabilised import StabilisedMethod
 from ..step import combine
@@ -70,7 +70,7 @@ class BatchStages(ABC):
 
     def f_end(self, t: Floats, y: Array) -> Array:
         """Return f at the end of the step."""
-        return self.problem(self.problem.time(t), y)
+        return self.problem.lasting(self.problem.time(t), y)
 
     def segment(self, t: Floats, t_new: Floats, y: Array, y_new: Array) -> BatchSegment:
         """Return dense output over the step; the slope at its end serves `advance` too."""
@@ -183,10 +183,13 @@ class ExplicitBatch(BatchStages):
 
     def quadrature(self, t: Floats, h: Floats, y: Array) -> Iterator[tuple[Array, Array, Array]]:
         """Yield times, states and weights h b_i of the last attempt's stages where b_i ≠ 0."""
-        weight = self.backend.real_like(h[:, None], y)
+        weight, still = self.backend.real_like(h[:, None], y), h == 0
+        # The stages of a row that was rejected need not be finite.
+        rests = self.backend.mask(still[:, None], y) if still.any() else None
         for i, b_i in enumerate(self.lists[self.s]):
             if b_i != 0.0:
                 z = y + weight * self._weigh(i, i) if i else y
+                z = z if rests is None else self.backend.xp.where(rests, y, z)
                 yield self.problem.time(t + (1 - self.rest[i]) * h), z, weight * b_i
 
     def errors(self) -> list[Array]:
@@ -253,12 +256,17 @@ class StabilisedBatch(BatchStages):
         self.rho = np.zeros(problem.size)
         """Bounds of the spectral radii."""
         self.age = EVERY
+        """Steps of the batch since they were found."""
+        self.tried = np.full(problem.size, np.nan), np.zeros(problem.size)
+        """Times and step sizes of the last attempt."""
 
     def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
         """Compute the stages; see `BatchStages`."""
         problem, method = self.problem, self.tableau
-        if self.age >= EVERY:
-            self.rho, self.age = SAFETY * self._estimate(t, y), 0
+        again = (t == self.tried[0]) & (h != self.tried[1]) & (h != 0)
+        if self.age >= EVERY or (self.age > 0 and (callable(self.radius) or again.any())):
+            self.rho, self.age = self._radii(t, y), 0
+        self.tried = t, h
         z = np.abs(h) * self.rho
         self.longest = method.longest(1.0) / np.maximum(self.rho, 1e-300)
         self.failed = ~(z <= method.beta(method.max_stages))
@@ -266,11 +274,30 @@ class StabilisedBatch(BatchStages):
         step, start = (self.backend.real_like(x[:, None], y) for x in (h, t))
 
         def f(time: Array, state: Array) -> Array:
-            return problem(time.reshape((-1,)), state)
+            return problem.lasting(time.reshape((-1,)), state[:])  # the recurrence goes on in it
 
         s = method.stages(float(z.max(initial=0.0)))
         y_new, self.err, self._end = method.step(f, start, y, step, self.f_0, s)
         return y_new
+
+    def _radii(self, t: Floats, y: Array) -> Floats:
+        """Return bounds of the spectral radii: those that were given, or estimates."""
+        if self.radius is None:
+            return SAFETY * self._estimate(t, y)
+        p = self.problem
+        if not callable(self.radius):
+            rho = np.full(len(t), float(self.radius))
+        else:
+            with self.backend.no_grad():
+                state = self.backend.detach(y).reshape((len(t), *p.shape))
+                rho = np.array(to_numpy(self.radius(p.time(t), state, *p.args)))
+        if rho.shape not in ((), t.shape) or (rho < 0).any():
+            msg = (
+                f"radius returned {rho!r} for {len(t)} rows; it must be a number or an array of "
+                f"shape ({len(t)},), zero or positive"
+            )
+            raise ValueError(msg)
+        return np.array(np.broadcast_to(rho, t.shape))
 
     def _estimate(self, t: Floats, y: Array) -> Floats:
         """Spectral radii by nonlinear power iteration, from the vectors of the last time on."""
@@ -278,8 +305,6 @@ class StabilisedBatch(BatchStages):
         from ...stiffness.power import nonlinear_power_iteration
 
         problem, detach = self.problem, self.backend.detach
-        if self.radius is not None:
-            return np.asarray(self.radius(problem, t, y))
         time = problem.time(t)
         with self.backend.no_grad():
             pair = nonlinear_power_iteration(
@@ -307,5 +332,5 @@ class StabilisedBatch(BatchStages):
     def take(self, problem: BatchProblem, rows: Any) -> None:
         """Go on with some of the rows."""
         super().take(problem, rows)
-        self.rho = self.rho[rows]
+        self.rho, self.tried = self.rho[rows], (self.tried[0][rows], self.tried[1][rows])
         self.vector = None if self.vector is None else self.vector[rows]

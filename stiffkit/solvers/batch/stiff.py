@@ -24,7 +24,7 @@ class _LinearStages(BatchStages):
 
     def __init__(self, problem: BatchProblem, tableau: Any, linear: BatchAlgebra) -> None:
         super().__init__(problem, tableau)
-        self.linear, self.record = linear, linear.record
+        self.linear = linear
         self.J: Array = None
         self.fresh = False
         """Whether J belongs to the states that the steps start from."""
@@ -119,10 +119,12 @@ class DirkBatch(_LinearStages):
         linear: BatchAlgebra,
         rtol: Any,
         atol: Any,
+        *,
+        correct: bool = False,
     ) -> None:
         super().__init__(problem, tableau, linear)
         y, backend = problem.y0, self.backend
-        self.error_order = tableau.error_order or 0
+        self.error_order, self.correct = tableau.error_order or 0, correct
         self.rtol, self.atol = rtol, atol + backend.tiny(y)
         eps = float(backend.xp.finfo(y.dtype).eps)
         least = rtol if isinstance(rtol, float) else float(rtol.min())
@@ -144,7 +146,7 @@ class DirkBatch(_LinearStages):
         backend, xp, problem = self.backend, self.backend.xp, self.problem
         if not self.fresh:
             with backend.no_grad():  # the last correction below has the derivatives
-                exact = self.f_0 if self.tableau.explicit else problem(problem.time(t), y)
+                exact = self.f_0 if self.tableau.explicit else problem.lasting(problem.time(t), y)
                 self.J = backend.detach(self.linear.jacobian(t, backend.detach(y), exact))
             self.fresh = True
         self.solve = self.linear.solver(self.J, h * self.gamma)
@@ -161,11 +163,19 @@ class DirkBatch(_LinearStages):
             with backend.no_grad():
                 guess = backend.detach(psi + weight * K[-1])
                 Y = self._newton(time, guess, backend.detach(psi), weight, scale, h == 0)
-            if self.record:
+            if self.correct:
                 Y = self._differentiable(t_i, Y, psi, weight, h * self.gamma)
             K.append(xp.where(rests, self.f_0, (Y - psi) / divisor))
         self.K, self.longest = K, 0.25 * np.abs(h)
         return Y if self.tableau.stiffly_accurate else y + self.h * combine(self.b, K)
+
+    def take(self, problem: BatchProblem, rows: Any) -> None:
+        """Go on with some of the rows."""
+        super().take(problem, rows)
+        if not isinstance(self.rtol, float):
+            self.rtol = self.rtol[rows]
+        if not isinstance(self.atol, float):
+            self.atol = self.atol[rows]
 
     def _newton(
         self, time: Array, Y: Array, psi: Array, weight: Array, scale: Array, rests: Any
