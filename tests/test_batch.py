@@ -290,7 +290,6 @@ def test_one_singular_matrix_spoils_its_row_only():
         ({"t_eval": [1.0, 0.5]}, "strictly monotone"),
         ({"rtol": np.ones(3)}, "does not broadcast"),
         ({"atol": -1.0}, "atol must be finite"),
-        ({"grid": 10}, "grid is not for batched"),
         ({"guide": lambda step, probe: step.y_new}, "guide is not for batched"),
         ({"method": "radau5"}, "'radau5' takes NumPy states"),
         ({"adjoint": "checkpoints"}, "is for torch states"),

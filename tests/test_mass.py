@@ -356,10 +356,9 @@ def test_f_that_is_not_finite_beyond_the_start_ends_with_a_status(method, mass):
 def test_auto_takes_an_implicit_method():
     p = DAE["CHEMAKZO"]
     options = {"mass": p.mass, "rtol": 1e-5, "atol": 1e-8}
-    for how, method in (({}, "rodas5p"), ({"rtol": 1e-10, "atol": 1e-13}, "radau5")):
-        auto = sk.solve(p.f, (0.0, 0.5), p.y0, **{**options, **how})
-        named = sk.solve(p.f, (0.0, 0.5), p.y0, method, **{**options, **how})
-        np.testing.assert_array_equal(auto.y, named.y)
+    auto = sk.solve(p.f, (0.0, 0.5), p.y0, **options)
+    named = sk.solve(p.f, (0.0, 0.5), p.y0, "radau5", **options)
+    np.testing.assert_array_equal(auto.y, named.y)
     f, M = conduction, _M
     products = sk.solve(f, (0.0, 0.1), np.sin(np.pi * _x), mass=M, **JACOBIANS["products"])
     named = sk.solve(f, (0.0, 0.1), np.sin(np.pi * _x), "kencarp4", mass=M, **JACOBIANS["products"])
