@@ -131,7 +131,8 @@ def solve(
         Called like `guide`, before it; the readings go to ``Solution.log`` under each hook's
         ``name`` or ``__name__`` (numbered where a name is taken).
     callback : callable, optional
-        ``callback(step)`` after each accepted step; a true return value stops the solve.
+        ``callback(step)`` after each accepted step; a true return value stops the solve. (For a
+        tensor by an implicit method, or with `adjoint`, ``callback(t, y)``.)
     on_attempt : callable, optional
         ``on_attempt(t, y, h, accepted)`` before each attempted step from (t, y) by h, with None for
         `accepted`, and once more with the verdict. With `batched` these are arrays, one entry for
@@ -171,8 +172,9 @@ def solve(
         that does. It is called for every new step size or Jacobian. y and r have y0's shape; for a
         LinearOperator, r is flat. With radau5 c and r are complex in two of three systems.
     radius : float or callable, optional
-        For stabilised methods: a bound of the spectral radius of ∂f/∂y, or ``radius(t, y)``. By
-        default it is estimated by nonlinear power iteration.
+        For stabilised methods: a bound of the spectral radius of ∂f/∂y, or ``radius(t, y)`` (in a
+        batch ``radius(t, y, *args)`` of shape (b,)). By default it is estimated by nonlinear power
+        iteration.
     args : sequence
         Further arguments of f and of the events.
     batched : bool
