@@ -7,14 +7,13 @@ Heun's and the converged flow's beside them. Two sets of exact problems: what ha
 tuned on "tuning" alone, and "report" is what the documentation shows. Writes
 docs/data/samplers.json.
 
-    python benchmarks/samplers.py [--only exact|images] [--out FILE]
+    python benchmarks/samplers.py [--only exact|images|shipped] [--out FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import json
 import math
 import re
@@ -35,6 +34,7 @@ from stiffkit.diffusion import (
     probability_flow,
     sample,
 )
+from stiffkit.diffusion.shipped import fashion_mnist
 from stiffkit.guidance import (
     ERKGuidance,
     FittedExtrapolation,
@@ -198,12 +198,28 @@ def image_problems(count=4):
             noise = image_noise(count if side == 32 else 1, side)
             network = _galaxy.denoiser(name), noise, _galaxy.SIGMA_MIN, _galaxy.SIGMA_MAX
             out[name] = functools.partial(Problem, *network)
-    if importlib.util.find_spec("stiffkit.diffusion.shipped") is not None:
-        from stiffkit.diffusion import shipped
-
-        for name, denoiser in getattr(shipped, "benchmark_denoisers", dict)().items():
-            out[name] = functools.partial(Problem, denoiser, image_noise(count, 28), 0.002, 80.0)
     return out
+
+
+def shipped_problems(count=4):
+    """Name -> Problem of the network that comes with stiffkit, alone and guided, in float64."""
+    net, weak = (fashion_mnist(weak).double() for weak in (False, True))
+    labels = torch.arange(count * len(SEEDS)) % 10
+
+    def denoiser(network):
+        return lambda x, sigma, labels=None: network(x, sigma, labels, force_fp32=True)
+
+    strong = denoiser(net)
+    guided = {
+        "fashion": strong,
+        "fashion, CFG 2": classifier_free_guidance(strong, 2.0),
+        "fashion, autoguidance 2": autoguidance(strong, denoiser(weak), 2.0),
+    }
+    noise = image_noise(count, 28)
+    return {
+        name: functools.partial(Problem, functools.partial(d, labels=labels), noise, 0.002, 80.0)
+        for name, d in guided.items()
+    }
 
 
 # Measurement --------------------------------------------------------------------------------------
@@ -331,12 +347,12 @@ def show(title, table, base="heun @ karras7"):
 def main():
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("exact", "images"))
+    parser.add_argument("--only", choices=("exact", "images", "shipped"))
     parser.add_argument("--out", type=Path, default=DATA)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    if arguments.only != "images":
+    if arguments.only in (None, "exact"):
         for which in ("tuning", "report"):
             start = time.perf_counter()
             problems = exact_problems(which)
@@ -354,16 +370,17 @@ def main():
         show("guided", result["guided"]["summary"])
         report = exact_problems("report")
         result["distances"] = {name: distances(report[name]) for name in list(report)[:6]}
-    if arguments.only != "exact":
+    few = ("dpmpp2m", "unipc3", "deis3", "deis4", "sk34", "sk44")
+    for key, problems in (("images", image_problems), ("shipped", shipped_problems)):
+        if arguments.only not in (None, key):
+            continue
         tables = {}
-        few = ("dpmpp2m", "unipc3", "deis3", "deis4", "sk34", "sk44")
-        for name, make in image_problems().items():
-            table = measure(make(), IMAGE_CALLS, few)
-            tables[name] = table
-            show(name, summary({name: table}))
+        for name, make in problems().items():
+            tables[name] = measure(make(), IMAGE_CALLS, few)
+            show(name, summary({name: tables[name]}))
         if tables:
-            result["images"] = kept(tables, IMAGE_CALLS)
-            show("pretrained networks", result["images"]["summary"])
+            result[key] = kept(tables, IMAGE_CALLS)
+            show(key, result[key]["summary"])
     text = re.sub(r"\[\s+([^\[\]]*?)\s+\]", r"[\1]", json.dumps(result, indent=1))
     arguments.out.write_text(re.sub(r",\s+(?=-?\d)", ", ", text) + "\n")
 
