@@ -54,6 +54,8 @@ class Sink(ABC):
             for result in list(self.results()):
                 result.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
+        for stale in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
+            stale.unlink()
         with _whole(file) as part:
             part.write_text(json.dumps(wanted, indent=1))
 
