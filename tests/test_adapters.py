@@ -5,13 +5,14 @@ import importlib.util
 import math
 import sys
 import types
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from stiffkit.diffusion import SAMPLERS, Churn, DataDenoiser, karras_sigmas, sample
+from stiffkit.diffusion import MULTISTEP, SAMPLERS, Churn, DataDenoiser, karras_sigmas, sample
 from stiffkit.diffusion.adapters import k_diffusion
 from stiffkit.diffusion.adapters.edm2 import edm_sampler
 from stiffkit.diffusion.networks import EDM2
@@ -150,7 +151,7 @@ FUNCTIONS = {
     "sample_heun_erk": ("heun", ERKGuidance(1.0, 0.5)),
     "sample_heun_fx": ("heun", FittedExtrapolation(1.0)),
     "sample_dpm_2": ("dpm2", None),
-    "sample_dpmpp_2m": ("dpmpp2m", None),
+    "sample_dpmpp_2m": (replace(MULTISTEP["dpmpp2m"], lower_order_final=False), None),
     "sample_dpmpp_3m": ("dpmpp3m", None),
     "sample_unipc_3": ("unipc3", None),
     "sample_deis_4": ("deis4", None),
@@ -210,6 +211,23 @@ def test_short_lists_of_levels():
     assert k_diffusion.sample_sk44(model, x, SIGMAS[:1]) is x
     one = torch.tensor([0.3, 0.0], dtype=torch.float64)
     assert torch.equal(k_diffusion.sample_sk44(model, x, one), DATA(x, one[0]))
+
+
+def test_dpmpp_2m_is_of_order_two_up_to_the_last_level():
+    """Lu et al., algorithm 2: order 1 to begin with and for the step to zero, where it is D."""
+    x, before, log = NOISE * SIGMAS[0], None, SIGMAS.log()
+    for i, (s, s_new) in enumerate(pairwise(SIGMAS.tolist())):
+        D = DATA(x, s)
+        if s_new == 0:
+            x = D
+            break
+        h, combined = float(log[i] - log[i + 1]), D
+        if before is not None:
+            r = float(log[i - 1] - log[i]) / h
+            combined = (1 + 1 / (2 * r)) * D - 1 / (2 * r) * before
+        x, before = s_new / s * x - math.expm1(-h) * combined, D
+    drawn = k_diffusion.sample_dpmpp_2m(model, NOISE * SIGMAS[0], SIGMAS)
+    torch.testing.assert_close(drawn, x, rtol=1e-11, atol=1e-11)
 
 
 def test_churn_is_k_diffusions():

@@ -134,6 +134,8 @@ def test_images_go_on_where_a_run_stopped(tmp_path, monkeypatch):
     for name, time in kept.items():
         assert (folder / name).stat().st_mtime_ns == time
     whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / ".000001.png.12345.part").touch()  # of a process that was killed as it wrote
     invoke(*command, "--outdir", whole)
     for i in range(8):
         name = f"{i:06d}.png"
@@ -141,6 +143,7 @@ def test_images_go_on_where_a_run_stopped(tmp_path, monkeypatch):
         with Image.open(folder / name) as image:
             assert (image.size, image.mode) == ((8, 8), "L")
     assert not list(folder.glob(".*"))
+    assert not list(whole.glob(".*"))
 
     # Other settings do not mix with what is there, unless it is dropped.
     said = invoke(*command, "--outdir", folder, "--sampler", "heun", code=1)

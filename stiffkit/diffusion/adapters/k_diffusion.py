@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from ...guidance import ERKGuidance, FittedExtrapolation
 from ...solvers import StepHook
 from ..arguments import DEFAULT_SAMPLER, Method
 from ..denoiser import per_sample
+from ..multistep import MULTISTEP
 from ..sample import SampleStep, sample
 from ..stepping import Churn
 from .noise import CallersNoise
@@ -176,7 +178,11 @@ def sample_heun_fx(
 
 
 sample_dpm_2 = partial(sample_with, sampler="dpm2")
-sample_dpmpp_2m = partial(sample_with, sampler="dpmpp2m")
+# As in k-diffusion, of full order up to the last level: there the final zero is the step that is
+# lowered, where `sample` lowers the one before it, as the authors of DPM-Solver++ do.
+sample_dpmpp_2m = partial(
+    sample_with, sampler=replace(MULTISTEP["dpmpp2m"], lower_order_final=False)
+)
 sample_dpmpp_3m = partial(sample_with, sampler="dpmpp3m")
 sample_unipc_3 = partial(sample_with, sampler="unipc3")
 sample_deis_4 = partial(sample_with, sampler="deis4")
