@@ -235,6 +235,14 @@ def test_presets_take_their_files_from_a_folder(latent_file, tmp_path):
     D = autoguidance(EDMDenoiser(net), EDMDenoiser(net), preset.guidance)
     x, _ = plain([0], net, D, steps=2, sampler="heun")
     np.testing.assert_allclose(read(target)["samples"], x, rtol=1e-4, atol=1e-4)
+    # Every option overrides the preset's, so that strength 1 is the network alone.
+    alone = tmp_path / "alone.npz"
+    invoke(
+        "sample", "edm2-img512-s-guid-fid", "--weights", tmp_path, "--seeds", "0", "--npz", alone,
+        "--threads", "1", "--sampler", "heun", "--steps", "2", "--guidance", "1",
+    )  # fmt: skip
+    x, _ = plain([0], net, EDMDenoiser(net), steps=2, sampler="heun")
+    np.testing.assert_allclose(read(alone)["samples"], x, rtol=1e-4, atol=1e-4)
     said = invoke("sample", "edm2-img512-s-fid", "--npz", target, code=1)
     assert "presets need --weights" in said
 
@@ -252,6 +260,7 @@ def test_presets_take_their_files_from_a_folder(latent_file, tmp_path):
         (["digits", "--npz", "x", "--gnet", "self"], "--gnet needs --guidance"),
         (["digits", "--npz", "x", "--guide", "erk", "--w-con", "-1"], "w_con must be finite"),
         (["digits", "--npz", "x", "--sampler", "hean"], "did you mean 'heun'?"),
+        (["digits", "--npz", "x", "--steps", "0"], "steps must be an integer of at least 2"),
         (["digits", "--npz", "x", "--steps", "1"], "steps must be an integer of at least 2"),
     ],
 )

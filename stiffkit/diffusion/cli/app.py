@@ -110,18 +110,19 @@ def _task(
 ) -> tuple[Task, dict[str, Any]]:
     """Load what is named; return the task, and the settings on which its samples depend."""
     if model in PRESETS and weights is not None:
-        preset, steps = PRESETS[model], steps or 32
+        preset, steps = PRESETS[model], 32 if steps is None else steps
         model = str(weights / preset.net)
         if preset.gnet is not None:
             gnet = gnet or str(weights / preset.gnet)
             guidance = preset.guidance if guidance is None else guidance
-    steps, guidance = steps or 18, 1.0 if guidance is None else guidance
-    if guidance != 1 and gnet is None:
+    if guidance is None and gnet is not None:
+        msg = "--gnet needs --guidance, a strength"
+        raise ValueError(msg)
+    steps, strength = 18 if steps is None else steps, 1.0 if guidance is None else guidance
+    if strength != 1 and gnet is None:
         msg = f"--guidance {guidance} needs --gnet, a guiding network or 'self'"
         raise ValueError(msg)
-    if guidance == 1 and gnet is not None:
-        msg = "--gnet needs --guidance, a strength other than 1"
-        raise ValueError(msg)
+    gnet = None if strength == 1 else gnet
     gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     where = torch.device(device or (gpu if torch.cuda.is_available() else "cpu"))
     net = load(model).to(where)
@@ -140,10 +141,10 @@ def _task(
     }  # fmt: skip
     settings = {
         **options, "guide": repr(step_guide), "net": digest(model), "gnet": digest(gnet),
-        "guidance": guidance, "interval": [str(level) for level in interval], "class": label,
+        "guidance": strength, "interval": [str(level) for level in interval], "class": label,
         "dtype": dtype, "device": where.type,
     }  # fmt: skip
-    denoiser = guided(net, weak, guidance, interval)
+    denoiser = guided(net, weak, strength, interval)
     return Task(net, denoiser, options, label, where, getattr(torch, dtype)), settings
 
 
