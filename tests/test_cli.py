@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from stiffkit.diffusion import EDMDenoiser, sample, shipped
+from stiffkit.diffusion import EDMDenoiser, SeededNoise, sample, shipped
 from stiffkit.diffusion.checkpoint import load_checkpoint
 from stiffkit.diffusion.cli import main, models
 from stiffkit.diffusion.cli import run as engine
@@ -112,6 +112,21 @@ def test_options_reach_the_sampler(tmp_path):
         invoke("sample", "fashion_mnist", "--seeds", "7-8", "--npz", file, *QUICK, *arguments)
         x, _ = plain([7, 8], net, denoiser, steps=3, **options)
         np.testing.assert_allclose(read(file)["samples"], x, rtol=1e-3, atol=1e-3)
+
+
+def test_churn_goes_on_with_the_seeds_generator(tmp_path):
+    """After the noise and the class; in float64 only the state, and the noise of churn, is."""
+    net, file = shipped.digits(), tmp_path / "x.npz"
+    invoke("sample", "digits", "--seeds", "2,5", "--npz", file, "--churn", "4",
+           "--dtype", "float64", "--sampler", "heun", *QUICK)  # fmt: skip
+    source = SeededNoise([2, 5], torch.zeros(1))
+    noise, labels = source.normal((1, 8, 8)), source.integers(10)
+    source.like = torch.zeros(1, dtype=torch.float64)
+    x = sample(
+        EDMDenoiser(net), noise, steps=3, sampler="heun", labels=torch.eye(10)[labels], churn=4.0,
+        seeds=source, dtype=torch.float64,
+    )  # fmt: skip
+    np.testing.assert_allclose(read(file)["samples"], x, rtol=1e-3, atol=1e-3)
 
 
 def test_images_go_on_where_a_run_stopped(tmp_path, monkeypatch):
