@@ -10,8 +10,8 @@ OUT := out
 
 # Extras of pyproject.toml that each group of targets needs. All share one .venv.
 EXTRAS_demo := demo
-EXTRAS_test := diffusion,metrics,plot,test
-EXTRAS_docs := diffusion,docs,plot
+EXTRAS_test := cli,diffusers,diffusion,metrics,plot,test
+EXTRAS_docs := cli,diffusers,diffusion,docs,plot
 EXTRAS_bench := bench
 EXTRAS_dev := dev
 

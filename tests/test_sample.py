@@ -295,6 +295,12 @@ def test_trace_reads_what_a_plain_loop_computes():
     assert trace.nfev == 2 * len(SIGMAS) - 1
     assert trace.sigma == list(SIGMAS[:-1])
     assert trace.sigma_next == list(SIGMAS[1:])
+    names = ("rho", "rayleigh", "z", "gate", "error", "correction")
+    for name, column in zip(names, trace.medians().T, strict=True):
+        values = getattr(trace, name)[1:]
+        middle = np.mean(values, axis=1) if name == "gate" else np.median(values, axis=1)
+        np.testing.assert_allclose(column[1:], middle)
+    assert np.isnan(trace.medians()[0, :4]).all()
     x, previous = NOISE * SIGMAS[0], None
     for i, (s, s_new) in enumerate(pairwise(SIGMAS)):
         h, f = s_new - s, slope(x, s)

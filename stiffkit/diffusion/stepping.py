@@ -217,26 +217,60 @@ def follow_multistep(
         ``hook(step, past)``, with a `Step` of one slope and the `Past` of the step before; returns
         the state to go on with.
     """
-    backend, plan = backend_of(x), method.plan(levels)
+    backend, run = backend_of(x), MultistepRun(levels, method)
     errors = method.error_rows(levels) if hook is not None else ()
     D = denoise(x, backend.time(levels[0], x))
-    values: list[Array] = [D if method.quantity == "D" else (x - D) / levels[0]]
     past: Past | None = None
     for i, (s, s_new) in enumerate(pairwise(levels)):
-        row = plan[i]
-        ahead = row.keep * x + combine(row.predictor, values)
+        x = run.push(x, D)
+        ahead = run.predict()
         if hook is not None:
             f = (x - D) / s
-            estimate = combine(errors[i], values) if errors[i] else None
+            estimate = combine(errors[i], run.values) if errors[i] else None
             step = Step(method, s, s_new - s, x, [f], ahead, s_new, estimate)
             ahead, past = hook(step, past), Past(x, f, s_new - s)
-        D = denoise(ahead, backend.time(s_new, x))
-        values = [D if method.quantity == "D" else (ahead - D) / s_new, *values]
-        # PEC: corrected once D is known at the predicted end, and not evaluated again.
-        x = row.keep * x + combine(row.corrector, values) if row.corrector else ahead
-        del values[max(method.order, method.corrector) :]
+        x, D = ahead, denoise(ahead, backend.time(s_new, ahead))
         if not bool(backend.xp.isfinite(D).all()):
             message = f"the denoiser is not finite at sigma = {s_new!r}"
             t, counts = backend.times([s_new], x), {"nfev": i + 2}
             raise stopped(Solution(t, x[None], Status.non_finite, message, counts))
     return D
+
+
+class MultistepRun:
+    """A multistep sampler between the calls of the network: `push` what it said, then `predict`.
+
+    Parameters
+    ----------
+    levels : sequence of float
+        Grid.
+    method : Multistep
+        The rule.
+    """
+
+    def __init__(self, levels: Sequence[float], method: Multistep) -> None:
+        self.levels, self.method, self.plan = levels, method, method.plan(levels)
+        self.i = 0
+        """Index of the level at which the network is to be called."""
+        self.x: Array = None
+        """The solution at the level before."""
+        self.values: list[Array] = []
+        """D or f, newest first."""
+
+    def push(self, at: Array, D: Array) -> Array:
+        """Take D(at, σ_i) and return the solution at σ_i, which a corrector moves from `at`."""
+        method, s = self.method, self.levels[self.i]
+        self.values.insert(0, D if method.quantity == "D" else (at - D) / s)
+        before = self.plan[self.i - 1] if self.i else None
+        if before is not None and before.corrector:
+            # PEC: corrected once D is known at the predicted end, and not evaluated again.
+            at = before.keep * self.x + combine(before.corrector, self.values)
+        del self.values[max(method.order, method.corrector) :]
+        self.x = at
+        return at
+
+    def predict(self) -> Array:
+        """Return the state at σ_{i+1} at which to call the network next."""
+        row = self.plan[self.i]
+        self.i += 1
+        return row.keep * self.x + combine(row.predictor, self.values)

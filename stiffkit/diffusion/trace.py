@@ -111,6 +111,20 @@ class Trace:
         for name, values in row.items():
             self.columns[name].append(np.asarray(values, dtype=float).reshape(-1))
 
+    def medians(self) -> FloatArray:
+        """Return per step ρ̂, λ̂, z, gate (its mean), error and correction; shape (steps, 6).
+
+        Medians over the samples, NaN where there is no reading.
+        """
+        columns = []
+        for name in ("rho", "rayleigh", "z", "gate", "error", "correction"):
+            values = np.array(self.columns[name])
+            known = ~np.isnan(values).all(axis=1)
+            middle = np.full(len(values), math.nan)
+            middle[known] = (np.nanmean if name == "gate" else np.nanmedian)(values[known], axis=1)
+            columns.append(middle)
+        return np.stack(columns, axis=1)
+
     def plot(self, axes: Any = None) -> Any:
         """Draw ρ̂ and λ̂, z, and error and correction over σ: medians and the middle 80 %.
 

@@ -1,0 +1,1 @@
+"""`stiffkit.diffusion.sample` in other packages' calling conventions; each imports its own."""
