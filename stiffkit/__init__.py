@@ -18,6 +18,7 @@ from .solvers import (
 
 if TYPE_CHECKING:
     from .solvers.batch import Backsolve, Checkpoints
+    from .solvers.compiled import jit
     from .solvers.compat import ode_solver, solve_ivp
     from .solvers.ensemble import ensemble, ensemble_iter
     from .stiffness import diagnose
@@ -39,6 +40,7 @@ __all__ = [
     "diagnose",
     "ensemble",
     "ensemble_iter",
+    "jit",
     "ode_solver",
     "solve",
     "solve_ivp",
@@ -53,6 +55,7 @@ _ELSEWHERE = {
     "diagnose": "stiffness",
     "ensemble": "solvers.ensemble",
     "ensemble_iter": "solvers.ensemble",
+    "jit": "solvers.compiled",
     "ode_solver": "solvers.compat",
     "solve_ivp": "solvers.compat",
 }
