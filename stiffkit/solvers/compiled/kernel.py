@@ -5,7 +5,8 @@ the tableau comes as arrays, the rules of control and of the detector's look are
 their one text. All that has to survive a pause is in the arguments: the kernel returns to Python
 when its room for records is full, when the detector has something to prove, and at the end.
 
-Arrays: y, y_new, z (n,); K (stages, n), whose row 0 is f(t, y); errs (1 or 2, n).
+Arrays: y, y_new, z, scale (n,); z_f, which is z in the user's shape; K (stages, n), whose row 0 is
+f(t, y); errs (1 or 2, n). Rows are passed by their number: a view costs more than a short state.
 """
 
 from __future__ import annotations
@@ -59,8 +60,6 @@ DONE, PAUSE, LOOK, OUT_OF_STEPS, TOO_SMALL, NOT_FINITE = range(6)
 """Why the kernel returned."""
 
 _EPS, _TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
-_SHORT = 24
-"""States up to this size are combined component by component, longer ones stage by stage."""
 
 
 def _compile(function: Any) -> Any:
@@ -75,222 +74,228 @@ _signs = _compile(detect.signs)
 
 
 @_compile
-def _slope(f, args, shape, t, z, out):
-    """out = f(t, z), z and out flat."""
-    value = f(t, z.reshape(shape), *args).reshape(-1)
-    if len(value) != len(out):
-        raise ValueError("f returns an array of another size than at (t0, y0)")
-    for i in range(len(out)):
-        out[i] = value[i]
-
-
-@_compile
-def _weigh(row, m, K, out):
-    """out = Σ_(j<m) row_j K_j, without the exact zeros."""
-    n = len(out)
-    if n <= _SHORT:
+def _flat(value, K, row):
+    """K_row = value, of the user's shape."""
+    n = K.shape[1]
+    if value.size != n:
+        raise ValueError("f returned an array of another size than at (t0, y0)")
+    if value.ndim == 1:  # known when this is compiled
         for i in range(n):
-            total = out.dtype.type(0)
-            for j in range(m):
-                if row[j] != 0.0:
-                    total += row[j] * K[j, i]
-            out[i] = total
-        return
-    out[:] = 0
-    for j in range(m):
-        if row[j] != 0.0:
-            weight = row[j]
-            for i in range(n):
-                out[i] += weight * K[j, i]
+            K[row, i] = value[i]
+    else:
+        flat = value.reshape(-1)
+        for i in range(n):
+            K[row, i] = flat[i]
 
 
 @_compile
-def _weigh_changes(row, m, K, out):
-    """out = Σ_(j<m) row_j (K_j − K_0)."""
-    out[:] = 0
+def _state(y, h, rows, i, m, K, z):
+    """z = y + h Σ_(j<m) rows_ij K_j, without the exact zeros."""
+    for k in range(len(y)):
+        total = y.dtype.type(0)
+        for j in range(m):
+            if rows[i, j] != 0.0:
+                total += rows[i, j] * K[j, k]
+        z[k] = y[k] + h * total
+
+
+@_compile
+def _change(rows, i, m, K, k):
+    """Σ_(j<m) rows_ij (K_j − K_0), of component k."""
+    total = K.dtype.type(0)
     for j in range(1, m):
-        if row[j] != 0.0:
-            for i in range(len(out)):
-                out[i] += row[j] * (K[j, i] - K[0, i])
-
-
-@_compile
-def _move(y, h, slope, out):
-    """out = y + h slope; they may be one array."""
-    for i in range(len(out)):
-        out[i] = y[i] + h * slope[i]
-
-
-@_compile
-def _square_sum(x):
-    total = 0.0
-    for i in range(len(x)):
-        total += x[i].real ** 2 + x[i].imag ** 2
+        if rows[i, j] != 0.0:
+            total += rows[i, j] * (K[j, k] - K[0, k])
     return total
 
 
 @_compile
-def _rms(x, scale):
-    """Return the rms of x / scale; NaN or inf only where x holds such."""
-    n, total, top = len(x), 0.0, 0.0
-    for i in range(n):
-        part = x[i] / scale[i]
-        total += part.real**2 + part.imag**2
-    if math.isfinite(total):
-        return math.sqrt(total / n)
-    for i in range(n):
-        size = abs(x[i]) / scale[i]
-        if not size <= top:  # NaN too
-            top = size
-    if not math.isfinite(top):
-        return top
-    total = 0.0
-    for i in range(n):
-        total += (abs(x[i]) / scale[i] / top) ** 2
-    return top * math.sqrt(total / n)
+def _attempt(f, args, A, b, c, fsal, s, y, h, K, z, z_f, y_new):
+    """The stages of the step from (s.t, y) to s.t_new, k_1 in place, and y_new.
 
-
-@_compile
-def _attempt(f, args, shape, tableau, s, y, h, K, z, y_new):
-    """The stages of the step from (s.t, y) to s.t_new, k_1 in place, and y_new."""
-    A, b, c, fsal = tableau
+    z_f is z in the user's shape.
+    """
     last = len(c) - 1
     for i in range(1, last if fsal else last + 1):
-        _weigh(A[i], i, K, z)
-        _move(y, h, z, z)
+        _state(y, h, A, i, i, K, z)
         s.nfev += 1
-        _slope(f, args, shape, s.t_new - (1 - c[i]) * h, z, K[i])
-    _weigh(b, last if fsal else last + 1, K, z)
-    _move(y, h, z, y_new)
-    s.have_new = fsal
+        _flat(f(s.t_new - (1 - c[i]) * h, z_f, *args), K, i)
+    _state(y, h, b, 0, last if fsal else last + 1, K, y_new)
+    s.have_new = False
     if fsal:
-        z[:] = y_new  # f gets no array that is kept
-        s.nfev += 1
-        _slope(f, args, shape, s.t_new, z, K[last])
+        _f_new(f, args, s, last, K, z, z_f, y_new)
 
 
 @_compile
-def _f_new(f, args, shape, s, row, K, z, y_new):
-    """K_row = f(s.t_new, y_new), unless it is there."""
+def _f_new(f, args, s, row, K, z, z_f, y_new):
+    """K_row = f(s.t_new, y_new), unless it is there; f gets no array that is kept."""
     if not s.have_new:
-        z[:] = y_new
+        for i in range(len(z)):
+            z[i] = y_new[i]
         s.nfev += 1
-        _slope(f, args, shape, s.t_new, z, K[row])
+        _flat(f(s.t_new, z_f, *args), K, row)
         s.have_new = True
 
 
 @_compile
 def _error_ratio(rtol, atol, y, y_new, h, E, K, errs, scale):
     """Error over tolerance; see `stiffkit.solvers.control.ErrorRatio`."""
-    for i in range(len(y)):
+    n, first, second = len(y), 0.0, 0.0
+    for i in range(n):
         old, new = abs(y[i]), abs(y_new[i])
         scale[i] = atol[i] + _TINY + rtol[i] * (old if new <= old else new)  # NaN stays
     for m in range(len(E)):
-        err = errs[m]
-        err[:] = 0
-        for j in range(E.shape[1]):  # zeros included: NaN or inf in any stage shows in the sum
-            for i in range(len(err)):
-                err[i] += h * E[m, j] * K[j, i]
-    first = _rms(errs[0], scale)
-    return first if len(E) == 1 else _hairer_combination(first, _rms(errs[1], scale))
+        square_sum = 0.0
+        for i in range(n):
+            err = y.dtype.type(0)
+            for j in range(E.shape[1]):  # zeros included: NaN or inf in any stage shows
+                err += E[m, j] * K[j, i]
+            errs[m, i] = h * err
+            square_sum += _square(errs[m, i] / scale[i])
+        first, second = math.sqrt(square_sum / n), first
+        if not math.isfinite(first):
+            first = _careful(errs, m, scale)
+    return first if len(E) == 1 else _hairer_combination(second, first)
 
 
 @_compile
-def _look(f, args, shape, tableau, watch, s, y, h, K, z, y_new, err, scale):
+def _square(x):
+    return x.real**2 + x.imag**2
+
+
+@_compile
+def _careful(errs, m, scale):
+    """Rms of err / scale where its squares overflow; NaN or inf only where err holds such."""
+    n, top, total = len(scale), 0.0, 0.0
+    for i in range(n):
+        size = abs(errs[m, i]) / scale[i]
+        if not size <= top:  # NaN too
+            top = size
+    if not 0 < top < math.inf:
+        return top
+    for i in range(n):
+        total += (abs(errs[m, i]) / scale[i] / top) ** 2
+    return top * math.sqrt(total / n)
+
+
+@_compile
+def _look(f, args, A, watch, s, y, h, K, z, z_f, y_new, errs, scale, spare):
     """Take the measures of `StiffnessDetector.suspicious`; return whether there are signs."""
     error_norm, order, limit, probe, row = watch
-    A, n = tableau[0], len(y)
+    n, rise, turn, below, above = len(y), 0.0, 0.0, 0.0, 0.0
     for i in range(n):
-        z[i] = y_new[i] - y[i]
-    s.rise = _rms(z, scale)
-    for i in range(n):
-        z[i] = K[row, i] - K[0, i]
-    s.turn = _rms(z, scale)
-    s.stage = 0.0
+        rise += _square((y_new[i] - y[i]) / scale[i])
+        turn += _square((K[row, i] - K[0, i]) / scale[i])
+    s.rise, s.turn, s.stage = math.sqrt(rise / n), math.sqrt(turn / n), 0.0
     if probe >= 0:
-        _weigh(A[probe], probe, K, z)
-        _move(y, h, z, z)
-        above = below = 0.0
+        _state(y, h, A, probe, probe, K, z)
         for i in range(n):
-            dy, df = y_new[i] - z[i], K[row, i] - K[probe, i]
-            below += dy.real**2 + dy.imag**2
-            above += df.real**2 + df.imag**2
+            below += _square(y_new[i] - z[i])
+            above += _square(K[row, i] - K[probe, i])
         if below > 0:
             s.stage = math.sqrt(above / below)
     else:  # `StiffnessDetector.along`
-        size = math.sqrt(_square_sum(err))
+        for i in range(n):
+            below += _square(errs[0, i])
+            above += _square(y_new[i])
+        size = math.sqrt(below)
         if 0 < size < math.inf:
-            radius = math.sqrt(_EPS * _square_sum(y_new))
+            radius = math.sqrt(_EPS * above)
             radius = radius if radius > 0 else math.sqrt(_EPS)
-            _move(y_new, radius / size, err, z)
-            s.nfev_look += 1
-            change = np.empty_like(z)
-            _slope(f, args, shape, s.t_new, z, change)
             for i in range(n):
-                change[i] -= K[row, i]
-            s.stage = math.sqrt(_square_sum(change)) / radius
+                z[i] = y_new[i] + radius / size * errs[0, i]
+            s.nfev_look += 1
+            _flat(f(s.t_new, z_f, *args), spare, 0)
+            above = 0.0
+            for i in range(n):
+                above += _square(spare[0, i] - K[row, i])
+            s.stage = math.sqrt(above) / radius
     smooth = _smooth_error(h, s.rise, s.turn, error_norm, order)
     return _signs(h, s.ratio, smooth, s.stage, limit)[1]
 
 
 @_compile
-def _polynomial(f, args, shape, dense, s, row, h, y, K, z, Q):
-    """Coefficients of the step's dense output, as in `stiffkit.solvers.dense.Segment`."""
+def _polynomial(f, args, dense, s, row, h, y, K, z, z_f, Q, place):
+    """Q_place: the coefficients of `stiffkit.solvers.dense.Segment` over the step."""
     c, A, bubble = dense
+    n = len(z)
     for m in range(len(c)):
-        _weigh_changes(A[m], row + 1 + m, K, z)
-        for i in range(len(z)):
-            z[i] = y[i] + h * (c[m] * K[0, i] + z[i])
+        for i in range(n):
+            z[i] = y[i] + h * (c[m] * K[0, i] + _change(A, m, row + 1 + m, K, i))
         s.nfev += 1
-        _slope(f, args, shape, s.t_new - (1 - c[m]) * h, z, K[row + 1 + m])
+        _flat(f(s.t_new - (1 - c[m]) * h, z_f, *args), K, row + 1 + m)
     for m in range(len(bubble)):
-        _weigh_changes(bubble[m], bubble.shape[1], K, Q[m])
-        for i in range(len(z)):
-            Q[m, i] *= h
+        for i in range(n):
+            Q[place, m, i] = h * _change(bubble, m, bubble.shape[1], K, i)
 
 
 @_compile
-def _evaluate(theta, y, y_new, Q, out):
-    """`Segment` at one θ."""
-    for i in range(len(out)):
-        bubble = out.dtype.type(0)
-        for m in range(len(Q) - 1, -1, -1):
-            bubble = bubble * theta + Q[m, i]
-        out[i] = (1 - theta) * y[i] + theta * y_new[i] + theta * (1 - theta) * bubble
+def _evaluate(theta, y, y_new, Q, place, y_eval, row):
+    """Evaluate the polynomial at θ."""
+    for i in range(len(y)):
+        bubble = y.dtype.type(0)
+        for m in range(Q.shape[1] - 1, -1, -1):
+            bubble = bubble * theta + Q[place, m, i]
+        bubble *= theta * (1 - theta)
+        y_eval[row, i] = (1 - theta) * y[i] + theta * y_new[i] + bubble
 
 
 @_compile
-def _record(f, args, shape, dense, s, row, direction, y, y_new, K, z, t_eval, y_eval, steps, Q):
-    """Keep what is wanted of an accepted step."""
-    t_steps, y_steps, Q_steps = steps
-    h = s.t_new - s.t
+def _record(f, args, dense, keeps, s, row, direction, y, y_new, K, z, z_f, t_eval, y_eval, steps):
+    """Keep what is wanted of an accepted step: its end, its polynomial, times of t_eval in it."""
+    t_steps, y_steps, Q = steps
+    n, place, h = len(y), s.accepted if keeps else 0, s.t_new - s.t
     due = s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction < 0
-    keeps = len(Q_steps) > 0
     if due or keeps:
-        _f_new(f, args, shape, s, row, K, z, y_new)
-        _polynomial(f, args, shape, dense, s, row, h, y, K, z, Q)
-        while s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction < 0:
-            theta = (t_eval[s.i_eval] - s.t) / h
-            _evaluate(theta, y, y_new, Q, y_eval[s.i_eval])
-            s.i_eval += 1
-    if s.i_eval < len(t_eval) and t_eval[s.i_eval] == s.t_new:
-        y_eval[s.i_eval] = y_new
+        _f_new(f, args, s, row, K, z, z_f, y_new)
+        _polynomial(f, args, dense, s, row, h, y, K, z, z_f, Q, place)
+    while s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction <= 0:
+        if t_eval[s.i_eval] == s.t_new:
+            for i in range(n):
+                y_eval[s.i_eval, i] = y_new[i]
+        else:
+            _evaluate((t_eval[s.i_eval] - s.t) / h, y, y_new, Q, place, y_eval, s.i_eval)
         s.i_eval += 1
     if len(t_steps) > 0:
         t_steps[s.accepted] = s.t_new
-        y_steps[s.accepted] = y_new
-    if keeps:
-        Q_steps[s.accepted] = Q
+        for i in range(n):
+            y_steps[s.accepted, i] = y_new[i]
     s.accepted += 1
 
 
 @_compile
-def _log(log, s, h, ratio, accepted):
+def _log(log, s, h, accepted):
     numbers, limits = log
     if len(numbers) > 0:
         i = s.accepted + s.rejected
-        numbers[i, 0], numbers[i, 1], numbers[i, 2] = s.t, h, ratio
+        numbers[i, 0], numbers[i, 1], numbers[i, 2] = s.t, h, s.ratio
         limits[i, 0], limits[i, 1] = s.limit, accepted
+
+
+@_compile
+def _finite(K, row):
+    for i in range(K.shape[1]):
+        if not (math.isfinite(K[row, i].real) and math.isfinite(K[row, i].imag)):
+            return False
+    return True
+
+
+@_compile
+def _judge(s, h, order, constants):
+    """Let the controller decide about the attempt; return whether it is accepted."""
+    memory = s.r_1, s.r_2, s.f_1, s.f_2, s.rejected_last
+    finite = math.isfinite(s.ratio)
+    # To the controller NaN is a rejection too: the next step does not grow.
+    ratio = s.ratio if finite else math.inf
+    accept, factor, memory = _pid_rule(ratio, memory, order + 1, constants)
+    s.r_1, s.r_2, s.f_1, s.f_2, s.rejected_last = memory
+    s.h_abs, s.limit, s.retry = abs(h) * (factor if finite else 0.1), ACCURACY, not accept
+    if not accept:
+        s.rejected += 1
+    if not finite:
+        s.non_finite += 1
+        s.wall, s.limit = s.t_new, NON_FINITE
+    return accept
 
 
 def _with_stamp(stamp):
@@ -298,15 +303,16 @@ def _with_stamp(stamp):
 
     @numba.njit(error_model="numpy", nogil=True, cache=True)
     def integrate(
-        f, args, shape, tableau, E, dense, watch, constants, order, span, tolerances, state,
-        y, y_new, K, work, t_eval, y_eval, steps, log,
+        f, args, tableau, dense, watch, constants, order, span, tolerances, keeps, state, work,
+        t_eval, y_eval, steps, log,
     ):  # fmt: skip
         stamp  # noqa: B018 - part of the key of the cache
         s = state[0]
+        A, b, c, E, fsal = tableau
         t1, direction, max_step = span
         rtol, atol = tolerances
-        z, scale, errs, Q = work
-        row = len(tableau[2]) - (1 if tableau[3] else 0)  # of f(t_new, y_new) in K
+        y, y_new, K, z, z_f, errs, scale, spare = work
+        n, row = len(y), len(c) - (1 if fsal else 0)  # K_row is f(t_new, y_new)
         while True:
             if not s.pending:
                 min_step = 10 * np.spacing(abs(s.t))
@@ -325,51 +331,41 @@ def _with_stamp(stamp):
                 s.t_new = s.t + s.h_abs * direction
                 if (s.t_new - t1) * direction >= 0:
                     s.t_new, s.limit = t1, END
-                h = s.t_new - s.t
-                _attempt(f, args, shape, tableau, s, y, h, K, z, y_new)
+            h = s.t_new - s.t
+            if not s.pending:
+                _attempt(f, args, A, b, c, fsal, s, y, h, K, z, z_f, y_new)
                 s.ratio = _error_ratio(rtol, atol, y, y_new, h, E, K, errs, scale)
-                memory = s.r_1, s.r_2, s.f_1, s.f_2, s.rejected_last
-                if math.isfinite(s.ratio):
-                    accept, factor, memory = _pid_rule(s.ratio, memory, order + 1, constants)
-                else:  # to the controller this is a rejection too
-                    accept, _, memory = _pid_rule(math.inf, memory, order + 1, constants)
-                    factor = 0.1
-                s.r_1, s.r_2, s.f_1, s.f_2, s.rejected_last = memory
-                _log(log, s, h, s.ratio, accept)
-                s.h_abs, s.limit, s.retry = abs(h) * factor, ACCURACY, not accept
-                if not accept:
-                    s.rejected += 1
-                if not math.isfinite(s.ratio):
-                    s.non_finite += 1
-                    s.wall, s.limit = s.t_new, NON_FINITE
-                    if s.non_finite == MAX_NON_FINITE or not np.isfinite(K[0]).all():
+                _log(log, s, h, s.ratio < 1.0)
+                if not _judge(s, h, order, constants):
+                    stuck = s.non_finite == MAX_NON_FINITE or not _finite(K, 0)
+                    if stuck and not math.isfinite(s.ratio):
                         return NOT_FINITE
-                if not accept:
                     continue
                 if s.non_finite and (s.t_new - s.wall) * direction >= 0:
                     s.non_finite = 0
-                if s.interval > 0:
-                    s.countdown -= 1
-                    if s.countdown == 0:
-                        _f_new(f, args, shape, s, row, K, z, y_new)
-                        found = _look(
-                            f, args, shape, tableau, watch, s, y, h, K, z, y_new, errs[0], scale
-                        )
-                        if found or not s.calm:
-                            s.pending = True
-                            return LOOK
-                        s.passed += s.wait
-                        s.wait = s.countdown = s.interval
+                s.countdown -= 1
+                if s.countdown == 0:
+                    _f_new(f, args, s, row, K, z, z_f, y_new)
+                    found = _look(
+                        f, args, A, watch, s, y, h, K, z, z_f, y_new, errs, scale, spare
+                    )
+                    if found or not s.calm:
+                        s.pending = True
+                        return LOOK
+                    s.passed += s.wait
+                    s.wait = s.countdown = s.interval
             s.pending = False
             _record(
-                f, args, shape, dense, s, row, direction, y, y_new, K, z, t_eval, y_eval, steps, Q
-            )
+                f, args, dense, keeps, s, row, direction, y, y_new, K, z, z_f, t_eval, y_eval, steps
+            )  # fmt: skip
             s.t = s.t_new
-            y[:] = y_new
+            for i in range(n):
+                y[i] = y_new[i]
             if s.t_new == t1:
                 return DONE
-            _f_new(f, args, shape, s, row, K, z, y_new)
-            K[0] = K[row]
+            _f_new(f, args, s, row, K, z, z_f, y_new)
+            for i in range(n):
+                K[0, i] = K[row, i]
 
     return integrate
 

@@ -72,15 +72,13 @@ class _Stretches:
         p, tableau, steps, n = run.problem, run.tableau, run.steps, run.problem.y0.shape[0]
         self.run, self.f, self.f_type, self.kernel = run, f, f_type, kernel
         self.stages, self.n, self.dtype = run.stages, n, p.y0.dtype
-        self.tableau, self.E, self.dense, self.watch = _arrays(tableau)
-        self.y, self.y_new = p.y0.copy(), np.empty_like(p.y0)
+        self.tableau, self.dense, self.watch = _arrays(tableau)
+        self.y, self.y_new, z = p.y0.copy(), np.empty_like(p.y0), np.empty_like(p.y0)
+        self.errs = np.empty((len(self.tableau[3]), n), self.dtype)
+        scale, spare = np.empty(n), np.empty((1, n), self.dtype)
+        K = run.stages.K
+        self.work = self.y, self.y_new, K, z, z.reshape(p.shape), self.errs, scale, spare
         m = len(self.dense[2])
-        self.work = (
-            np.empty_like(p.y0),
-            np.empty(n),
-            np.empty((len(self.E), n), self.dtype),
-            np.empty((m, n), self.dtype),
-        )
         self.tolerances = np.full(n, p.rtol), np.full(n, p.atol)
         self.t_eval = np.array(run.t_eval or (), dtype=float)
         self.y_eval = np.empty((len(self.t_eval), n), self.dtype)
@@ -129,19 +127,15 @@ class _Stretches:
         arguments = (
             self.f,
             self.run.args,
-            p.shape,
             self.tableau,
-            self.E,
             self.dense,
             self.watch,
             tuple(map(float, steps.controller.constants)),  # type: ignore[attr-defined]
             self.stages.error_order,
             (p.t1, p.direction, float(steps.max_step)),
             self.tolerances,
+            self.keeps_dense,
             self.state,
-            self.y,
-            self.y_new,
-            self.stages.K,
             self.work,
             self.t_eval,
             self.y_eval,
@@ -152,7 +146,7 @@ class _Stretches:
 
     def _make_room(self, room: int) -> None:
         kept = room if self.keeps_steps else 0
-        Q = (room if self.keeps_dense else 0, *self.work[3].shape)
+        Q = (room if self.keeps_dense else 1, len(self.dense[2]), self.n)
         self.records = np.empty(kept), np.empty((kept, self.n), self.dtype), np.empty(Q, self.dtype)
         logged = room if self.keeps_log else 0
         self.log = np.empty((logged, 3)), np.empty((logged, 2), np.int64)
@@ -215,10 +209,10 @@ class _Stretches:
         h = t_new - float(s["t"])
         if detector.suspicious(h, *(float(s[key]) for key in ("ratio", "rise", "turn", "stage"))):
             ratio_of = ErrorRatio(p.rtol, p.atol, self.y, p.backend)
-            ratio_of(list(self.work[2].copy()), self.y_new)
+            ratio_of(list(self.errs.copy()), self.y_new)
             f_new = stages.K[stages.f_new_slot]
             changes = self.y_new - self.y, f_new - stages.K[0], ratio_of.norm
-            detector.prove(p.f, t_new, self.y_new, f_new, self.work[2][0], h, changes)
+            detector.prove(p.f, t_new, self.y_new, f_new, self.errs[0], h, changes)
         s["calm"] = detector.state.name == "non_stiff"
         s["countdown"] = s["wait"] = detector.wait
 
@@ -249,8 +243,8 @@ class _Segments(Sequence[Segment]):
 
 
 @lru_cache(maxsize=64)
-def _arrays(tableau: ButcherTableau) -> tuple[Any, Any, Any, Any]:
-    """Return a method as the kernel takes it: tableau, error rows, dense output, detector."""
+def _arrays(tableau: ButcherTableau) -> tuple[Any, Any, Any]:
+    """Return a method as the kernel takes it: tableau, dense output, detector's constants."""
     dense, quality = tableau.dense, tableau.pair_quality
     slots = tableau.n_stages + (not tableau.fsal)
     A = np.zeros((len(dense.A), slots + len(dense.c)))
@@ -258,9 +252,9 @@ def _arrays(tableau: ButcherTableau) -> tuple[Any, Any, Any, Any]:
         row[: len(given)] = given
     assert tableau.error_order is not None  # noqa: S101 - checked with the arguments
     assert quality is not None  # noqa: S101
+    rows = tableau.rows[tableau.n_stages :].copy()
     return (
-        (np.array(tableau.A), np.array(tableau.b), np.array(tableau.c), bool(tableau.fsal)),
-        np.array(tableau.rows[tableau.n_stages + 1 :]),
+        (np.array(tableau.A), rows[:1], np.array(tableau.c), rows[1:], bool(tableau.fsal)),
         (np.array(dense.c, dtype=float), A, np.array(tableau.bubble)),
         (
             float(quality.A_hat),
