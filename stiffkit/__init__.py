@@ -18,8 +18,8 @@ from .solvers import (
 
 if TYPE_CHECKING:
     from .solvers.batch import Backsolve, Checkpoints
-    from .solvers.compiled import jit
     from .solvers.compat import ode_solver, solve_ivp
+    from .solvers.compiled import jit
     from .solvers.ensemble import ensemble, ensemble_iter
     from .stiffness import diagnose
 

@@ -75,7 +75,7 @@ class Run:
         self.detector: StiffnessDetector | None = None
         self.detectors: list[StiffnessDetector] = []
         self.finder = EventFinder(events, p.y0, p.shape, backend) if events else None
-        self.segments: list[Segment] | None = [] if dense else None
+        self.segments: Any = [] if dense else None
         self.breaks = [p.t0]
         self.t_eval = None if t_eval is None else check_times("t_eval", t_eval, p.t0, p.t1)
         self.i_eval = 0

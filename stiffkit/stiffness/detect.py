@@ -87,9 +87,7 @@ def smooth_error(h: float, rise: float, turn: float, error_norm: float, order: i
     return error_norm * kappa**order * rise
 
 
-def signs(
-    h: float, ratio: float, smooth: float, stage: float, limit: float
-) -> tuple[float, bool]:
+def signs(h: float, ratio: float, smooth: float, stage: float, limit: float) -> tuple[float, bool]:
     """Return Hairer's stage ratio over the limit, and whether the step looks like a stiff one.
 
     `smooth` is what `smooth_error` says, `limit` the method's on the real axis, the others are

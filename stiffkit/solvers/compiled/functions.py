@@ -59,8 +59,8 @@ _RHS: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 _ENTRIES: dict[Any, Any] = {}
 
 
-def rhs(f: Any, y: Any, args: Sequence[Any]) -> tuple[Any, Any] | None:
-    """Return `f`, or `f` with its result made a state, and its type; None if it has none.
+def rhs(f: Any, y: Any, args: Sequence[Any]) -> Any:
+    """Return `f`, or `f` with its result made a state, and its type: a pair, or None.
 
     Parameters
     ----------
@@ -74,10 +74,10 @@ def rhs(f: Any, y: Any, args: Sequence[Any]) -> tuple[Any, Any] | None:
     import numba
 
     try:
-        types = (numba.float64, numba.typeof(y), *map(numba.typeof, args))
+        types = numba.float64, *map(numba.typeof, (y, *args))
     except ValueError:  # an argument that numba has no type for
         return None
-    known = _RHS.setdefault(f, {})
+    known: dict[Any, Any] = _RHS.setdefault(f, {})
     if types not in known:
         known[types] = _of_type(f, types)
     return known[types]
@@ -85,22 +85,32 @@ def rhs(f: Any, y: Any, args: Sequence[Any]) -> tuple[Any, Any] | None:
 
 def _of_type(f: Any, types: tuple[Any, ...]) -> tuple[Any, Any] | None:
     import numba
-    import numpy as np
 
-    @numba.njit
-    def as_state(t, y, *args):  # type: ignore[no-untyped-def]
-        return np.ascontiguousarray(np.asarray(f(t, y, *args)).astype(y.dtype))
-
-    # As it is, it can come from numba's cache; closures are compiled in each process.
-    for function in (f, as_state):
+    # As it is, f can come from numba's cache; what adapts it is compiled in each process.
+    for function in (f, _adapted(f, len(types) - 2)):
         try:
             function.compile(types)
             result = function.overloads[types].signature.return_type
         except (numba.core.errors.NumbaError, RuntimeError, KeyError):
-            continue
+            continue  # as an f of fixed signatures does, which others convert to
         if result == types[1]:
             return function, numba.types.FunctionType(result(*types))
     return None
+
+
+def _adapted(f: Any, n: int) -> Any:
+    """Return f, of `n` further arguments, with its result made an array of y's dtype."""
+    import numba
+    import numpy as np
+
+    @numba.njit
+    def as_state(value, y):  # type: ignore[no-untyped-def]
+        return np.ascontiguousarray(np.asarray(value).astype(y.dtype))
+
+    # numba passes no ``*args`` on by address: the function is written with its very arguments.
+    names = ", ".join(["t", "y", *(f"a{i}" for i in range(n))])
+    text = f"lambda {names}: as_state(f({names}), y)"
+    return numba.njit(eval(text, {"f": f, "as_state": as_state}))
 
 
 def entry(kernel: Any, f_type: Any, arguments: Sequence[Any]) -> Any:

@@ -78,7 +78,8 @@ def _flat(value, K, row):
     """K_row = value, of the user's shape."""
     n = K.shape[1]
     if value.size != n:
-        raise ValueError("f returned an array of another size than at (t0, y0)")
+        msg = "f returned an array of another size than at (t0, y0)"
+        raise ValueError(msg)
     if value.ndim == 1:  # known when this is compiled
         for i in range(n):
             K[row, i] = value[i]
@@ -90,7 +91,7 @@ def _flat(value, K, row):
 
 @_compile
 def _state(y, h, rows, i, m, K, z):
-    """z = y + h Σ_(j<m) rows_ij K_j, without the exact zeros."""
+    """Z = y + h Σ_(j<m) rows_ij K_j, without the exact zeros."""
     for k in range(len(y)):
         total = y.dtype.type(0)
         for j in range(m):
@@ -111,7 +112,7 @@ def _change(rows, i, m, K, k):
 
 @_compile
 def _attempt(f, args, A, b, c, fsal, s, y, h, K, z, z_f, y_new):
-    """The stages of the step from (s.t, y) to s.t_new, k_1 in place, and y_new.
+    """Compute the stages of the step from (s.t, y) to s.t_new, k_1 in place, and y_new.
 
     z_f is z in the user's shape.
     """
@@ -346,9 +347,7 @@ def _with_stamp(stamp):
                 s.countdown -= 1
                 if s.countdown == 0:
                     _f_new(f, args, s, row, K, z, z_f, y_new)
-                    found = _look(
-                        f, args, A, watch, s, y, h, K, z, z_f, y_new, errs, scale, spare
-                    )
+                    found = _look(f, args, A, watch, s, y, h, K, z, z_f, y_new, errs, scale, spare)
                     if found or not s.calm:
                         s.pending = True
                         return LOOK

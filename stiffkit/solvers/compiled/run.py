@@ -18,7 +18,7 @@ from .functions import entry, rhs
 
 __all__ = ["CompiledRun"]
 
-_FIRST_ROOM, _MOST_ROOM = 128, 16384
+_FIRST_ROOM, _MOST_ROOM = 1024, 16384
 _RECORDS = 2**22
 """Numbers that the records of one stretch may hold, about."""
 
@@ -51,7 +51,7 @@ class CompiledRun(Run):
             and type(controller) is PIDController
             and p.split is None
             and p.y0.dtype.char in "dD"
-            and 0 < p.y0.shape[0]
+            and p.y0.shape[0] > 0
             and p.shape != ()
         )
         function = rhs(self.f, p.y0.reshape(p.shape).copy(), self.args) if fits else None
@@ -203,7 +203,7 @@ class _Stretches:
     def _look(self) -> None:
         """Show the detector a step with signs of stiffness, and let it prove its case."""
         s, detector, stages, p = self.s, self.run.detector, self.stages, self.run.problem
-        assert detector is not None  # noqa: S101 - it has asked for the look
+        assert detector is not None
         self._settle(detector)
         t_new = float(s["t_new"])
         h = t_new - float(s["t"])
@@ -250,8 +250,8 @@ def _arrays(tableau: ButcherTableau) -> tuple[Any, Any, Any]:
     A = np.zeros((len(dense.A), slots + len(dense.c)))
     for row, given in zip(A, dense.A, strict=True):
         row[: len(given)] = given
-    assert tableau.error_order is not None  # noqa: S101 - checked with the arguments
-    assert quality is not None  # noqa: S101
+    assert tableau.error_order is not None
+    assert quality is not None
     rows = tableau.rows[tableau.n_stages :].copy()
     return (
         (np.array(tableau.A), rows[:1], np.array(tableau.c), rows[1:], bool(tableau.fsal)),
