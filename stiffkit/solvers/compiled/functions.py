@@ -73,14 +73,15 @@ def rhs(f: Any, y: Any, args: Sequence[Any]) -> Any:
     """
     import numba
 
+    known: dict[Any, Any] = _RHS.setdefault(f, {})
     try:
-        types = numba.float64, *map(numba.typeof, (y, *args))
+        further = tuple(map(numba.typeof, args))
     except ValueError:  # an argument that numba has no type for
         return None
-    known: dict[Any, Any] = _RHS.setdefault(f, {})
-    if types not in known:
-        known[types] = _of_type(f, types)
-    return known[types]
+    key = y.dtype.char, y.ndim, further  # numba.typeof(y) takes longer than a short solve
+    if key not in known:
+        known[key] = _of_type(f, (numba.float64, numba.typeof(y), *further))
+    return known[key]
 
 
 def _of_type(f: Any, types: tuple[Any, ...]) -> tuple[Any, Any] | None:
