@@ -12,7 +12,7 @@ before and after its steps is timed on a span of one step. diffrax is run where 
 
 from __future__ import annotations
 
-# ruff: noqa: E402 - the number of threads is set before NumPy is imported
+# ruff: noqa: ARG001, E402 - f takes t; the threads' number is set before NumPy is imported
 import argparse
 import json
 import os

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-from weakref import WeakKeyDictionary
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from ..._optional import require
 
-__all__ = ["entry", "jit", "rhs"]
+__all__ = ["Function", "entry", "jit", "rhs"]
 
 
 def jit(f: Callable[..., Any]) -> Any:
@@ -55,12 +55,21 @@ def jit(f: Callable[..., Any]) -> Any:
         return numba.njit(f)
 
 
-_RHS: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+class Function(NamedTuple):
+    """A compiled right-hand side as the kernel gets it."""
+
+    dispatcher: Any
+    """To be kept for as long as the address is used."""
+    address: int
+    type: Any
+    """The type of a reference to numba's function type: its signature."""
+
+
 _ENTRIES: dict[Any, Any] = {}
 
 
-def rhs(f: Any, y: Any, args: Sequence[Any]) -> Any:
-    """Return `f`, or `f` with its result made a state, and its type: a pair, or None.
+def rhs(f: Any, y: Any, args: Sequence[Any]) -> Function | None:
+    """Return `f` for the kernel, with its result made a state if it is not; None if that fails.
 
     Parameters
     ----------
@@ -73,29 +82,30 @@ def rhs(f: Any, y: Any, args: Sequence[Any]) -> Any:
     """
     import numba
 
-    known: dict[Any, Any] = _RHS.setdefault(f, {})
     try:
-        further = tuple(map(numba.typeof, args))
+        return _of_type(f, y.dtype.char, y.ndim, tuple(map(numba.typeof, args)))
     except ValueError:  # an argument that numba has no type for
         return None
-    key = y.dtype.char, y.ndim, further  # numba.typeof(y) takes longer than a short solve
-    if key not in known:
-        known[key] = _of_type(f, (numba.float64, numba.typeof(y), *further))
-    return known[key]
 
 
-def _of_type(f: Any, types: tuple[Any, ...]) -> tuple[Any, Any] | None:
+@lru_cache(maxsize=256)
+def _of_type(f: Any, dtype: str, ndim: int, further: tuple[Any, ...]) -> Function | None:
     import numba
 
+    scalar = numba.float64 if dtype == "d" else numba.complex128
+    state = numba.types.Array(scalar, ndim, "C")
+    types = (numba.float64, state, *further)
     # As it is, f can come from numba's cache; what adapts it is compiled in each process.
-    for function in (f, _adapted(f, len(types) - 2)):
+    for function in (f, _adapted(f, len(further))):
         try:
             function.compile(types)
-            result = function.overloads[types].signature.return_type
+            compiled = function.overloads[types]
         except (numba.core.errors.NumbaError, RuntimeError, KeyError):
             continue  # as an f of fixed signatures does, which others convert to
-        if result == types[1]:
-            return function, numba.types.FunctionType(result(*types))
+        if compiled.signature.return_type == state:
+            address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+            reference = numba.types.TypeRef(numba.types.FunctionType(state(*types)))
+            return Function(function, address, reference)
     return None
 
 
@@ -114,18 +124,18 @@ def _adapted(f: Any, n: int) -> Any:
     return numba.njit(eval(text, {"f": f, "as_state": as_state}))
 
 
-def entry(kernel: Any, f_type: Any, arguments: Sequence[Any]) -> Any:
-    """Return the kernel compiled for `arguments`, the first of them, f, of type `f_type`.
+def entry(kernel: Any, f: Function, arguments: Sequence[Any]) -> Any:
+    """Return the kernel compiled for `arguments`, the first of them a reference to f's type.
 
-    f is passed as an address, its type being its signature alone: a kernel serves all functions of
-    one signature, and can be kept on disk. To be called with arguments of these very types: the
-    entry point checks none, which saves more than a short solve takes.
+    f's type is its signature alone: a kernel serves all functions of one signature, and can be kept
+    on disk. To be called with arguments of these very types: the entry point checks none, which
+    saves more than a short solve takes.
     """
     import numba
 
-    key = kernel, f_type
+    key = kernel, f.type
     if key not in _ENTRIES:
-        types = (f_type, *map(numba.typeof, arguments[1:]))
+        types = (f.type, *map(numba.typeof, arguments[1:]))
         kernel.compile(types)
         _ENTRIES[key] = kernel.overloads[types].entry_point
     return _ENTRIES[key]

@@ -14,7 +14,7 @@ from ..loop import Run
 from ..options import Progress
 from ..solution import Status
 from ..tableau import ButcherTableau
-from .functions import entry, rhs
+from .functions import Function, entry, rhs
 
 __all__ = ["CompiledRun"]
 
@@ -58,19 +58,19 @@ class CompiledRun(Run):
         if function is None:
             super()._control_steps(bar)
         else:
-            _Stretches(self, *function).take()
+            _Stretches(self, function).take()
 
 
 @final
 class _Stretches:
     """The kernel's arguments, and what is done between its calls."""
 
-    def __init__(self, run: CompiledRun, f: Any, f_type: Any) -> None:
+    def __init__(self, run: CompiledRun, f: Function) -> None:
         # Imported here, as it compiles nothing until it is called but takes numba's import.
         from . import kernel
 
         p, tableau, steps, n = run.problem, run.tableau, run.steps, run.problem.y0.shape[0]
-        self.run, self.f, self.f_type, self.kernel = run, f, f_type, kernel
+        self.run, self.f, self.kernel = run, f, kernel
         self.stages, self.n, self.dtype = run.stages, n, p.y0.dtype
         self.tableau, self.dense, self.watch = _arrays(tableau)
         self.y, self.y_new, z = p.y0.copy(), np.empty_like(p.y0), np.empty_like(p.y0)
@@ -125,7 +125,8 @@ class _Stretches:
     def _call(self) -> int:
         p, steps = self.run.problem, self.run.steps
         arguments = (
-            self.f,
+            self.f.type,
+            self.f.address,
             self.run.args,
             self.tableau,
             self.dense,
@@ -142,7 +143,7 @@ class _Stretches:
             self.records,
             self.log,
         )
-        return int(entry(self.kernel.integrate, self.f_type, arguments)(*arguments))
+        return int(entry(self.kernel.integrate, self.f, arguments)(*arguments))
 
     def _make_room(self, room: int) -> None:
         kept = room if self.keeps_steps else 0
