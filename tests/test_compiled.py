@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -360,6 +361,19 @@ def test_jit_is_told_what_is_no_function():
     namespace = {}
     exec("def f(t, y):\n    return -y", namespace)  # no file to keep a cache beside
     assert sk.solve(sk.jit(namespace["f"]), (0.0, 1.0), [1.0], "tsit5").success
+
+
+def test_threads_do_not_share_what_they_write_to():
+    f, span, y0 = PROBLEMS[0]
+    starts = [[y0[0] + 0.1 * i, y0[1]] for i in range(8)]
+
+    def solve(start):
+        return sk.solve(COMPILED[f], span, start, "dopri5", dense=True, rtol=1e-9)
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(solve, starts))
+    for start, solution in zip(starts, together, strict=True):
+        np.testing.assert_array_equal(solution.y, solve(start).y)
 
 
 # Imports and the cache ----------------------------------------------------------------------------
