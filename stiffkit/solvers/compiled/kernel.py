@@ -394,6 +394,5 @@ def _with_stamp(stamp):
 
 
 # numba looks at this file alone to tell whether its cache is stale: the stamp is of the others.
-integrate = _with_stamp(
-    hashlib.sha256("".join(map(inspect.getsource, (control, detect))).encode()).digest()
-)
+_SOURCES = [*map(inspect.getsource, (control, detect)), str(MAX_NON_FINITE)]
+integrate = _with_stamp(hashlib.sha256("".join(_SOURCES).encode()).digest())
