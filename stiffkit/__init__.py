@@ -19,6 +19,7 @@ from .solvers import (
 if TYPE_CHECKING:
     from .solvers.batch import Backsolve, Checkpoints
     from .solvers.compat import ode_solver, solve_ivp
+    from .solvers.compiled import jit
     from .solvers.ensemble import ensemble, ensemble_iter
     from .solvers.torchdiffeq import odeint, odeint_adjoint, odeint_event
     from .stiffness import diagnose
@@ -40,6 +41,7 @@ __all__ = [
     "diagnose",
     "ensemble",
     "ensemble_iter",
+    "jit",
     "ode_solver",
     "odeint",
     "odeint_adjoint",
@@ -57,6 +59,7 @@ _ELSEWHERE = {
     "diagnose": "stiffness",
     "ensemble": "solvers.ensemble",
     "ensemble_iter": "solvers.ensemble",
+    "jit": "solvers.compiled",
     "ode_solver": "solvers.compat",
     "odeint": "solvers.torchdiffeq",
     "odeint_adjoint": "solvers.torchdiffeq",

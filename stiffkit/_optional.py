@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["matplotlib_axes", "require"]
+__all__ = ["is_jitted", "matplotlib_axes", "require"]
 
 
 def require(module: str, extra: str, purpose: str) -> Any:
@@ -18,6 +19,12 @@ def require(module: str, extra: str, purpose: str) -> Any:
     except ImportError as error:
         msg = f"{purpose} needs {module.partition('.')[0]}: pip install 'stiffkit[{extra}]'"
         raise ImportError(msg) from error
+
+
+def is_jitted(f: object) -> bool:
+    """Whether numba has compiled `f`; numba is not imported to find out."""
+    numba = sys.modules.get("numba.core.dispatcher")
+    return numba is not None and isinstance(f, numba.Dispatcher)
 
 
 def matplotlib_axes(ax: Axes | None) -> Any:

@@ -157,6 +157,7 @@ def test_output_between_steps_is_nearer_to_the_solution_than_torchdiffeqs(refere
             (library.odeint(Swing(), Y0, TIMES, rtol=1e-6, atol=1e-8, method=method) - reference)
             .abs()
             .max()
+            .detach()
         )
         for library in (sk, td)
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import cached_property
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -235,28 +236,40 @@ class PIDController:
 
     def __call__(self, ratio: float, memory: _Memory, order: int) -> tuple[bool, float, _Memory]:
         """Judge a step; see `Controller`."""
-        k = order + 1
-        r_1, r_2, f_1, f_2, rejected = memory
-        if ratio >= 1.0:
-            factor = self.safety * ratio ** (-1 / k)
-            factor = max(factor, self.min_factor)
-            return False, factor, (r_1, r_2, f_1 * factor, f_2, True)
-        set_point = self.safety**k
-        r = (ratio if ratio > 1e-12 else 1e-12) / set_point
-        factor = r ** (-self.beta_1 / k)
-        if self.beta_2 or self.beta_3:
-            factor *= r_1 ** (-self.beta_2 / k) * r_2 ** (-self.beta_3 / k)
-        if self.alpha_2 or self.alpha_3:
-            factor *= f_1**-self.alpha_2 * f_2**-self.alpha_3
-        if rejected and factor > 1.0:
-            factor = 1.0
-        elif factor > self.max_factor:
-            factor = self.max_factor
-        elif factor < self.min_factor:
-            factor = self.min_factor
-        # As in DOPRI5: one step of almost no error should not rule the next ones.
-        r = ratio / set_point if ratio > 1e-4 else 1e-4 / set_point
-        return True, factor, (r, r_1, factor, f_1, False)
+        return pid_rule(ratio, memory, order + 1, self.constants)
+
+    @cached_property
+    def constants(self) -> tuple[float, ...]:
+        """The parameters as `pid_rule` takes them."""
+        return astuple(self)
+
+
+def pid_rule(
+    ratio: float, memory: _Memory, k: int, constants: tuple[float, ...]
+) -> tuple[bool, float, _Memory]:
+    """Judge a step by Söderlind's filter; `stiffkit.solvers.compiled` compiles this very text."""
+    beta_1, beta_2, beta_3, alpha_2, alpha_3, safety, min_factor, max_factor = constants
+    r_1, r_2, f_1, f_2, rejected = memory
+    if ratio >= 1.0:
+        factor = safety * ratio ** (-1 / k)
+        factor = max(factor, min_factor)
+        return False, factor, (r_1, r_2, f_1 * factor, f_2, True)
+    set_point = safety**k
+    r = (ratio if ratio > 1e-12 else 1e-12) / set_point
+    factor = r ** (-beta_1 / k)
+    if beta_2 or beta_3:
+        factor *= r_1 ** (-beta_2 / k) * r_2 ** (-beta_3 / k)
+    if alpha_2 or alpha_3:
+        factor *= f_1**-alpha_2 * f_2**-alpha_3
+    if rejected and factor > 1.0:
+        factor = 1.0
+    elif factor > max_factor:
+        factor = max_factor
+    elif factor < min_factor:
+        factor = min_factor
+    # As in DOPRI5: one step of almost no error should not rule the next ones.
+    r = ratio / set_point if ratio > 1e-4 else 1e-4 / set_point
+    return True, factor, (r, r_1, factor, f_1, False)
 
 
 CONTROLLERS: dict[str, PIDController] = {

@@ -98,7 +98,7 @@ class DenseOutput:
     ----------
     breaks : list of float
         t_0, t_1, ..., the accepted times; one more than the segments.
-    segments : list of Segment
+    segments : sequence of Segment
         One polynomial per step, in the order of integration.
     shape : tuple of int
         Shape of the state.
@@ -109,7 +109,7 @@ class DenseOutput:
     """
 
     breaks: list[float]
-    segments: list[Segment]
+    segments: Sequence[Segment]
     shape: tuple[int, ...]
     backend: Backend
     y0: Array
@@ -165,7 +165,7 @@ class DenseOutput:
         At a break the segment that ends there serves; outside, the nearest one.
         """
         xp, like = self.backend.xp, self.y0
-        if not self.segments or not len(times):
+        if not len(self.segments) or not len(times):
             return like * self.backend.real_like(np.ones((len(times), 1)), like)
         sign, ascending = self._ascending
         index = np.searchsorted(ascending, sign * times, side="left") - 1

@@ -77,7 +77,7 @@ class Run:
         self.detector: StiffnessDetector | None = None
         self.detectors: list[StiffnessDetector] = []
         self.finder = EventFinder(events, p.y0, p.shape, backend) if events else None
-        self.segments: list[Segment] | None = [] if dense else None
+        self.segments: Any = [] if dense else None
         self.breaks = [p.t0]
         self.t_eval = None if t_eval is None else check_times("t_eval", t_eval, p.t0, p.t1)
         self.i_eval = 0
@@ -197,11 +197,7 @@ class Run:
                     return
                 h_abs = min_step
             if attempts_left == 0:
-                self.end(
-                    Status.max_steps,
-                    f"made max_steps = {steps.max_steps} attempts and reached t = {t!r} of {t1!r}; "
-                    f"the last step size was {h_abs:.3g}",
-                )
+                self.end(Status.max_steps, self._why_no_further(h_abs))
                 return
             attempts_left -= 1
             t_new = t + h_abs * direction
@@ -468,6 +464,12 @@ class Run:
         bad = first_bad(y_new.reshape(shape), backend)
         return f"the state overflows after t = {self.t!r}, component {bad}"
 
+    def _why_no_further(self, h_abs: float) -> str:
+        return (
+            f"made max_steps = {self.steps.max_steps} attempts and reached t = {self.t!r} of "
+            f"{self.problem.t1!r}; the last step size was {h_abs:.3g}"
+        )
+
     def _why_too_small(self, h_abs: float, non_finite: int) -> str:
         cause = "f is not finite beyond it" if non_finite else "the solution may be singular there"
         return (
@@ -526,7 +528,7 @@ class Run:
         stats = self.stats()
         # Their buffers are large, and the stack of all states is made next.
         self.stages = self.switcher = None
-        shape = (len(self.y_out), *p.shape)
+        shape = (len(self.t_out), *p.shape)
         y = backend.xp.concatenate(self.y_out) if self.y_out else backend.empty(shape, p.y0)
         interpolant = None
         if self.segments is not None:

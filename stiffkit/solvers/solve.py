@@ -6,9 +6,11 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from .._array import backend_of, is_torch
+from .._optional import is_jitted
 from ._moving import events_moved, moves, solve_moving
 from ._tree import is_tree, solve_tree
 from .control import Controller
@@ -81,7 +83,9 @@ def solve(
         and dtype are checked at the first call and, for a one-dimensional NumPy state, once in
         every step after it; in all other cases at every call. A pair ``(f_explicit, f_implicit)``
         stands for their sum: the second, the stiff one, is treated implicitly, the first
-        explicitly. Each of them is then checked at every call.
+        explicitly. Each of them is then checked at every call. With a function that numba has
+        compiled, such as `stiffkit.jit` returns, the whole loop of an explicit method is compiled:
+        see `stiffkit.solvers.compiled`.
     t_span : (float, float)
         t0 and t1; t1 < t0 integrates backward. An infinite t1 stands for the largest float: an
         event, `callback` or `max_steps` will end the solve. With t0 = t1 the solution is y0.
@@ -281,7 +285,12 @@ def solve(
     if problem.y0.shape[0] == 0 and tableau.name not in EXPLICIT:
         tableau = EXPLICIT["tsit5"]  # there is nothing to be stiff, nor to be split
         problem = replace(problem, split=None)
-    run = Run(
+    kind: Any = Run
+    if is_jitted(f):
+        from .compiled import CompiledRun
+
+        kind = partial(CompiledRun, f, args)
+    run: Run = kind(
         problem,
         tableau,
         steps,

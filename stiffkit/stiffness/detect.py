@@ -76,6 +76,28 @@ class Evidence:
     """What follows from it."""
 
 
+# An error that is 30 times what the smooth path explains is not the path's.
+UNEXPLAINED = 30.0
+STAGE_RATIO = 0.7
+
+
+def smooth_error(h: float, rise: float, turn: float, error_norm: float, order: int) -> float:
+    """Error over tolerance that the smooth path explains."""
+    kappa = abs(h) * turn / rise if rise > 0 else 0.0
+    return error_norm * kappa**order * rise
+
+
+def signs(h: float, ratio: float, smooth: float, stage: float, limit: float) -> tuple[float, bool]:
+    """Return Hairer's stage ratio over the limit, and whether the step looks like a stiff one.
+
+    `smooth` is what `smooth_error` says, `limit` the method's on the real axis, the others are
+    as in `StiffnessDetector.suspicious`.
+    """
+    near = abs(h) * stage / limit
+    unexplained = ratio > 1e-3 and ratio > UNEXPLAINED * smooth
+    return near, unexplained or near > STAGE_RATIO
+
+
 class StiffnessDetector:
     """Watches a solve from step to step.
 
@@ -104,9 +126,6 @@ class StiffnessDetector:
         Accepted steps up to the last look.
     """
 
-    # An error that is 30 times what the smooth path explains is not the path's.
-    UNEXPLAINED = 30.0
-    STAGE_RATIO = 0.7
     PROOF = 0.55
     RITZ_TOLERANCE = 0.1
     DIMENSION = 20
@@ -182,12 +201,10 @@ class StiffnessDetector:
             Whether there is a case to prove now.
         """
         self.steps += self.wait
-        smooth = self._smooth_error(h, rise, turn)
-        near = abs(h) * stage / self.limit
-        unexplained = ratio > 1e-3 and ratio > self.UNEXPLAINED * smooth
+        near, doubtful = signs(h, ratio, self._smooth_error(h, rise, turn), stage, self.limit)
         # After a proof that failed the case rests, unless the stage ratio has grown since.
         rests = self.steps < self.resume and near < 1.5 * self.near_failed
-        if rests or not (unexplained or near > self.STAGE_RATIO):
+        if rests or not doubtful:
             self.near = near
             self.hits, self.wait = 0, self.interval
             self._relax()
@@ -196,10 +213,14 @@ class StiffnessDetector:
         self.wait, self.near = 1, near
         return self.hits >= self.looks
 
+    def pass_over(self, steps: int) -> None:
+        """Count accepted steps whose looks found no `signs`, where nothing is suspected."""
+        self.steps += steps
+        self.hits, self.wait = 0, self.interval
+
     def _smooth_error(self, h: float, rise: float, turn: float) -> float:
         """Error over tolerance that the smooth path explains; sets `accuracy_step` by it."""
-        kappa = abs(h) * turn / rise if rise > 0 else 0.0
-        smooth = self.error_norm * kappa**self.order * rise
+        smooth = smooth_error(h, rise, turn, self.error_norm, self.order)
         self.accuracy_step = (
             abs(h) * (0.5 / smooth) ** (1 / (self.order + 1)) if smooth > 0 else math.inf
         )

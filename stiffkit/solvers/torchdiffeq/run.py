@@ -171,7 +171,7 @@ class _Call:
             return nearest
 
         g.terminal = True  # type: ignore[attr-defined]
-        solution, f = self._first_event(g, float(first), sign)
+        solution, f = self._first_event(g, float(first.detach()), sign)
         t, y = solution.events[0].t[-1], _at(solution.events[0].y, -1)
         if self.gradient is not None and torch.is_grad_enabled():
             times = torch.stack([first.to(t.dtype), t.detach().to(first.device)])

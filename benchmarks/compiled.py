@@ -1,0 +1,263 @@
+"""Compiled solves against peers at equal digits: Lotka-Volterra and the Arenstorf orbit.
+
+Every solver runs over a range of tolerances; its time at 6 and at 9 correct digits of the end value
+is interpolated between its runs, log(time) over digits. The solvers take turns, and each time is
+the least processor time over the repetitions. SciPy's RK45 and LSODA and SUNDIALS' CVODE call a
+Python right-hand side; "interpreted" is stiffkit's own loop with it. What a call of `solve` costs
+before and after its steps is timed on a span of one step. diffrax is run where it can be imported
+(``--python`` names another environment's interpreter to run it in).
+
+    python benchmarks/compiled.py [--quick] [--json FILE] [--python PYTHON]
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: ARG001, E402 - f takes t; the threads' number is set before NumPy is imported
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+)
+
+import numpy as np
+
+MU = 0.012277471
+ARENSTORF = [0.994, 0.0, 0.0, -2.00158510637908252240537862224]
+PERIOD = 17.0652165601579625588917206249
+PROBLEMS = {
+    # Lotka-Volterra's end value: dop853 at rtol 1e-13.
+    "lotka-volterra": ([1.0, 1.0], (0.0, 20.0), None),
+    "arenstorf": (ARENSTORF, (0.0, PERIOD), ARENSTORF),
+}
+DIGITS = {"lotka-volterra": (6.0, 9.0), "arenstorf": (3.0, 6.0)}
+TOLERANCES = {name: 10.0 ** -np.arange(4, 13) for name in PROBLEMS}
+
+
+def lotka_volterra(t, y):
+    return np.array([1.5 * y[0] - y[0] * y[1], y[0] * y[1] - 3.0 * y[1]])
+
+
+def arenstorf(t, y):
+    x, z, u, v = y[0], y[1], y[2], y[3]
+    a = ((x + MU) ** 2 + z**2) ** 1.5
+    b = ((x - 1 + MU) ** 2 + z**2) ** 1.5
+    return np.array(
+        [
+            u,
+            v,
+            x + 2 * v - (1 - MU) * (x + MU) / a - MU * (x - 1 + MU) / b,
+            z - 2 * u - (1 - MU) * z / a - MU * z / b,
+        ]
+    )
+
+
+FUNCTIONS = {"lotka-volterra": lotka_volterra, "arenstorf": arenstorf}
+
+
+def solvers(name: str) -> dict[str, Callable[[float], Any]]:
+    """Return functions of the tolerance that solve the problem and return y(t1)."""
+    from scipy.integrate import solve_ivp
+
+    import stiffkit as sk
+
+    f, (y0, span, _) = FUNCTIONS[name], PROBLEMS[name]
+    compiled = sk.jit(f)
+
+    def ours(g: Any, method: str) -> Callable[[float], Any]:
+        return lambda tol: sk.solve(g, span, y0, method, rtol=tol, atol=tol, max_steps=10**6).y[-1]
+
+    def scipy(method: str) -> Callable[[float], Any]:
+        return lambda tol: solve_ivp(f, span, y0, method, rtol=tol, atol=tol).y[:, -1]
+
+    runs = {f"compiled {m}": ours(compiled, m) for m in ("dopri5", "tsit5", "dop853", "vern7")}
+    runs |= {"interpreted dopri5": ours(f, "dopri5")}
+    runs |= {f"SciPy {m}": scipy(m) for m in ("RK45", "DOP853", "LSODA")}
+    try:
+        from sksundae.cvode import CVODE
+    except ImportError:
+        print("CVODE: scikit-sundae is not installed")
+        return runs
+
+    def rhs(t: float, y: Any, yp: Any) -> None:
+        yp[:] = f(t, y)
+
+    def cvode(tol: float) -> Any:
+        solver = CVODE(rhs, method="Adams", rtol=tol, atol=tol, max_num_steps=10**6)
+        return solver.solve(np.array(span), np.array(y0)).y[-1]
+
+    return runs | {"CVODE Adams": cvode}
+
+
+def diffrax_solvers(name: str) -> dict[str, Callable[[float], Any]]:
+    """Return the same for diffrax, jitted; the tolerance is an argument of the compiled solve."""
+    import diffrax
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", True)
+    y0, span, _ = PROBLEMS[name]
+
+    def vector_field(t, y, args):
+        if name == "lotka-volterra":
+            return jnp.stack([1.5 * y[0] - y[0] * y[1], y[0] * y[1] - 3.0 * y[1]])
+        x, z, u, v = y
+        a = ((x + MU) ** 2 + z**2) ** 1.5
+        b = ((x - 1 + MU) ** 2 + z**2) ** 1.5
+        ax = x + 2 * v - (1 - MU) * (x + MU) / a - MU * (x - 1 + MU) / b
+        return jnp.stack([u, v, ax, z - 2 * u - (1 - MU) * z / a - MU * z / b])
+
+    def make(solver: Any) -> Callable[[float], Any]:
+        @jax.jit
+        def solve(tol):
+            controller = diffrax.PIDController(rtol=tol, atol=tol, pcoeff=0.2, icoeff=0.5)
+            return diffrax.diffeqsolve(
+                diffrax.ODETerm(vector_field),
+                solver,
+                *span,
+                None,
+                jnp.array(y0),
+                saveat=diffrax.SaveAt(t1=True),
+                stepsize_controller=controller,
+                max_steps=1_000_000,
+                throw=False,
+            ).ys[-1]
+
+        return lambda tol: np.asarray(solve(tol))
+
+    kinds = {"Dopri5": diffrax.Dopri5(), "Tsit5": diffrax.Tsit5(), "Dopri8": diffrax.Dopri8()}
+    return {f"diffrax {key}": make(solver) for key, solver in kinds.items()}
+
+
+def least_times(runs: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
+    """Return each run's least processor time in seconds, the runs taking turns.
+
+    Short runs are repeated within a measurement, to 2 ms at least.
+    """
+    inner = {}
+    for key, run in runs.items():
+        run()
+        start = time.process_time()
+        run()
+        inner[key] = max(1, int(0.002 / max(time.process_time() - start, 1e-6)))
+    best = dict.fromkeys(runs, float("inf"))
+    for _ in range(repetitions):
+        for key, run in runs.items():
+            start = time.process_time()
+            for _ in range(inner[key]):
+                run()
+            best[key] = min(best[key], (time.process_time() - start) / inner[key])
+    return best
+
+
+def work_precision(
+    solve: dict[str, Callable[[float], Any]], tolerances: Any, end: Any, repetitions: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Return (digits, seconds) of each solver at each tolerance."""
+    points: dict[str, list[tuple[float, float]]] = {key: [] for key in solve}
+    for tol in tolerances:
+        runs = {key: (lambda run=run, tol=float(tol): run(tol)) for key, run in solve.items()}
+        times = least_times(runs, repetitions)
+        for key, run in runs.items():
+            error = float(np.abs(run() - end).max() / np.abs(end).max())
+            points[key].append((-np.log10(max(error, 1e-16)), times[key]))
+    return points
+
+
+def time_at(points: list[tuple[float, float]], digits: float) -> float:
+    """Interpolate log(time) to a number of digits; NaN where the runs do not reach around it."""
+    d, t = np.array(sorted(points)).T
+    if not d[0] <= digits <= d[-1]:
+        return float("nan")
+    return float(np.exp(np.interp(digits, d, np.log(t))))
+
+
+def end_value(name: str) -> Any:
+    """Return y(t1): published, or by dop853 at the tightest tolerance."""
+    y0, span, end = PROBLEMS[name]
+    if end is None:
+        from scipy.integrate import solve_ivp
+
+        end = solve_ivp(FUNCTIONS[name], span, y0, "DOP853", rtol=3e-14, atol=1e-14).y[:, -1]
+    return np.asarray(end)
+
+
+def cost_of_a_call(repetitions: int) -> dict[str, float]:
+    """Return microseconds of a solve of one step, and of one more step in a long solve."""
+    import stiffkit as sk
+
+    f = sk.jit(lotka_volterra)
+    runs: dict[str, Callable[[], Any]] = {}
+    for kind, g in (("compiled", f), ("interpreted", lotka_volterra)):
+        for t1 in (1e-6, 200.0):
+            runs[f"{kind} {t1:g}"] = lambda g=g, t1=t1: sk.solve(g, (0, t1), [1.0, 1.0], "dopri5")
+    times = least_times(runs, repetitions)
+    result = {}
+    for kind in ("compiled", "interpreted"):
+        nfev = runs[f"{kind} 200"]().stats["nfev"]
+        result[f"{kind}: call, µs"] = 1e6 * times[f"{kind} 1e-06"]
+        per_call = (times[f"{kind} 200"] - times[f"{kind} 1e-06"]) / nfev
+        result[f"{kind}: per call of f, µs"] = 1e6 * per_call
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--python", help="interpreter that can import diffrax")
+    parser.add_argument("--diffrax-alone", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    repetitions = 3 if options.quick else 15
+    if options.diffrax_alone:
+        ends = json.loads(sys.stdin.read())
+        told = {
+            name: work_precision(
+                diffrax_solvers(name), TOLERANCES[name], np.array(ends[name]), repetitions
+            )
+            for name in PROBLEMS
+        }
+        print(json.dumps(told))
+        return
+    ends = {name: end_value(name).tolist() for name in PROBLEMS}
+    points = {
+        name: work_precision(solvers(name), TOLERANCES[name], np.array(ends[name]), repetitions)
+        for name in PROBLEMS
+    }
+    command = [options.python or sys.executable, __file__, "--diffrax-alone"]
+    command += ["--quick"] * options.quick
+    peer = subprocess.run(command, input=json.dumps(ends), capture_output=True, text=True)
+    if peer.returncode == 0:
+        for name, more in json.loads(peer.stdout.splitlines()[-1]).items():
+            points[name] |= more
+    else:
+        print("diffrax:", peer.stderr.strip().splitlines()[-1])
+    table: dict[str, Any] = {"cost": cost_of_a_call(repetitions)}
+    for name, solved in points.items():
+        for digits in DIGITS[name]:
+            times = {key: time_at(runs, digits) for key, runs in solved.items()}
+            best = min(t for key, t in times.items() if key.startswith("compiled") and t == t)
+            table[f"{name}, {digits:g} digits"] = {
+                key: {"ms": 1e3 * t, "ratio": t / best} for key, t in times.items()
+            }
+            print(f"\n{name}, {digits:g} digits")
+            for key, t in sorted(times.items(), key=lambda item: item[1]):
+                print(f"  {key:20s} {1e3 * t:10.4f} ms {t / best:9.1f}")
+    print()
+    for key, value in table["cost"].items():
+        print(f"{key:40s} {value:8.3f}")
+    if options.json:
+        options.json.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

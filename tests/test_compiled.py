@@ -1,0 +1,397 @@
+"""The compiled loop is the interpreted one: in every count and word, and in numbers to rounding."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from _tolerance import gamma
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import ADAPTIVE, lotka_volterra, pendulum, riccati
+
+import stiffkit as sk
+from stiffkit import Status
+
+numba = pytest.importorskip("numba")
+
+run = __import__("stiffkit.solvers.compiled.run", fromlist=["run"])
+COMPILED = {f: sk.jit(f) for f in (pendulum, riccati, lotka_volterra)}
+
+
+@sk.jit
+def lambda_cos(t, y):
+    """Stiff: attracted to cos t at the rate 2000."""
+    return -2000.0 * (y - np.cos(t))
+
+
+@sk.jit
+def square(t, y):
+    return y * y
+
+
+@sk.jit
+def nan_late(t, y):
+    return y * math.nan if t > 0.5 else -y
+
+
+@sk.jit
+def inf_in_one(t, y):
+    slope = -y
+    slope[1] = -1.0 if t == 0 else math.inf
+    return slope
+
+
+@sk.jit
+def huge(t, y):
+    return y * 1e200
+
+
+@sk.jit
+def fails_late(t, y):
+    if t > 0.5:
+        raise ValueError("no further")  # noqa: EM101, TRY003 - numba takes no other
+    return -y
+
+
+class Interpreted:
+    """A compiled f that is not seen to be one: the loop around it is Python's."""
+
+    def __init__(self, f):
+        self.f = f
+
+    def __call__(self, *arguments):
+        return self.f(*arguments)
+
+
+def both(f, *arguments, **options):
+    """Solve with the compiled and with the interpreted loop; what must be equal is checked."""
+    ours = sk.solve(f, *arguments, **options)
+    theirs = sk.solve(Interpreted(f), *arguments, **options)
+    assert ours.status is theirs.status
+    assert ours.stats == theirs.stats
+    assert rounded(ours.message) == rounded(theirs.message)
+    assert ours.t.shape == theirs.t.shape
+    assert ours.y.shape == theirs.y.shape
+    assert ours.y.dtype == theirs.y.dtype
+    if options.get("log"):
+        assert list(ours.log) == list(theirs.log)
+        np.testing.assert_array_equal(ours.log["limit"], theirs.log["limit"])
+        np.testing.assert_array_equal(ours.log["accepted"], theirs.log["accepted"])
+    return ours, theirs
+
+
+def rounded(message):
+    """Numbers to three digits: those of two loops differ by rounding."""
+    return re.sub(r"\d+\.\d+(e[+-]\d+)?", lambda m: f"{float(m[0]):.3g}", message)
+
+
+def loops(monkeypatch):
+    """Count what runs: a solve that falls back takes no stretch."""
+    taken = []
+    take = run._Stretches.take
+    monkeypatch.setattr(run._Stretches, "take", lambda self: (taken.append(1), take(self))[1])
+    return taken
+
+
+PROBLEMS = [
+    (pendulum, (0.0, 3.0), [1.0, 0.3]),
+    (riccati, (0.0, 2.0), [1.0]),
+    (lotka_volterra, (2.0, 0.0), [1.0, 1.0]),
+]
+
+
+@pytest.mark.parametrize("method", ADAPTIVE)
+@pytest.mark.parametrize(("f", "span", "y0"), PROBLEMS)
+def test_equal_steps_give_equal_states_to_rounding(f, span, y0, method, monkeypatch):
+    """With steps that accuracy does not set, all numbers differ by rounding alone."""
+    taken = loops(monkeypatch)
+    t_eval = np.linspace(*span, 11)[1:-1]
+    steps = {"first_step": 0.03125, "max_step": 0.03125, "rtol": 1e-2, "atol": 1e-2}
+    for options in ({}, {"t_eval": t_eval}, {"dense": True}, {"dense": True, "t_eval": t_eval}):
+        ours, theirs = both(COMPILED[f], span, y0, method, log=True, **steps, **options)
+        np.testing.assert_array_equal(ours.t, theirs.t)
+        # A step costs some 20 sums of up to 16 terms; coefficients of vern8's interpolant are 1e5,
+        # times differences of slopes that are small. Errors grow by e^3 at most (|∂f/∂y| t ≤ 3).
+        N, amplified = len(theirs.log["t"]), 20 * gamma(16) * np.e**3
+        bound = (N + 1e3 * bool(options)) * amplified * (1 + np.abs(theirs.y).max())
+        np.testing.assert_allclose(ours.y, theirs.y, rtol=0, atol=bound)
+        if "dense" in options:
+            assert ours.interpolant.breaks == theirs.interpolant.breaks
+            assert len(ours.interpolant.segments) == len(theirs.interpolant.segments)
+            np.testing.assert_allclose(ours(t_eval), theirs(t_eval), rtol=0, atol=bound)
+            np.testing.assert_array_equal(ours(span[1]), ours(np.array(span))[1])
+    assert len(taken) == 4
+
+
+@pytest.mark.parametrize("method", ADAPTIVE)
+@pytest.mark.parametrize(("f", "span", "y0"), PROBLEMS)
+def test_controlled_steps_agree_in_every_count(f, span, y0, method):
+    for rtol in (1e-3, 1e-4, 1e-7 if sk.EXPLICIT[method].order > 3 else 1e-5):
+        ours, theirs = both(COMPILED[f], span, y0, method, rtol=rtol, atol=rtol, log=True)
+        # First steps are equal; the estimate of their error, far below the tolerance, to rounding.
+        assert ours.log["h"][0] == theirs.log["h"][0]
+        noise = 100 * np.finfo(float).eps / rtol
+        mine, yours = ours.log["ratio"][0], theirs.log["ratio"][0]
+        np.testing.assert_allclose(mine, yours, rtol=1e-9, atol=noise)
+        np.testing.assert_allclose(ours.y[-1], theirs.y[-1], rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("method", ADAPTIVE)
+@given(digits=st.floats(3.0, 7.0), which=st.integers(0, len(PROBLEMS) - 1))
+def test_any_tolerance(method, digits, which):
+    """Where an attempt passes by rounding's breadth, one loop may take it and the other not."""
+    f, span, y0 = PROBLEMS[which]
+    rtol = 10.0 ** -(digits if sk.EXPLICIT[method].order > 3 else 2.0 + digits / 4)
+    ours, theirs = (
+        sk.solve(g, span, y0, method, rtol=rtol, atol=rtol)
+        for g in (COMPILED[f], Interpreted(COMPILED[f]))
+    )
+    assert ours.status is theirs.status is Status.success
+    for count in ("accepted", "rejected"):
+        assert abs(ours.stats[count] - theirs.stats[count]) <= 1
+    np.testing.assert_allclose(ours.y[-1], theirs.y[-1], rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("name", sk.CONTROLLERS)
+def test_controllers(name):
+    f, span, y0 = PROBLEMS[0]
+    both(COMPILED[f], span, y0, "tsit5", controller=name, log=True)
+    mine = sk.PIDController(1, 0, alpha_2=0.1, safety=0.7, max_factor=3)
+    both(COMPILED[f], span, y0, "dopri5", controller=mine, log=True)
+
+
+def test_tolerances_and_steps_per_component():
+    f, span, y0 = PROBLEMS[0]
+    options = {"rtol": np.array([1e-4, 1e-7]), "atol": np.array([1e-3, 0.0]), "log": True}
+    both(COMPILED[f], span, y0, "dopri5", **options)
+    both(COMPILED[f], span, y0, "dop853", first_step=1.5, max_step=2.0, **options)
+
+
+@pytest.mark.parametrize("method", ["bosh3", "dopri5", "dop853", "vern7"])
+@pytest.mark.parametrize("options", [{}, {"dense": True}, {"t_eval": [0.2, 0.7, 1.5]}])
+@pytest.mark.parametrize(
+    ("f", "y0", "status"),
+    [
+        (nan_late, [1.0, 2.0], Status.non_finite),
+        (inf_in_one, [1.0, 2.0], Status.non_finite),
+        (huge, [1e200, 1.0], Status.non_finite),
+    ],
+)
+def test_ends_are_the_same(f, y0, status, options, method):
+    ours, _ = both(f, (0.0, 2.0), y0, method, log=True, **options)
+    assert ours.status is status
+    assert np.isfinite(ours.y).all()
+
+
+@pytest.mark.parametrize("method", ["bosh3", "dopri5", "dop853", "vern7"])
+def test_steps_that_get_too_small(method):
+    far = both(square, (1e16, 1e16 + 100), [1e-9], method, max_step=1.0, log=True)[0]
+    assert far.status is Status.step_too_small
+    # Towards a pole all steps are of rounding's size in the end, and their number with them.
+    ours, theirs = (sk.solve(f, (0.0, 2.0), [1.0], method) for f in (square, Interpreted(square)))
+    assert ours.status is theirs.status is Status.step_too_small
+    assert ours.t[-1] == pytest.approx(theirs.t[-1], rel=1e-5)
+    assert ours.message.partition("fell")[2][:40] == theirs.message.partition("fell")[2][:40]
+
+
+def test_max_steps_and_the_records_up_to_there():
+    f, span, y0 = PROBLEMS[0]
+    whole = sk.solve(COMPILED[f], span, y0, "tsit5")
+    ours, _ = both(COMPILED[f], span, y0, "tsit5", max_steps=5, log=True, dense=True)
+    assert ours.status is Status.max_steps
+    np.testing.assert_array_equal(ours.y, whole.y[: len(ours.t)])
+
+
+def test_spans_of_no_length_and_states_of_no_size():
+    both(COMPILED[pendulum], (1.0, 1.0), [1.0, 0.3], "tsit5")
+    both(square, (0.0, 1.0), np.zeros(0), "tsit5")
+    both(square, (0.0, 0.5), np.array(1.0), "tsit5")  # no axis
+
+
+@pytest.mark.parametrize("method", ["bosh3", "dopri5", "tsit5", "dop853", "cashkarp"])
+def test_the_detector_sees_what_it_sees_in_the_interpreted_loop(method, monkeypatch):
+    taken = loops(monkeypatch)
+    ours, theirs = both(lambda_cos, (0.0, 1.5), [0.0], method, rtol=1e-4, atol=1e-6)
+    assert taken
+    assert "limited by stability" in ours.message
+    assert len(ours.stiffness) == len(theirs.stiffness) >= 2
+    for mine, yours in zip(ours.stiffness, theirs.stiffness, strict=True):
+        assert mine.verdict is yours.verdict
+        assert mine.products == yours.products
+        np.testing.assert_allclose([mine.t, mine.h], [yours.t, yours.h], rtol=1e-2)
+        np.testing.assert_allclose(mine.eigenvalue, yours.eigenvalue, rtol=1e-3)
+
+
+def test_pauses_change_nothing(monkeypatch):
+    f, span, y0 = PROBLEMS[2]
+    options = {"log": True, "dense": True, "t_eval": np.linspace(*span, 7)}
+    for extra in ({}, options, {"log": True}, {"dense": True}):
+        whole = sk.solve(COMPILED[f], span, y0, "dopri5", **extra)
+        monkeypatch.setattr(run, "_FIRST_ROOM", 1)
+        monkeypatch.setattr(run, "_MOST_ROOM", 3)
+        parts = sk.solve(COMPILED[f], span, y0, "dopri5", **extra)
+        monkeypatch.undo()
+        np.testing.assert_array_equal(whole.t, parts.t)
+        np.testing.assert_array_equal(whole.y, parts.y)
+        assert whole.stats == parts.stats
+        if "log" in extra:
+            np.testing.assert_array_equal(whole.log["ratio"], parts.log["ratio"])
+        if "dense" in extra:
+            np.testing.assert_array_equal(whole(np.linspace(0, 2, 5)), parts(np.linspace(0, 2, 5)))
+
+
+# What f may be ------------------------------------------------------------------------------------
+
+
+def test_arguments_shapes_and_complex_states(monkeypatch):
+    taken = loops(monkeypatch)
+
+    @sk.jit
+    def turn(t, y, a, b):
+        return a * y + b[0] * t
+
+    y0 = np.array([[1.0, 2.0, 1j], [3.0, 4.0, 2 - 1j]])
+    for method in ("tsit5", "dop853", "bosh3"):
+        ours, theirs = both(
+            turn, (0.0, 1.0), y0, method, args=(2j, np.ones(1)), log=True, dense=True
+        )
+        np.testing.assert_allclose(ours.y, theirs.y, rtol=1e-6)
+        np.testing.assert_allclose(ours(0.3), theirs(0.3), rtol=1e-6)
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda t, y: (y[1], -y[0]),
+        lambda t, y: [y[1], -y[0]],
+        lambda t, y: y[::-1],
+        lambda t, y: np.array([1, 2]),
+    ],
+    ids=["tuple", "list", "strided", "integers"],
+)
+def test_what_f_returns_becomes_a_state(f, monkeypatch):
+    taken = loops(monkeypatch)
+    both(numba.njit(f), (0.0, 1.0), [1.0, 2.0], "tsit5")
+    assert taken
+
+
+def test_an_f_that_changes_size_is_told():
+    @numba.njit
+    def f(t, y):
+        return np.ones(2 if t == 0 else 3)
+
+    with pytest.raises(ValueError, match="another size"):
+        sk.solve(f, (0.0, 1.0), [1.0, 2.0], "tsit5", first_step=0.1)
+
+
+def test_an_exception_keeps_what_was_computed():
+    with pytest.raises(ValueError, match="no further") as ours:
+        sk.solve(fails_late, (0.0, 1.0), [1.0], "tsit5", log=True)
+    with pytest.raises(ValueError, match="no further") as theirs:
+        sk.solve(Interpreted(fails_late), (0.0, 1.0), [1.0], "tsit5", log=True)
+    mine, yours = ours.value.solution, theirs.value.solution
+    assert mine.status is Status.interrupted
+    assert mine.stats == yours.stats
+    np.testing.assert_allclose(mine.y, yours.y, rtol=1e-6)
+    assert len(mine.log["t"]) == len(yours.log["t"])
+
+
+def test_f_that_writes_to_y_is_refused():
+    @numba.njit
+    def f(t, y):
+        y[0] = 1.0
+        return -y
+
+    with pytest.raises(ValueError, match="in place"):
+        sk.solve(f, (0.0, 1.0), [2.0], "tsit5")
+
+
+class Halving:
+    """A controller of one's own."""
+
+    def init(self):
+        return None
+
+    def __call__(self, ratio, memory, order):  # noqa: ARG002
+        return ratio < 1, 0.5 if ratio >= 1 else 1.2, None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "auto"},
+        {"method": "rodas5p"},
+        {"method": "rk4", "grid": 20},
+        {"events": lambda t, y: y[0]},
+        {"observe": lambda step, probe: step.h},
+        {"guide": lambda step, probe: step.y_new},
+        {"callback": lambda step: step.t > 1},
+        {"controller": Halving()},
+        {"y0": np.array([1.0, 0.3], dtype=np.float32)},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_the_rest_is_interpreted(options, monkeypatch):
+    taken = loops(monkeypatch)
+    options = {"method": "tsit5", "y0": np.array([1.0, 0.3]), **options}
+    y0, method = options.pop("y0"), options.pop("method")
+    ours, theirs = both(COMPILED[pendulum], (0.0, 3.0), y0, method, **options)
+    np.testing.assert_array_equal(ours.y, theirs.y)
+    assert not taken
+
+
+def test_a_signature_of_ones_own_is_converted_to(monkeypatch):
+    taken = loops(monkeypatch)
+    f = numba.njit("float64[:](float64, float64[:])")(pendulum)
+    ours, theirs = (sk.solve(g, (0.0, 1.0), [1.0, 0.3], "tsit5") for g in (f, pendulum))
+    assert len(taken) == 1
+    assert ours.stats == theirs.stats
+
+
+def test_jit_is_told_what_is_no_function():
+    with pytest.raises(TypeError, match="Python function"):
+        sk.jit(np.sin)
+    assert sk.jit(square) is square
+    namespace = {}
+    exec("def f(t, y):\n    return -y", namespace)  # no file to keep a cache beside
+    assert sk.solve(sk.jit(namespace["f"]), (0.0, 1.0), [1.0], "tsit5").success
+
+
+def test_threads_do_not_share_what_they_write_to():
+    f, span, y0 = PROBLEMS[0]
+    starts = [[y0[0] + 0.1 * i, y0[1]] for i in range(8)]
+
+    def solve(start):
+        return sk.solve(COMPILED[f], span, start, "dopri5", dense=True, rtol=1e-9)
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(solve, starts))
+    for start, solution in zip(starts, together, strict=True):
+        np.testing.assert_array_equal(solution.y, solve(start).y)
+
+
+# Imports and the cache ----------------------------------------------------------------------------
+
+SECOND = """
+import json, sys
+import stiffkit as sk
+without = "numba" in sys.modules
+import numba, numpy as np
+f = numba.njit(lambda t, y: -y)
+solution = sk.solve(f, (0.0, 1.0), np.ones(1), "tsit5")
+from stiffkit.solvers.compiled.kernel import integrate
+hits, misses = (sum(c.values()) for c in integrate.stats[1:])
+print(json.dumps([without, solution.success, hits, misses]))
+"""
+
+
+def test_a_second_process_finds_the_kernel_on_disk():
+    sk.solve(square, (0.0, 0.5), [1.0], "tsit5")  # whichever test runs first compiles it
+    told = subprocess.run([sys.executable, "-c", SECOND], capture_output=True, check=True)
+    assert json.loads(told.stdout) == [False, True, 1, 0]
