@@ -45,8 +45,8 @@ def trace(
     made: list[StiffnessDetector] = []
     history: list[Stiffness] = []
 
-    def make(tableau: Any) -> StiffnessDetector:
-        made.append(StiffnessDetector(tableau))
+    def make(tableau: Any, **options: Any) -> StiffnessDetector:
+        made.append(StiffnessDetector(tableau, **options))
         return made[-1]
 
     original, room.StiffnessDetector = room.StiffnessDetector, make  # type: ignore[misc]

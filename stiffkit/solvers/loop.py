@@ -41,6 +41,9 @@ FAILED = {
 _STUCK = {Status.newton_failed, Status.max_steps, Status.step_too_small}
 """Ends that a wrong Jacobian may be the cause of."""
 
+FIRST_LOOK = 10
+"""Accepted steps before the first look for stiffness, with ``method="auto"``."""
+
 TRIAL = 0.05
 """Share of a solve's calls that may be spent to find what another method would have cost."""
 
@@ -146,7 +149,9 @@ class Run:
 
         self.detector = None
         if isinstance(self.tableau, ButcherTableau) and self.tableau.explicit:
-            self.detector = StiffnessDetector(self.tableau)
+            # Where a switch is at stake an early look pays, though more of its proofs fail.
+            first = FIRST_LOOK if self.auto else None
+            self.detector = StiffnessDetector(self.tableau, first=first)
             self.detectors.append(self.detector)
         return self.detector
 

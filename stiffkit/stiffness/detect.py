@@ -109,6 +109,8 @@ class StiffnessDetector:
         Accepted steps between looks while nothing is suspected.
     looks : int
         Suspicious looks in a row, at successive steps, that make a case.
+    first : int, optional
+        Accepted steps before the first look; by default as many as between two.
 
     Attributes
     ----------
@@ -130,9 +132,15 @@ class StiffnessDetector:
     RITZ_TOLERANCE = 0.1
     DIMENSION = 20
     LONGEST_PAUSE = 1000
-    FIRST_LOOK = 10
 
-    def __init__(self, tableau: ButcherTableau, *, interval: int = 20, looks: int = 3) -> None:
+    def __init__(
+        self,
+        tableau: ButcherTableau,
+        *,
+        interval: int = 20,
+        looks: int = 3,
+        first: int | None = None,
+    ) -> None:
         quality = tableau.pair_quality
         if quality is None or tableau.error_order is None:
             msg = f"method {tableau.name!r} has no embedded row to detect stiffness with"
@@ -146,7 +154,7 @@ class StiffnessDetector:
         self.nfev = self.steps = 0
         self._stiff_steps = self._entered = 0
         self.hits = self.misses = 0
-        self.wait = min(interval, self.FIRST_LOOK)
+        self.wait = min(interval, first or interval)
         self.pause = self.resume = interval
         self.near = self.near_failed = 0.0
         self.accuracy_step = math.inf
