@@ -32,6 +32,7 @@ import gzip
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ PRESETS = {
 }
 IMAGES = {"fashion": 20_000_000, "weak": 38_400, "digits": 76_800}
 # Mean and standard deviation of ln σ.
-NOISE = {"fashion": (-0.8, 1.2), "weak": (-0.8, 1.2), "digits": (-0.8, 1.2)}
+NOISE = {"fashion": (-1.2, 1.2), "weak": (-0.8, 1.2), "digits": (-0.8, 1.2)}
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -92,6 +93,16 @@ def power_exponent(sigma_rel: float) -> float:
     """
     t = sigma_rel**-2  # (γ + 2)² (γ + 3) − t (γ + 1) = 0
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
+
+
+def in_bfloat16(forward: Callable) -> Callable:
+    """Let convolutions and products of `forward` run in bfloat16; parameters stay float32."""
+
+    def mixed(*args: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return forward(*args).float()
+
+    return mixed
 
 
 class Training:
@@ -215,6 +226,7 @@ def main() -> None:
     add("--every", type=int, default=500, help="updates between log lines; a tenth as many saves")
     add("--threads", type=int, default=1)
     add("--compile", action="store_true", help="a third faster, after a minute of compilation")
+    add("--bf16", action="store_true", help="faster again where the CPU has avx512_bf16 or amx_bf16")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -238,6 +250,8 @@ def main() -> None:
         training = Training(arguments, args.batch, args.lr, args.decay, args.seed)
     if args.compile:
         training.forward = torch.compile(training.net)
+    if args.bf16:
+        training.forward = in_bfloat16(training.forward)
     run(training, data, labels, args, scale)
 
 
