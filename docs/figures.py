@@ -17,7 +17,7 @@ import numpy as np
 from figures_alignment import alignment, alignment_table
 from figures_end_values import TABLES as END_VALUES
 from figures_implicit import implicit_methods, implicit_table
-from figures_samplers import distances_table, samplers, samplers_table
+from figures_samplers import distances_table, networks, samplers, samplers_table
 from figures_shipped import shipped_quality, shipped_samples, shipped_sizes
 from figures_stabilised import stabilised
 from figures_stiff import digits_table, work_precision, work_precision_table
@@ -67,6 +67,7 @@ def make(out: Path) -> None:
         "work_precision": work_precision,
         "stabilised": stabilised,
         "samplers": samplers,
+        "samplers_networks": networks,
         "shipped": shipped_samples,
     }
     with mpl.rc_context(STYLE):

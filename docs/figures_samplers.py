@@ -1,4 +1,4 @@
-"""Tables and figure of theory/multistep.md, from data/samplers.json."""
+"""Tables and figures of the samplers' errors, from data/samplers.json."""
 
 from __future__ import annotations
 
@@ -69,4 +69,22 @@ def samplers() -> Any:
         axis.minorticks_off()
     axes[0, 0].set_ylabel("mean distance from the converged flow")
     axes[0, 0].legend(fontsize=7)
+    return figure
+
+
+def networks() -> Any:
+    """Error against calls on every pretrained network, every sampler on the better of its grids."""
+    images = _load()["images"]
+    calls = images["calls"]
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.6), layout="constrained", sharey=True)
+    for axis, (network, table) in zip(axes, images["errors"].items(), strict=True):
+        for name in ("heun", "erk paper", "fx", "dpmpp2m", "unipc3", "sk44"):
+            grids = [row for key, row in table.items() if key.split(" @ ")[0] == name]
+            best = min(grids, key=lambda row: np.log(row).mean())
+            axis.loglog(calls, best, marker="o", ms=3, label=name)
+        axis.set(title=network, xlabel="calls of the network")
+        axis.set_xticks(calls, [str(c) for c in calls])
+        axis.minorticks_off()
+    axes[0].set_ylabel("mean distance from the converged flow")
+    axes[0].legend(fontsize=7)
     return figure

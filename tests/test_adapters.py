@@ -1,14 +1,12 @@
 """Calls of EDM2, k-diffusion and ComfyUI, against plain loops and stubs of those callers."""
 
 import functools
-import importlib.util
 import math
 import sys
-import types
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
+import comfyui_stub
 import pytest
 import torch
 
@@ -265,57 +263,9 @@ def test_levels_that_rise_are_refused():
 # ComfyUI ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def comfy(monkeypatch):
-    """Stand for the part of ComfyUI that custom samplers meet: lists of names, KSAMPLER's call."""
-    package, samplers = types.ModuleType("comfy"), types.ModuleType("comfy.samplers")
-    inner, sampling = types.ModuleType("comfy.k_diffusion"), types.ModuleType("sampling")
-    package.__path__, inner.__path__ = [], []
-    package.__spec__ = importlib.util.spec_from_loader("comfy", None, is_package=True)
-
-    class KSAMPLER:
-        def __init__(self, sampler_function, extra_options=None):
-            self.sampler_function, self.extra_options = sampler_function, extra_options or {}
-
-        def sample(self, model_wrap, sigmas, extra_args, callback, noise, disable_pbar=False):
-            total = len(sigmas) - 1
-            return self.sampler_function(
-                model_wrap,
-                noise * sigmas[0],
-                sigmas,
-                extra_args=extra_args,
-                callback=lambda d: callback(d["i"], d["denoised"], d["x"], total),
-                disable=disable_pbar,
-                **self.extra_options,
-            )
-
-    class KSampler:
-        SAMPLERS = ["euler", "heun"]  # noqa: RUF012
-
-    samplers.KSAMPLER, samplers.KSampler = KSAMPLER, KSampler
-    samplers.SAMPLER_NAMES = KSampler.SAMPLERS
-    for name, module in {
-        "comfy": package,
-        "comfy.samplers": samplers,
-        "comfy.k_diffusion": inner,
-        "comfy.k_diffusion.sampling": sampling,
-    }.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    return samplers, sampling
-
-
-def load_nodes():
-    """Load the folder as ComfyUI does: from its path, under a name of its own."""
-    path = Path(k_diffusion.__file__).parent / "comfyui" / "__init__.py"
-    spec = importlib.util.spec_from_file_location("custom_nodes_stiffkit", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_comfyui_lists_and_runs_the_samplers(comfy):
-    samplers, sampling = comfy
-    nodes = load_nodes()
+def test_comfyui_lists_and_runs_the_samplers(monkeypatch):
+    samplers, sampling = comfyui_stub.install(monkeypatch)
+    nodes = comfyui_stub.load_nodes()
     nodes.register()  # a second time changes nothing
     names = samplers.SAMPLER_NAMES
     assert names == ["euler", "heun", *nodes.NAMES]
@@ -328,8 +278,9 @@ def test_comfyui_lists_and_runs_the_samplers(comfy):
         assert [(i, total) for i, _, _, total in seen] == [(i, 9) for i in range(9)]
 
 
-def test_comfyui_nodes_keep_their_contract(comfy):
-    nodes = load_nodes()
+def test_comfyui_nodes_keep_their_contract(monkeypatch):
+    comfyui_stub.install(monkeypatch)
+    nodes = comfyui_stub.load_nodes()
     assert set(nodes.NODE_CLASS_MAPPINGS) == set(nodes.NODE_DISPLAY_NAME_MAPPINGS)
     expected = {
         "StiffkitSampler": {"sampler": "sk44"},
@@ -349,4 +300,4 @@ def test_comfyui_nodes_keep_their_contract(comfy):
 
 def test_comfyui_folder_loads_without_comfyui():
     assert "comfy" not in sys.modules
-    assert load_nodes().NAMES
+    assert comfyui_stub.load_nodes().NAMES
