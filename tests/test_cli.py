@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -389,6 +390,34 @@ def test_evaluate_images(tmp_path):
     np.savez(tmp_path / "f.npz", features=np.zeros((9, 40)))
     said = invoke("evaluate", tmp_path / "a", tmp_path / "f.npz", code=1)
     assert "cannot be compared with features of another network" in said
+
+
+def test_evaluate_with_a_network_of_the_users(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 9, 3, 6, 6), dtype=np.uint8)
+    for name, images in zip("ab", pixels, strict=True):
+        np.savez(tmp_path / f"{name}.npz", images=images)
+    quadrants = pixels[..., :3, :].mean(axis=(3, 4)), pixels[..., :, 3:].mean(axis=(3, 4))
+    features = np.concatenate(quadrants, axis=2)
+    file = tmp_path / "net.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit, for which users have files
+        torch.jit.script(Quadrants()).save(file)
+    sides = tmp_path / "a.npz", tmp_path / "b.npz"
+    values = json.loads(invoke("evaluate", *sides, "--network", file, "--json"))
+    assert values["FD on net"] == pytest.approx(frechet_distance(*features), rel=1e-5)
+    file.write_bytes(b"no network")
+    said = invoke("evaluate", *sides, "--network", file, code=1)
+    assert "is not a TorchScript file" in " ".join(said.split())
+
+
+class Quadrants(torch.nn.Module):
+    """Called as the Inception network of published FIDs is."""
+
+    def forward(self, img: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        assert return_features
+        assert img.dtype == torch.uint8
+        x = img.float()
+        return torch.cat([x[:, :, :3].mean((2, 3)), x[:, :, :, 3:].mean((2, 3))], 1)
 
 
 def test_diagnose_prints_and_draws(tmp_path):

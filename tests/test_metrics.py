@@ -189,3 +189,21 @@ def test_efficientnet_features():
     assert parts == pytest.approx(features, rel=1e-3, abs=1e-4)
     with pytest.raises(ValueError, match="block"):
         metrics.efficientnet_features(images, block=16)
+
+
+def test_features_of_a_folder(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)
+    config = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=224
+    )
+    vit = transformers.Dinov2Model(config).eval()
+    vit.save_pretrained(tmp_path)
+    images = torch.rand(3, 1, 224, 224, generator=torch.Generator().manual_seed(1))
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+    with torch.no_grad():
+        token = vit((images.expand(-1, 3, -1, -1) - mean) / std).last_hidden_state[:, 0]
+    found = metrics.network_features(images, tmp_path, batch=2)
+    np.testing.assert_allclose(found, token, rtol=1e-4, atol=1e-5)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        metrics.network_features(images, tmp_path / "none.pt")

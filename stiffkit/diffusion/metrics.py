@@ -7,7 +7,9 @@ value what two halves of the data give, the floor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ __all__ = [
     "frechet_from_moments",
     "kernel_distance",
     "moments",
+    "network_features",
     "precision_recall",
     "sliced_wasserstein",
 ]
@@ -290,13 +293,7 @@ def efficientnet_features(
         If `images` or `block` is out of range.
     """
     torch = require("torch", "metrics", "efficientnet_features")
-    x = torch.as_tensor(images).detach()
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
-        msg = f"images must have shape (n, 1 or 3, H, W), not {tuple(x.shape)}"
-        raise ValueError(msg)
-    if not (x.min() >= -1e-6 and x.max() <= 1 + 1e-6):
-        msg = f"images must lie in [0, 1], not in [{float(x.min())!r}, {float(x.max())!r}]"
-        raise ValueError(msg)
+    x = _pixels(torch, images)
     net = _efficientnet(torch)
     if not 0 <= block < len(net._blocks):
         msg = f"block must be from 0 to {len(net._blocks) - 1}, not {block!r}"
@@ -312,6 +309,96 @@ def efficientnet_features(
                 y = layer(y)
             rows.append(y.mean(dim=(2, 3)))
     return to_numpy(torch.cat(rows))
+
+
+def network_features(images: Array, path: str | Path, *, batch: int = 64) -> Floats:
+    """Return the features that a network in a file of yours gives to images.
+
+    Two kinds are known. A TorchScript file is called with uint8 images of shape (n, 3, H, W), and
+    with ``return_features=True`` if it takes that: so is the Inception-v3 of published FIDs,
+    ``inception-2015-12-05.pt``. A folder is read with transformers, from safetensors alone; images
+    are resized to 224 x 224, bicubically, and normalised as ImageNet's. So a folder with
+    DINOv2-L, ``facebook/dinov2-large``, gives the features of FD-DINOv2.
+
+    Parameters
+    ----------
+    images : array, shape (n, 1 or 3, H, W)
+        Pixels in [0, 1].
+    path : str or Path
+        Use TorchScript from sources that you trust: it is a program.
+    batch : int
+        Images at a time.
+
+    Returns
+    -------
+    ndarray, shape (n, d)
+
+    Raises
+    ------
+    ImportError
+        Without torch, or for a folder without transformers.
+    OSError
+        If there is no such file.
+    ValueError
+        If `images` are out of range, or if the file is no network or does not return features.
+    """
+    torch = require("torch", "torch", "network_features")
+    x, net = _pixels(torch, images), _network(torch, Path(path))
+    rows = []
+    with torch.no_grad():
+        for part in x.split(batch):
+            y = net(part.float().expand(-1, 3, -1, -1))
+            if not isinstance(y, torch.Tensor) or y.ndim != 2 or len(y) != len(part):
+                found = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
+                msg = f"{path} must return features of shape ({len(part)}, d), not {found}"
+                raise ValueError(msg)
+            rows.append(y.double())
+    return to_numpy(torch.cat(rows))
+
+
+def _network(torch: Any, path: Path) -> Callable[[Any], Any]:
+    """Return features of pixels in [0, 1], shape (n, 3, H, W), by the network in `path`."""
+    if path.is_dir():
+        transformers = require("transformers", "transformers", "features of a folder")
+        vit = transformers.AutoModel.from_pretrained(
+            path, local_files_only=True, use_safetensors=True
+        ).eval()
+        mean, std = (
+            torch.tensor(v).reshape(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        )
+
+        def class_token(x: Any) -> Any:
+            big = torch.nn.functional.interpolate(
+                x, size=(224, 224), mode="bicubic", antialias=True, align_corners=False
+            )
+            return vit((big - mean) / std).pooler_output
+
+        return class_token
+    if not path.exists():
+        msg = f"there is no file {path}"
+        raise FileNotFoundError(msg)
+    try:
+        with warnings.catch_warnings():
+            # torch no longer recommends the format, but published networks have it.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            net = torch.jit.load(path, map_location="cpu").eval()
+    except RuntimeError as error:
+        msg = f"{path} is not a TorchScript file"
+        raise ValueError(msg) from error
+    takes = {argument.name for argument in net.forward.schema.arguments}
+    options = {"return_features": True} if "return_features" in takes else {}
+    return lambda x: net((255 * x).round().to(torch.uint8), **options)
+
+
+def _pixels(torch: Any, images: Array) -> Any:
+    x = torch.as_tensor(images).detach()
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        msg = f"images must have shape (n, 1 or 3, H, W), not {tuple(x.shape)}"
+        raise ValueError(msg)
+    if not (x.min() >= -1e-6 and x.max() <= 1 + 1e-6):
+        msg = f"images must lie in [0, 1], not in [{float(x.min())!r}, {float(x.max())!r}]"
+        raise ValueError(msg)
+    return x
 
 
 def _efficientnet(torch: Any) -> Any:

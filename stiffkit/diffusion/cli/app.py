@@ -268,6 +268,10 @@ def evaluate(
     reference: Annotated[Path, typer.Argument(help="The same, or .npz with mu and sigma.")],
     k: Annotated[int, typer.Option(help="Neighbour of precision and recall.")] = 3,
     block: Annotated[int, typer.Option(help="Block of EfficientNet-Lite0, for images.")] = 10,
+    network: Annotated[
+        Path | None,
+        typer.Option(help="TorchScript file, or folder for transformers, for images' features."),
+    ] = None,
     save: Annotated[
         Path | None, typer.Option(help="Write mean and covariance of the samples to this .npz.")
     ] = None,
@@ -276,10 +280,11 @@ def evaluate(
     """Compare two sets: Fréchet and kernel distance, precision and recall.
 
     Images are compared by features of EfficientNet-Lite0, which gives an FD-EffLite0. It is not the
-    FID and cannot be compared with one. For an FID bring Inception's features.
+    FID and cannot be compared with one. For an FID give --network inception-2015-12-05.pt, for an
+    FD-DINOv2 a folder with DINOv2-L, or bring features.
     """
     with _clear_errors():
-        a, b = (read_side(path, block) for path in (samples, reference))
+        a, b = (read_side(path, block, network) for path in (samples, reference))
         values = distances(a, b, k)
         if save is not None:
             save_statistics(a, save)

@@ -12,6 +12,7 @@ from ..metrics import (
     frechet_from_moments,
     kernel_distance,
     moments,
+    network_features,
     precision_recall,
 )
 
@@ -31,8 +32,10 @@ class Side(NamedTuple):
     """Shape (d, d)."""
 
 
-def read_side(path: Path, block: int) -> Side:
+def read_side(path: Path, block: int, network: Path | None = None) -> Side:
     """Read a folder of PNG files, or an .npz of images (uint8), of features, or of mu and sigma.
+
+    Features of images are those of `network`, or of EfficientNet-Lite0's `block`.
 
     Raises
     ------
@@ -40,21 +43,25 @@ def read_side(path: Path, block: int) -> Side:
         If there is nothing of the kind.
     """
     if path.is_dir():
-        return _of_images(_read_images(path), block)
+        return _of_images(_read_images(path), block, network)
     with np.load(path, allow_pickle=False) as data:
         if "features" in data:
             features = np.asarray(data["features"], dtype=float)
             return Side("FD", features, *moments(features))
         if "images" in data:
-            return _of_images(data["images"], block)
+            return _of_images(data["images"], block, network)
         if "mu" in data and "sigma" in data:
             return Side("", None, data["mu"], data["sigma"])
         msg = f"{path} has {', '.join(data.files)}, but no images, features, or mu and sigma"
     raise ValueError(msg)
 
 
-def _of_images(images: Any, block: int) -> Side:
-    features = efficientnet_features(images.astype(np.float32) / 255, block=block)
+def _of_images(images: Any, block: int, network: Path | None) -> Side:
+    pixels = images.astype(np.float32) / 255
+    if network is not None:
+        features = network_features(pixels, network)
+        return Side(f"FD on {network.stem}", features, *moments(features))
+    features = efficientnet_features(pixels, block=block)
     return Side("FD-EffLite0", features, *moments(features))
 
 
