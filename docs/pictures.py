@@ -1,0 +1,70 @@
+"""The pictures of README.md, which are kept beside it: `python docs/pictures.py` makes them anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from figures import STYLE
+
+import stiffkit as sk
+
+OUT = Path(__file__).parent / "pictures"
+MU = 1000.0
+
+
+def van_der_pol(t: float, y: np.ndarray) -> np.ndarray:  # noqa: ARG001
+    return np.array([y[1], MU * (1 - y[0] ** 2) * y[1] - y[0]])
+
+
+def switches() -> Any:
+    """Van der Pol's oscillator by method="auto": which method at work, and its steps."""
+    solution = sk.solve(van_der_pol, (0.0, 2000.0), [2.0, 0.0], rtol=1e-5, atol=1e-5, log=True)
+    t = solution.t
+    times = [t[0], *(s.t for s in solution.switches), t[-1]]
+    methods = [solution.switches[0].source, *(s.target for s in solution.switches)]
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(methods))}
+    figure, (above, below) = plt.subplots(
+        2, 1, figsize=(8, 4), sharex=True, layout="constrained", height_ratios=(3, 2)
+    )
+    for begin, end, name in zip(times[:-1], times[1:], methods, strict=True):
+        part = (t >= begin) & (t <= end)
+        above.plot(t[part], solution.y[part, 0], ".-", ms=3, color=colours[name])
+        below.semilogy(t[part][1:], np.diff(t[part]), ".", ms=3, color=colours[name])
+    for name, colour in colours.items():
+        above.plot([], [], color=colour, label=name)
+    above.legend(loc="center", ncols=2)
+    above.set(ylabel="y", title=f"van der Pol, μ = {MU:g}: {len(t) - 1} steps")
+    below.set(xlabel="t", ylabel="step h")
+    return figure
+
+
+def diagnosis() -> Any:
+    """Spectrum of a diffusion problem, scaled by the step that accuracy allows."""
+    n = 40
+
+    def heat(t: float, y: np.ndarray) -> np.ndarray:  # noqa: ARG001
+        z = np.concatenate([[0.0], y, [0.0]])
+        return (n + 1) ** 2 * np.diff(z, 2) + y * (1 - y)
+
+    x = np.linspace(0, 1, n + 2)[1:-1]
+    report = sk.diagnose(heat, 0.0, np.sin(np.pi * x), rtol=1e-4)
+    figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    report.plot(ax=axis)
+    return figure
+
+
+def main() -> None:
+    OUT.mkdir(exist_ok=True)
+    with mpl.rc_context(STYLE):
+        for draw in (switches, diagnosis):
+            figure = draw()
+            figure.savefig(OUT / f"{draw.__name__}.svg", metadata={"Date": None})
+            plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
