@@ -329,7 +329,7 @@ class Run:
             stage = detector.along(p.f, t_new, y_end, f_new, err * ratio_of.scale)
         if detector.suspicious(h, ratio, ratio_of.norm(rise), ratio_of.norm(turn), stage):
             changes = rise, turn, ratio_of.norm
-            detector.prove(p.f, t_new, y_end, f_new, err * ratio_of.scale, h, changes)
+            detector.examine(p.f, t_new, y_end, f_new, err * ratio_of.scale, h, changes)
 
     # An accepted step -----------------------------------------------------------------------------
 
