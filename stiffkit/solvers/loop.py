@@ -391,9 +391,7 @@ class Run:
     def _guide(self, step: Step, y_new: Array) -> Array:
         hooks, backend, probe = self.hooks, self.problem.backend, self.probe
         for name, observer in hooks.observers.items():
-            reading = observer(step, probe)
-            if hooks.rows is not None:
-                hooks.rows[-1][name] = reading
+            hooks.record(name, observer(step, probe))
         if hooks.observers or hooks.guide is not None:
             self.probe = step.probe
         if hooks.guide is None:

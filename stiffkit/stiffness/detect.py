@@ -11,12 +11,14 @@ with Δ in units of the tolerance (divided by atol + rtol |y|):
   near the stability limit when such a mode dominates the difference. A method without such a
   stage spends one call of f on a state that is off by the error estimate instead.
 
-Three looks in a row that suspect either make a case. It is then put to the proof: an Arnoldi
-process started from the error estimate, which is rich in the mode that limits the step, runs until
-its dominant Ritz pair is good to 10 %, and the step is called limited by stability if hλ lies
-beyond 55 % of the method's limit along its own direction in the left half plane, where the smooth
-path, without its part along that mode, would allow twice the step. A case that fails makes the
-next one wait longer, so that the proofs of a non-stiff solve cost a small share.
+Three looks in a row that suspect either, at steps that do not grow fast, make a case. It is then
+put to the proof: an Arnoldi process started from the error estimate, which is rich in the mode that
+limits the step, runs until its dominant Ritz pair is good to 5 %, and the step is called limited by
+stability if hλ lies beyond 62 % of the method's limit along its own direction in the left half
+plane, where the smooth path would allow twice the step. It is told without the mode, by
+``(1 − J/λ)``, two more products. A case that fails makes the next one wait longer, so that the
+proofs of a non-stiff solve cost a small share; meanwhile a look spends one call of f on the mode
+that was found, and the case is reopened when that comes near the limit.
 
 References
 ----------
@@ -37,6 +39,7 @@ import numpy as np
 
 from .._array import Array, backend_of
 from ..solvers.jacobian import JacobianOperator
+from ..solvers.problem import check_positive
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio
 from .krylov import Krylov
@@ -132,6 +135,11 @@ class StiffnessDetector:
     first : int, optional
         Accepted steps before the first look; by default as many as between two.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If the tableau is not explicit or has no embedded row, or a count is no positive integer.
+
     Attributes
     ----------
     state : Stiffness
@@ -167,6 +175,11 @@ class StiffnessDetector:
         looks: int = 3,
         first: int | None = None,
     ) -> None:
+        if not hasattr(tableau, "pair_quality"):
+            msg = f"tableau must be an explicit Runge-Kutta method of METHODS, not {tableau!r}"
+            raise TypeError(msg)
+        for name, value in (("interval", interval), ("looks", looks), ("first", first or 1)):
+            check_positive(name, value, whole=True)
         quality = tableau.pair_quality
         if quality is None or tableau.error_order is None:
             msg = f"method {tableau.name!r} has no embedded row to detect stiffness with"
@@ -256,7 +269,7 @@ class StiffnessDetector:
     @property
     def rests(self) -> bool:
         """Whether the last proof failed so lately that the next one waits."""
-        return self.steps < self.resume and self.near < 1.5 * self.near_failed
+        return self.steps < self.resume and self.near <= 1.5 * self.near_failed
 
     def pass_over(self, steps: int) -> None:
         """Count accepted steps whose looks found no `signs`, where nothing is suspected."""
@@ -342,7 +355,7 @@ class StiffnessDetector:
         free = self.accuracy_step
         try:
             value, vector, residual = self._dominant(operator, err)
-            slow = [_without(x, value, operator) for x in (rise, turn)]
+            slow = [without_mode(x, value, operator) for x in (rise, turn)]
         finally:
             self.nfev += operator.nfev
         self._smooth_error(h, norm(slow[0]), norm(slow[1]))
@@ -451,7 +464,7 @@ def _advice(verdict: Stiffness) -> str:
     return "or an implicit method such as 'rodas5p' or 'radau5'"
 
 
-def _without(x: Array, value: complex, operator: JacobianOperator) -> Array:
+def without_mode(x: Array, value: complex, operator: JacobianOperator) -> Array:
     """Return ``(1 - J/λ) x``, for a complex pair of a real J ``(1 - J/λ)(1 - J/λ̄) x``.
 
     The mode of eigenvalue λ is gone, whatever else J has; slow modes are nearly as they were.

@@ -144,7 +144,8 @@ class Rows:
         else:
             known = is_torch(w)
         if not known:
-            msg = f"matvec must return {type(given).__name__}s of numbers, not {type(w).__name__}"
+            kind = type(given).__name__
+            msg = f"matvec must return numbers in a {kind}, not {getattr(w, 'dtype', type(w))}"
             raise TypeError(msg)
         if math.prod(w.shape) != math.prod(given.shape):
             msg = f"matvec returned shape {tuple(w.shape)} for a vector of {tuple(given.shape)}"
