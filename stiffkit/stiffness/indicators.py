@@ -84,7 +84,7 @@ def logarithmic_norm(A: npt.ArrayLike, p: float = 2) -> float:
     """
     matrix = finite_matrix(A)
     if matrix.ndim != 2:
-        msg = f"A must be one matrix, not of shape {matrix.shape}"
+        msg = f"A must be one square matrix, not of shape {matrix.shape}"
         raise ValueError(msg)
     if p == 2:
         return float(np.linalg.eigvalsh((matrix + matrix.conj().T) / 2)[-1])
