@@ -15,10 +15,10 @@ Three looks in a row that suspect either, at steps that do not grow fast, make a
 put to the proof: an Arnoldi process started from the error estimate, which is rich in the mode that
 limits the step, runs until its dominant Ritz pair is good to 5 %, and the step is called limited by
 stability if hλ lies beyond 62 % of the method's limit along its own direction in the left half
-plane, where the smooth path would allow twice the step. It is told without the mode, by
-``(1 − J/λ)``, two more products. A case that fails makes the next one wait longer, so that the
-proofs of a non-stiff solve cost a small share; meanwhile a look spends one call of f on the mode
-that was found, and the case is reopened when that comes near the limit.
+plane, where the smooth path would allow twice the step. It is told without the mode, by 1 − D/λ,
+D = d/dt along the solution, for two more calls of f. A case that fails makes the next one wait
+longer; meanwhile a look spends one call of f on the mode that was found, and the case is reopened
+when that comes near the limit.
 
 References
 ----------
@@ -223,14 +223,7 @@ class StiffnessDetector:
         change = f(t, y + (radius / size) * err) - f_new
         return math.sqrt(square_sum(change)) / radius
 
-    def suspicious(
-        self,
-        h: float,
-        ratio: float,
-        rise: float,
-        turn: float,
-        stage: float,
-    ) -> bool:
+    def suspicious(self, h: float, ratio: float, rise: float, turn: float, stage: float) -> bool:
         """Look at a step.
 
         Parameters
@@ -355,7 +348,9 @@ class StiffnessDetector:
         free = self.accuracy_step
         try:
             value, vector, residual = self._dominant(operator, err)
-            slow = [without_mode(x, value, operator) for x in (rise, turn)]
+            operator.nfev += 2
+            start = _second(f, t - h, y - rise, f_new - turn, h)
+            slow = slow_path(rise, turn, _second(f, t, y, f_new, h) - start, value, operator)
         finally:
             self.nfev += operator.nfev
         self._smooth_error(h, norm(slow[0]), norm(slow[1]))
@@ -430,7 +425,7 @@ class StiffnessDetector:
         return (
             f"limited by stability since t = {first.t:.6g}{now}: {last.verdict.value}, {ratio} at "
             f"the limit {limit} of {self.tableau.name}; {tried}try method='auto', "
-            f"{_advice(last.verdict)}"
+            f"{_ADVICE[last.verdict]}"
         )
 
     def _judge(
@@ -456,25 +451,46 @@ class StiffnessDetector:
         return found.residual <= self.TRUSTED * abs(found.eigenvalue)
 
 
-def _advice(verdict: Stiffness) -> str:
-    if verdict is Stiffness.mildly_stiff:
-        return "or a stabilised method such as 'rkc2' or 'rock4'"
-    if verdict is Stiffness.oscillatory:
-        return "or an implicit method such as 'radau5'"
-    return "or an implicit method such as 'rodas5p' or 'radau5'"
+_ADVICE = {
+    Stiffness.mildly_stiff: "or a stabilised method such as 'rkc2' or 'rock4'",
+    Stiffness.oscillatory: "or an implicit method such as 'radau5'",
+    Stiffness.stiff: "or an implicit method such as 'rodas5p' or 'radau5'",
+}
 
 
-def without_mode(x: Array, value: complex, operator: JacobianOperator) -> Array:
-    """Return ``(1 - J/λ) x``, for a complex pair of a real J ``(1 - J/λ)(1 - J/λ̄) x``.
+def _second(f: Any, t: float, y: Array, f_y: Array, h: float) -> Array:
+    """Return y'' at (t, y) along the solution, by a difference over a small share of a step h."""
+    delta = float(backend_of(y).xp.finfo(y.dtype).eps) ** 0.25 * h
+    return (f(t + delta, y + delta * f_y) - f_y) / delta
 
-    The mode of eigenvalue λ is gone, whatever else J has; slow modes are nearly as they were.
+
+def slow_path(
+    rise: Array, turn: Array, bend: Array, value: complex, operator: JacobianOperator
+) -> tuple[Array, Array]:
+    """Return the changes of y and y' over a step without their part along a mode.
+
+    Parameters
+    ----------
+    rise, turn, bend : flat array
+        Changes of y, y' and y''.
+    value : complex
+        The mode's eigenvalue λ. With D = d/dt along the solution ``1 − D/λ`` removes the mode and
+        leaves what is slow, forced or not, nearly as it is; for a pair of a real Jacobian
+        ``(1 − D/λ)(1 − D/λ̄)`` does.
+    operator : JacobianOperator
+        J at the step's end: for a pair ``J bend`` stands for the change of the third derivative,
+        which is true of the mode, and small for the rest.
     """
     if value == 0:
-        return x
-    Jx = operator(x)
-    if x.dtype != x.real.dtype:
-        return x - Jx / value
-    if value.imag == 0:
-        return x - Jx / value.real
+        return rise, turn
     size = abs(value)
-    return x - (2 * value.real / size) * (Jx / size) + operator(Jx / size) / size
+    complex_state = rise.dtype != rise.real.dtype
+    if complex_state or value.imag == 0:
+        rate = value if complex_state else value.real
+        return rise - turn / rate, turn - bend / rate
+    twice = 2 * value.real / size
+    more = operator(bend / size)
+    return (
+        rise - twice * (turn / size) + bend / size / size,
+        turn - twice * (bend / size) + more / size,
+    )

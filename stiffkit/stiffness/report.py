@@ -367,11 +367,11 @@ def _accuracy(
     if speed == 0:
         return math.inf, math.inf
     eps = float(operator.backend.xp.finfo(y.dtype).eps)
-    # Long enough to show in f beside rounding: a share of the time in which y changes, or the
-    # fastest mode acts where y is zero; and longer than the spacing of times.
+    # Long enough to show in f beside rounding: a share of the time in which y changes, or, where
+    # y is zero, the fastest mode acts; and longer than the spacing of times.
     size = _rms(numpy(y).reshape(-1) / scale)
-    times = (size / speed, 1 / radius if radius > 0 else 0.0, abs(float(operator.t)) * eps**0.25)
-    delta = eps**0.5 * (max(times) or 1.0)
+    own = size / speed or (1 / radius if radius > 0 else 1.0)
+    delta = eps**0.5 * max(own, abs(float(operator.t)) * eps**0.25)
     moved = y + delta * operator.f_0
     operator.nfev += 1
     slope = numpy(operator.backend.slope(operator.f(operator.t + delta, moved), y)).reshape(-1)
