@@ -153,7 +153,7 @@ def detector_table() -> str:
     """Return what benchmarks/detector.py measured, one row per method."""
     measured = json.loads((DATA / "detector.json").read_text(encoding="utf-8"))
     head = (
-        "| method | solves | proofs | alarms | false | stiff phases | missed | delay 50 % | 95 % "
+        "| method | solves | proofs | alarms | false | stiff phases | missed | delay 50 % | worst "
         "| radius within 25 % | cost 50 % | worst |"
     )
     lines = [head, "|:--|" + "--:|" * 11]
@@ -171,7 +171,7 @@ def detector_table() -> str:
             f"{len(solves)}",
             *(f"{count}" for count in total.values()),
             f"{np.median(delays):.0f}",
-            f"{np.quantile(delays, 0.95):.0f}",
+            f"{max(delays)}",
             f"{np.mean((radii >= 0.8) & (radii <= 1.25)):.1%}",
             f"{np.median(costs):.1%}",
             f"{max(costs):.1%}",

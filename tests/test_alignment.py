@@ -89,5 +89,5 @@ def test_torch_states():
 
 
 def test_products_must_be_positive():
-    with pytest.raises(ValueError, match="products=0"):
+    with pytest.raises(ValueError, match="products must be a positive integer, not 0"):
         DominantEigenpair(lambda t, y: y, products=0)

@@ -5,10 +5,13 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from problems import counted, decay, oscillator, pendulum, van_der_pol
 
 import stiffkit as sk
-from stiffkit.stiffness import Evidence, Stiffness, StiffnessDetector
+from stiffkit.stiffness import Evidence, JacobianOperator, Stiffness, StiffnessDetector
+from stiffkit.stiffness.detect import slow_path
 
 torch = pytest.importorskip("torch")
 
@@ -23,12 +26,12 @@ def rms(x):
     return float(np.sqrt(np.mean(np.square(x))))
 
 
-def prove(watch, A, h, err, rise, turn=None):
-    """Prove a case on y' = A y at y = 1; changes along a smooth path are given."""
+def prove(watch, A, h, err, rise):
+    """Prove a case on y' = A y at y = 1, where y has changed by `rise`."""
     A = np.asarray(A, dtype=float)
     y = np.ones(len(A))
-    turn = 0.01 * np.asarray(rise) if turn is None else turn
-    changes = np.asarray(rise, dtype=float), np.asarray(turn, dtype=float), rms
+    rise = np.asarray(rise, dtype=float)
+    changes = rise, A @ rise, rms
     return watch.prove(lambda t, y: A @ y, 1.0, y, A @ y, np.asarray(err, dtype=float), h, changes)
 
 
@@ -99,7 +102,7 @@ def test_a_method_without_estimate_is_refused():
 
 def test_proof_of_a_real_mode():
     watch = detector()
-    found = prove(watch, np.diag([-1000.0, -1.0, -2.0]), 0.0033, [1, 1e-3, 1e-3], [0, 1, 1])
+    found = prove(watch, np.diag([-1000.0, -1.0, -2.0]), 0.0033, [1, 0, 0], [0, 1, 1])
     assert found.eigenvalue == pytest.approx(-1000, rel=0.02)
     assert found.stability_ratio == pytest.approx(3.3 / TSIT5.real_stability_limit, rel=0.02)
     assert found.verdict in (Stiffness.mildly_stiff, Stiffness.stiff)
@@ -130,11 +133,11 @@ def test_proof_of_a_complex_pair(block, verdict):
 
 
 def test_many_stages_are_stiff_few_are_mild():
-    h, A, err = 0.0033, np.diag([-1000.0, -1.0]), [1, 0]
-    mild = prove(detector(), A, h, err, [0, 1], [0, 1])
+    h, err = 0.0033, [1, 0]
+    mild = prove(detector(), np.diag([-1000.0, -1.0]), h, err, [0, 1])
     assert mild.verdict is Stiffness.mildly_stiff
     assert abs(mild.eigenvalue) * mild.accuracy_step < 50**2
-    stiff = prove(detector(), A, h, err, [0, 1], [0, 1e-3])
+    stiff = prove(detector(), np.diag([-1000.0, -1e-3]), h, err, [0, 1])
     assert stiff.verdict is Stiffness.stiff
     assert abs(stiff.eigenvalue) * stiff.accuracy_step > 50**2
 
@@ -160,17 +163,17 @@ def test_backward_in_time_a_growing_mode_limits_the_step():
 def test_the_mode_is_taken_out_of_the_path():
     # The path turns fast, but along the mode alone.
     A, h = np.diag([-1000.0, -1.0]), 0.0033
-    rise, turn = [1e6, 1.0], [1e9, 0.01]
+    rise = np.array([1e6, 1.0])
     watch = detector()
-    watch.suspicious(h, 0.5, rms(rise), rms(turn), 0.0)
+    watch.suspicious(h, 0.5, rms(rise), rms(A @ rise), 0.0)
     assert watch.accuracy_step < h
-    found = prove(watch, A, h, [1, 0], rise, turn)
+    found = prove(watch, A, h, [1, 0], rise)
     assert found.accuracy_step > 2 * h
     assert found.verdict is not Stiffness.non_stiff
 
 
 def test_accuracy_acquits():
-    found = prove(detector(), np.diag([-1000.0, -1.0]), 0.0033, [1, 0], [0, 1e6], [0, 1e9])
+    found = prove(detector(), np.diag([-1000.0, 900.0]), 0.0033, [1, 0], [0, 1e6])
     assert found.accuracy_step < 2 * 0.0033
     assert found.verdict is Stiffness.non_stiff
 
@@ -197,7 +200,7 @@ def test_a_vanishing_error_estimate_is_no_obstacle(err):
 def test_one_equation():
     found = prove(detector(), [[-1000.0]], 0.0033, [1], [1])
     assert found.eigenvalue == pytest.approx(-1000)
-    assert found.products == 1
+    assert found.products == 3  # one for λ, two to take its mode out of the path
 
 
 def test_a_verdict_lapses_after_quiet_looks():
@@ -209,6 +212,151 @@ def test_a_verdict_lapses_after_quiet_looks():
     assert watch.since is None
     # The look at a verdict comes after five intervals, the next one after one.
     assert watch.stiff_steps == 60
+
+
+# Rest ---------------------------------------------------------------------------------------------
+
+
+def look(watch, h, *, stage=0.0, ratio=0.5, rise=10.0, turn=1.0):
+    return watch.suspicious(h, ratio, rise, turn, stage)
+
+
+def examine(watch, A, h, err, rise, f=None):
+    A = np.asarray(A, dtype=float)
+    y = np.ones(len(A))
+    rise, err = np.asarray(rise, dtype=float), np.asarray(err, dtype=float)
+    watch.examine(f or (lambda t, y: A @ y), 1.0, y, A @ y, err, h, (rise, A @ rise, rms))
+
+
+def test_a_case_that_rests_is_followed_and_reopened_when_its_mode_comes_near():
+    watch, slow, h = detector(interval=5, looks=2), [0.0, 1.0], 1e-3
+
+    def meet(rate):
+        """One suspicious look, and what comes of it, where the fast mode has this rate."""
+        if look(watch, h):
+            examine(watch, np.diag([-rate, -1.0]), h, [1, 0], slow)
+        return watch.wait
+
+    assert [meet(1000.0), meet(1000.0)] == [1, 5]  # a proof that fails: hρ = 1
+    assert len(watch.evidence) == 1
+    calls = watch.nfev
+    assert meet(1500.0) == 5  # it rests; one call tells that hρ = 1.5 is not enough
+    assert (watch.nfev, len(watch.evidence)) == (calls + 1, 1)
+    assert meet(3300.0) == 1  # hρ = 3.3 is: looks at successive steps again
+    assert meet(3300.0) == 25
+    assert watch.state is not Stiffness.non_stiff
+    assert watch.evidence[-1].eigenvalue == pytest.approx(-3300, rel=0.01)
+
+
+def test_a_mode_that_grew_is_not_waited_for():
+    watch = detector(looks=1)
+    assert look(watch, 1e-3)
+    examine(watch, np.diag([1000.0, -1.0]), 1e-3, [1, 0], [0, 1])
+    assert watch.evidence[-1].verdict is Stiffness.non_stiff
+    assert not look(watch, 1e-3)
+
+
+def test_steps_that_grow_fast_make_no_case():
+    watch = detector(looks=2)
+    grown = [look(watch, h) for h in (1.0, 1.2, 1.44, 1.8)]
+    assert not any(grown)
+    assert watch.wait == 1
+    assert look(watch, 1.85)
+
+
+def test_a_verdict_stands_while_its_mode_limits_the_step():
+    watch = detector(interval=10, looks=1)
+    prove(watch, np.diag([-1000.0, -1.0]), 0.0033, [1, 0], [0, 1])
+    # A small error is no sign, but the step is where the proof found it, and the path is smooth.
+    assert not look(watch, 0.0033, ratio=1e-4)
+    assert watch.state is not Stiffness.non_stiff
+    assert not look(watch, 0.001, ratio=1e-4)
+    assert watch.state is Stiffness.non_stiff
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, ValueError, ZeroDivisionError])
+def test_where_f_fails_beside_the_path_nothing_is_proved(broken):
+    def f(t, y):
+        if isinstance(broken, type):
+            raise broken
+        return np.full_like(y, broken)
+
+    watch = detector(looks=1)
+    assert look(watch, 0.0033)
+    examine(watch, np.diag([-1000.0, -1.0]), 0.0033, [1, 0], [0, 1], f)
+    assert not watch.evidence
+    assert watch.rests
+    assert watch.nfev >= 1
+
+
+def test_a_solve_survives_an_f_that_fails_beside_its_path():
+    """The root exists on the path only: y[1] stays 0, and differences leave it."""
+
+    def f(t, y):
+        return np.array([-1000 * (y[0] - math.cos(t)), -math.sqrt(-abs(y[1]))])
+
+    solution = sk.solve(f, (0.0, 2.0), [0.0, 0.0], "tsit5", rtol=1e-5)
+    plain = sk.solve(f, (0.0, 2.0), [0.0, 0.0], "tsit5", rtol=1e-5, detect=False)
+    assert solution.success
+    np.testing.assert_array_equal(solution.y, plain.y)
+
+
+@given(seed=st.integers(0, 2**20), size=st.integers(3, 8), pair=st.booleans())
+def test_the_filter_takes_out_the_mode_and_leaves_the_slow_ones(seed, size, pair):
+    """(1 − J/λ) is exact for any J: eigenvectors need not be orthogonal."""
+    rng = np.random.default_rng(seed)
+    fast = np.array([[-1e4, 2e3], [-2e3, -1e4]]) if pair else np.array([[-1e4]])
+    m = len(fast)
+    D = np.zeros((size, size))
+    D[:m, :m], D[m:, m:] = fast, np.diag(-rng.uniform(0, 1, size - m))
+    X = rng.standard_normal((size, size)) + 2 * np.eye(size)
+    J = X @ D @ np.linalg.inv(X)
+    value = complex(-1e4, 2e3) if pair else complex(-1e4)
+    operator = JacobianOperator(lambda t, y: J @ y, 0.0, np.ones(size), jvp=lambda t, y, v: J @ v)
+    slack = 1e3 * np.finfo(float).eps * np.linalg.cond(X) ** 2
+    mode, slow = X[:, :m] @ rng.standard_normal(m), X[:, m:] @ rng.standard_normal(size - m)
+    for left in slow_path(mode, J @ mode, J @ J @ mode, value, operator):
+        assert np.linalg.norm(left) <= 1e4 * slack * np.linalg.norm(mode)
+    # What changes at the rate μ is multiplied by 1 − μ/λ, or (1 − μ/λ)(1 − μ/λ̄): |μ/λ| is 1e-4.
+    left = slow_path(slow, J @ slow, J @ J @ slow, value, operator)
+    for kept, was in zip(left, (slow, J @ slow), strict=True):
+        change, whole = np.linalg.solve(X, np.stack([kept - was, was], axis=1)).T
+        assert np.linalg.norm(change) <= 3e-4 * np.linalg.norm(whole) + 1e4 * slack
+
+
+@pytest.mark.parametrize("rate", [300.0, 3000.0])
+def test_a_force_along_the_fast_mode_is_path(rate):
+    """y follows cos t: accuracy allows what it would for y' = -sin t, not any step."""
+
+    def relax(t, y):
+        return -rate * (y - np.cos(t)) - np.sin(t)
+
+    options = {"rtol": 1e-5, "atol": 1e-7}
+    slow = sk.solve(lambda t, y: -np.sin(t) + 0 * y, (0.0, 6.0), [1.0], "dopri5", **options)
+    steps = [
+        e.accuracy_step for e in proved(sk.solve(relax, (0.0, 6.0), [1.0], "dopri5", **options))
+    ]
+    typical = np.median(np.diff(slow.t))
+    assert 0.2 * typical < np.median(steps) < 5 * typical
+
+
+def test_a_path_that_turns_too_fast_overflows_nothing():
+    watch = detector()
+    assert not watch.suspicious(1.0, 0.5, 1.0, 1e300, 0.0)
+    assert watch.accuracy_step < 1e-20
+
+
+@pytest.mark.parametrize(
+    "options", [{"interval": 0}, {"looks": 0}, {"first": -1}, {"looks": 2.5}, {"interval": "a"}]
+)
+def test_counts_must_be_positive_integers(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        detector(**options)
+
+
+def test_a_name_is_no_tableau():
+    with pytest.raises(TypeError, match="'tsit5'"):
+        StiffnessDetector("tsit5")
 
 
 # Summary ------------------------------------------------------------------------------------------

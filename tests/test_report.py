@@ -89,7 +89,7 @@ def test_large_states_take_the_krylov_branch():
 
 def test_scales_of_a_circle():
     # |y| = |f| = |f'| for the unit circle.
-    report = sk.diagnose(oscillator, 0.0, [1.0, 0.0], atol=1e-6, rtol=0.0)
+    report = sk.diagnose(oscillator, 0.0, [1.0, 0.0], atol=1e-6, rtol=1e-30)
     assert report.slope_time == pytest.approx(1, rel=1e-5)
     assert report.fastest_time == pytest.approx(1, rel=1e-8)
     assert report.departure == pytest.approx(0, abs=1e-4)
@@ -98,7 +98,7 @@ def test_scales_of_a_circle():
 def test_accuracy_step_scales_with_the_tolerance():
     order = sk.METHODS["tsit5"].error_order + 1
     loose, tight = (
-        sk.diagnose(oscillator, 0.0, [1.0, 0.0], rtol=0.0, atol=atol).accuracy_step
+        sk.diagnose(oscillator, 0.0, [1.0, 0.0], rtol=1e-30, atol=atol).accuracy_step
         for atol in (1e-4, 1e-8)
     )
     assert loose / tight == pytest.approx(1e4 ** (1 / order), rel=1e-3)
@@ -118,7 +118,7 @@ def test_calls_are_counted():
 def test_args_and_jvp():
     A = np.array([[-1000.0, 0.0], [1.0, -1.0]])
     by_hand = sk.diagnose(
-        lambda t, y, A: A @ y, 0.0, [1.0, 1.0], args=(A,), jvp=lambda t, y, v: A @ v
+        lambda t, y, A: A @ y, 0.0, [1.0, 1.0], args=(A,), jvp=lambda t, y, v, A: A @ v
     )
     np.testing.assert_allclose(by_hand.eigenvalues.real, [-1000, -1])
 
@@ -235,3 +235,112 @@ def test_what_is_not_finite_is_refused(bad):
 def test_a_slope_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="shape"):
         sk.diagnose(lambda t, y: np.ones(3), 0.0, [1.0, 2.0])
+
+
+# Bad input, and odd input -------------------------------------------------------------------------
+
+
+def to_one(t, y):
+    return np.where(y > 1, math.nan, -y)
+
+
+def two_rates(t, y):
+    return np.array([-1000 * (y[0] - y[1]), -y[1]])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"t": math.nan}, "t must be finite"),
+        ({"t": "a"}, "t must be a number"),
+        ({"y": []}, "y must not be empty"),
+        ({"y": [1.0, math.inf]}, "y is not finite at component 1"),
+        ({"f": lambda t, y: y * [1.0, math.nan]}, r"f\(t, y\) is not finite at component 1"),
+        ({"f": lambda t, y: np.ones(3)}, r"\(3,\)"),
+        ({"f": lambda t, y: np.where(y > 1, math.nan, -y)}, "Jacobian .* not finite"),
+        (
+            {"f": lambda t, y: np.where(y > 1, math.nan, -y), "exact": False},
+            "Jacobian .* not finite",
+        ),
+        ({"jvp": lambda t, y, v: v[:1]}, "jvp"),
+        ({"jvp": lambda t, y, v: v * math.nan}, "Jacobian .* not finite"),
+        ({"rtol": 0}, "rtol must be finite and positive, not 0"),
+        ({"rtol": math.nan}, "rtol"),
+        ({"atol": -1}, "atol"),
+        ({"atol": [1.0, 1.0, 1.0]}, "atol has shape"),
+        ({"k": 0, "exact": False}, "k must be a positive integer, not 0"),
+    ],
+)
+def test_bad_input_is_named(options, match):
+    given = {"f": lambda t, y: -y, "t": 0.0, "y": [1.0, 1.0], **options}
+    with pytest.raises(ValueError, match=match):
+        sk.diagnose(**given)
+
+
+@pytest.mark.parametrize(("options", "match"), [({"f": 3}, "f must"), ({"jvp": 3}, "jvp must")])
+def test_what_is_no_function_is_named(options, match):
+    given = {"f": lambda t, y: -y, "t": 0.0, "y": [1.0, 1.0], **options}
+    with pytest.raises(TypeError, match=match):
+        sk.diagnose(**given)
+
+
+def test_f_cannot_change_the_state_under_diagnosis():
+    with pytest.raises(ValueError, match="read-only"):
+        sk.diagnose(lambda t, y: y.__imul__(-2.0), 0.0, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e150])
+def test_rates_of_any_scale(scale):
+    report = sk.diagnose(
+        lambda t, y: scale * np.array([-1000 * (y[0] - y[1]), -y[1]]), 0, [1.0, 1.0]
+    )
+    here = sk.diagnose(lambda t, y: np.array([-1000 * (y[0] - y[1]), -y[1]]), 0, [1.0, 1.0])
+    assert report.spectral_radius / scale == pytest.approx(here.spectral_radius, rel=1e-6)
+    assert report.departure == pytest.approx(here.departure, rel=1e-6)
+    assert report.accuracy_step * scale == pytest.approx(here.accuracy_step, rel=1e-3)
+    assert (
+        report.verdict.split(":")[0].split("h =")[0] == here.verdict.split(":")[0].split("h =")[0]
+    )
+
+
+def test_a_forced_problem_that_starts_at_zero():
+    """y = 0 has no size to measure a change by: the fastest mode gives the unit of time."""
+    report = sk.diagnose(lambda t, y: -1000 * (y - np.cos(t)), 0.0, [0.0])
+    assert report.slope_time == pytest.approx(1e-3, rel=1e-2)
+    assert math.isfinite(report.accuracy_step)
+
+
+def test_at_rest_the_verdict_says_so():
+    report = sk.diagnose(lambda t, y: -1000 * y, 0.0, [0.0, 0.0])
+    assert report.verdict.startswith("At rest")
+    assert report.accuracy_step == math.inf
+    assert "At rest" in report._repr_html_()
+
+
+def test_structures_and_split_functions():
+    def f(t, y):
+        return {"a": -1000 * (y["a"] - y["b"]), "b": -y["b"]}
+
+    tree = sk.diagnose(f, 0.0, {"a": np.array([1.0]), "b": np.array([1.0])})
+    flat = sk.diagnose(two_rates, 0.0, [1.0, 1.0])
+    np.testing.assert_allclose(tree.eigenvalues, flat.eigenvalues)
+    assert tree.accuracy_step == pytest.approx(flat.accuracy_step)
+    parts = (
+        lambda t, y: np.array([0.0, -y[1]]),
+        lambda t, y: np.array([-1000 * (y[0] - y[1]), 0.0]),
+    )
+    split = sk.diagnose(parts, 0.0, [1.0, 1.0])
+    np.testing.assert_allclose(split.eigenvalues, flat.eigenvalues)
+
+
+@pytest.mark.parametrize("methods", [[], ["nope"], ["radau5"]])
+def test_plots_need_explicit_methods(methods):
+    with pytest.raises(ValueError, match="methods"):
+        sk.diagnose(lambda t, y: -y, 0.0, [1.0]).plot(methods)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e150])
+@pytest.mark.parametrize("y", [0.0, 1.0])
+def test_plots_of_rest_and_of_extremes(rate, y):
+    ax = sk.diagnose(lambda t, y: -rate * y, 0.0, [y]).plot("tsit5")
+    ax.figure.canvas.draw()

@@ -26,6 +26,7 @@ from problems import (
 
 import stiffkit as sk
 from stiffkit import Status
+from stiffkit.stiffness import NormRatio
 
 torch = pytest.importorskip("torch")
 
@@ -871,3 +872,52 @@ def test_progress_survives_an_exception_an_infinite_end_and_a_terminal_event(cap
     with pytest.raises(ZeroDivisionError):
         sk.solve(lambda t, y: -y if t < 0.5 else 1 / 0, (0.0, 1.0), [1.0], progress=True)
     assert capfd.readouterr().err
+
+
+# Readings -----------------------------------------------------------------------------------------
+
+
+def test_a_dict_of_readings_becomes_columns():
+    def hook(step, probe):
+        return {"first": step.y_new[0], "t": step.t_new, "rows": step.y_new}
+
+    log = sk.solve(
+        decay, (0.0, 1.0), [1.0, 2.0], grid=4, observe=[hook, NormRatio(name="first")]
+    ).log
+    assert log["first_2"].shape == (4,)  # "first" is another observer's, and "t" the log's own
+    np.testing.assert_allclose(log["t_2"], [0.25, 0.5, 0.75, 1.0])
+    np.testing.assert_array_equal(log["rows"][:, 0], log["first_2"])
+    assert "hook" not in log
+
+
+def test_a_hook_may_have_nothing_to_say_at_first_and_different_things_later():
+    def hook(step, probe):
+        if probe is None:
+            return None
+        return {"a": 1.0} if step.t < 0.5 else {"b": np.ones(2)}
+
+    log = sk.solve(decay, (0.0, 1.0), [1.0], "heun", grid=4, observe=hook).log
+    np.testing.assert_array_equal(log["a"], [np.nan, 1, np.nan, np.nan])
+    np.testing.assert_array_equal(log["b"], np.array([[np.nan] * 2] * 2 + [[1, 1]] * 2))
+    assert "hook" not in log
+
+
+@pytest.mark.parametrize("backend", [np.asarray, torch.tensor])
+def test_readings_per_sample_are_stacked_with_nan_where_a_step_was_refused(backend):
+    y0 = backend([[2.0, 0.0], [1.5, 0.5], [1.0, 1.0]])
+
+    def f(t, y):
+        return y * 0 - 50 * (y - math.cos(50 * t)) * (t > 0.1)
+
+    hook = NormRatio(batched=True)
+    log = sk.solve(f, (0.0, 1.0), y0, "dopri5", observe=hook).log
+    assert log["rho"].shape == (len(log["t"]), 3)
+    refused = ~log["accepted"]
+    assert refused.any()
+    assert np.isnan(log["rho"][refused]).all()
+    assert np.isfinite(log["rho"][log["accepted"]][1:]).all()
+
+
+def test_what_is_no_number_stays_a_list():
+    log = sk.solve(decay, (0.0, 1.0), [1.0], grid=3, observe=lambda step, probe: step).log
+    assert [type(x).__name__ for x in log["<lambda>"]] == ["Step"] * 3

@@ -249,7 +249,9 @@ def test_the_residuals_of_arnoldi_are_true(family, dtype, n, seed, k, which, res
     slack = krylov_rounding(A, k, restarts)
     np.testing.assert_allclose(found.residuals, residuals, rtol=0, atol=slack)
     np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=0), 1.0, rtol=gamma(n + 30))
-    limit = tol * np.abs(found.values).max()
+    # Where rounding allows no more, no more is asked for.
+    least = 10 * float(np.finfo(dtype).eps)
+    limit = (max(tol, least) if tol else 0.0) * np.abs(found.values).max()
     np.testing.assert_array_equal(found.converged, found.residuals <= limit)
     assert (residuals[found.converged] <= limit + slack).all()
     # Ordered as asked.
@@ -1119,9 +1121,9 @@ def test_eigenvalues_of_operators_and_of_stacks():
         ("start", lambda: arnoldi(matvec(torch.eye(2)), torch.tensor([1.0, np.inf]))),
         ("start", lambda: arnoldi(batched_matvec(np.eye(2)), np.eye(2) * [[1], [0]], batched=True)),
         ("start", lambda: arnoldi(batched_matvec(np.eye(2)), 2, batched=True)),
-        ("n=0", lambda: power_iteration(matvec(np.eye(2)), 0)),
-        ("k=0", lambda: arnoldi(matvec(np.eye(2)), 2, k=0)),
-        ("k=-1", lambda: lanczos(matvec(np.eye(2)), 2, k=-1)),
+        ("n must be .* not 0", lambda: power_iteration(matvec(np.eye(2)), 0)),
+        ("k must be .* not 0", lambda: arnoldi(matvec(np.eye(2)), 2, k=0)),
+        ("k must be .* not -1", lambda: lanczos(matvec(np.eye(2)), 2, k=-1)),
         ("max_iterations", lambda: power_iteration(matvec(np.eye(2)), 2, max_iterations=0)),
         (
             "max_iterations",
@@ -1408,3 +1410,120 @@ def test_a_torch_start_and_a_numpy_one_do_alike():
         for x in (start, torch.as_tensor(start), torch.as_tensor(start).requires_grad_())
     ]
     assert values[0] == values[1] == values[2]
+
+
+# Bad input ----------------------------------------------------------------------------------------
+
+ESTIMATORS = [power_iteration, lanczos, arnoldi, spectral_abscissa]
+
+
+@pytest.mark.parametrize("estimate", ESTIMATORS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_product_that_is_not_finite_is_told(estimate, bad):
+    A = np.diag([1.0, bad, 2.0])
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="A v is not finite"):
+        estimate(lambda v: A @ v, 3)
+
+
+def test_the_sample_that_is_not_finite_is_named():
+    scales = np.array([1.0, math.nan, 2.0])[:, None]
+    with pytest.raises(ValueError, match="sample 1"):
+        arnoldi(lambda v: scales * v, np.ones((3, 4)), batched=True)
+
+
+@pytest.mark.parametrize("estimate", ESTIMATORS)
+@pytest.mark.parametrize(
+    ("matvec_", "n", "error", "match"),
+    [
+        (np.eye(3), 3, TypeError, "matvec"),
+        (lambda v: None, 3, TypeError, "matvec"),
+        (lambda v: v[:2], 3, ValueError, r"\(2,\)"),
+        (lambda v: v.__imul__(2.0), 3, ValueError, "read-only"),
+        (lambda v: v, 0, ValueError, "n must be a positive integer, not 0"),
+        (lambda v: v, 2.5, ValueError, "n must be a positive integer, not 2.5"),
+        (lambda v: v, "abc", ValueError, "n must"),
+        (lambda v: v, np.ones(0), ValueError, "n must"),
+        (lambda v: v, np.zeros(3), ValueError, "finite and not zero"),
+        (lambda v: v, [1.0, math.nan], ValueError, "finite and not zero"),
+    ],
+)
+def test_bad_operators_and_sizes_are_refused(estimate, matvec_, n, error, match):
+    with pytest.raises(error, match=match):
+        estimate(matvec_, n)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "name"),
+    [
+        (power_iteration, "max_iterations"),
+        (lanczos, "k"),
+        (arnoldi, "k"),
+        (arnoldi, "restarts"),
+        (spectral_abscissa, "k"),
+    ],
+)
+@pytest.mark.parametrize("bad", [-1, 2.5, "a", None])
+def test_counts_are_positive_integers(estimate, name, bad):
+    with pytest.raises(ValueError, match=f"{name} must be a positive integer"):
+        estimate(lambda v: v, 3, **{name: bad})
+
+
+@pytest.mark.parametrize("estimate", ESTIMATORS)
+@pytest.mark.parametrize("bad", [-1.0, math.nan, "a"])
+def test_tolerances_are_numbers_from_zero_on(estimate, bad):
+    with pytest.raises(ValueError, match="tol must be"):
+        estimate(lambda v: v, 3, tol=bad)
+
+
+@pytest.mark.parametrize(
+    "A", [np.zeros((0, 0)), np.zeros((2, 3)), np.full((2, 2), math.nan), np.array([["a"]]), 3.0]
+)
+def test_exact_eigenvalues_need_a_finite_square_matrix(A):
+    with pytest.raises(ValueError, match="A "):
+        eigenvalues(A)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1e150, 1e300])
+def test_exact_eigenvalues_at_any_scale(scale):
+    A = np.array([[-1.0, 2.0, 0.0], [0.0, -3.0, 1.0], [0.5, 0.0, -2.0]])
+    here, there = eigenvalues(A), eigenvalues(scale * A)
+    np.testing.assert_allclose(there.values / scale, here.values, rtol=gamma(100))
+    assert (there.residuals / scale <= gamma(100) * 4).all()
+    assert there.field_of_values[1] / scale == pytest.approx(here.field_of_values[1], rel=1e-14)
+
+
+@given(seed=seeds, n=st.integers(2, 12))
+def test_lanczos_of_a_matrix_that_is_not_symmetric_does_not_claim_to_know(seed, n):
+    """The residuals are those of the pairs, symmetric or not."""
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((n, n))
+    found = lanczos(lambda v: A @ v, n, k=n)
+    true = np.linalg.norm(A @ found.vectors - found.vectors * found.values, axis=0)
+    np.testing.assert_allclose(found.residuals, true, atol=1e3 * gamma(n) * np.linalg.norm(A))
+    assert not found.converged.all()
+
+
+def test_in_float32_rounding_is_near_enough():
+    A = np.diag([-1.0, -2.0, -5.0]).astype(np.float32)
+    assert arnoldi(lambda v: A @ v, np.ones(3, np.float32)).converged.all()
+    assert not arnoldi(lambda v: A @ v, np.ones(3, np.float32), tol=0).converged.any()
+
+
+def test_nonlinear_power_iteration_beside_a_pole():
+    """Where f is not finite no step is short enough; other samples are estimated all the same."""
+
+    def f(t, y):
+        return np.where(y > 1, math.nan, -3 * y)
+
+    found = nonlinear_power_iteration(f, 0.0, np.array([[0.5, 0.5], [1.0, 1.0]]), batched=True)
+    assert found.value[0] == pytest.approx(3, rel=1e-6)
+    assert found.converged[0]
+    assert found.value[1] == math.inf or found.converged[1]
+    assert not np.isnan(found.value).any()
+    assert np.isfinite(found.vector).all()
+
+
+@pytest.mark.parametrize("start", [np.ones(2), np.full(3, math.nan)])
+def test_a_bad_start_is_named(start):
+    with pytest.raises(ValueError, match="start must be"):
+        nonlinear_power_iteration(lambda t, y: -y, 0.0, np.ones(3), start=start)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._array import Array, backend_of, is_torch
-from .problem import bind
+from .problem import bind, check_callable
 
 __all__ = ["JacobianOperator", "dense_jacobian", "increment", "row_norm", "slope", "time_like"]
 
@@ -70,7 +70,8 @@ class JacobianOperator:
         f_0: Array | None = None,
     ) -> None:
         self.backend = backend_of(y)
-        self.y = self.backend.state(y)
+        self.y = self.backend.protect(self.backend.state(y))
+        check_callable("f", f)
         self.f, self.t, self.jvp = bind(f, args), time_like(t, self.y), jvp
         self.batched = batched
         if method == "auto":
@@ -133,7 +134,7 @@ class JacobianOperator:
         shaped = v.reshape(self.y.shape)
         if self.method == "jvp" and self.jvp is not None:
             self.nfev += 1
-            return self.jvp(self.t, self.y, shaped).reshape(v.shape)
+            return slope("jvp(t, y, v)", self.jvp(self.t, self.y, shaped), self.y).reshape(v.shape)
         if self.method == "torch":
             return self._torch_product(shaped).reshape(v.shape)
         rows, xp = self.rows(shaped), self.backend.xp

@@ -329,7 +329,7 @@ class Run:
             stage = detector.along(p.f, t_new, y_end, f_new, err * ratio_of.scale)
         if detector.suspicious(h, ratio, ratio_of.norm(rise), ratio_of.norm(turn), stage):
             changes = rise, turn, ratio_of.norm
-            detector.prove(p.f, t_new, y_end, f_new, err * ratio_of.scale, h, changes)
+            detector.examine(p.f, t_new, y_end, f_new, err * ratio_of.scale, h, changes)
 
     # An accepted step -----------------------------------------------------------------------------
 
@@ -391,9 +391,7 @@ class Run:
     def _guide(self, step: Step, y_new: Array) -> Array:
         hooks, backend, probe = self.hooks, self.problem.backend, self.probe
         for name, observer in hooks.observers.items():
-            reading = observer(step, probe)
-            if hooks.rows is not None:
-                hooks.rows[-1][name] = reading
+            hooks.record(name, observer(step, probe))
         if hooks.observers or hooks.guide is not None:
             self.probe = step.probe
         if hooks.guide is None:

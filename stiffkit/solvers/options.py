@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,11 +130,36 @@ class Hooks:
         for hook in observers:
             self.observers[self._free_name(hook)] = hook
         self.rows: list[dict[str, Any]] | None = [] if log or observers else None
+        self._keys: dict[str, dict[Any, str]] = {}
+        """Names of the columns of each observer that returns dicts, by its keys."""
+
+    def record(self, name: str, reading: Any) -> None:
+        """Log an observer's reading at the last step; of a dict, each entry under its key."""
+        if self.rows is None:
+            return
+        row = self.rows[-1]
+        if not isinstance(reading, Mapping):
+            if reading is not None or name not in self._keys:
+                row[name] = reading
+            return
+        if name not in self._keys:  # until now there was none: nothing was known of the keys
+            self._keys[name] = {}
+            for earlier in self.rows:
+                earlier.pop(name, None)
+        keys = self._keys[name]
+        for key, value in reading.items():
+            if key not in keys:
+                others = [*keys.values(), *(k for o in self._keys.values() for k in o.values())]
+                keys[key] = self._free(str(key), {*LOG_COLUMNS, *self.observers, *others} - {name})
+            row[keys[key]] = value
 
     def _free_name(self, hook: Any) -> str:
         """Name of the hook's column in the log; numbered where it is taken."""
         name = str(getattr(hook, "name", None) or getattr(hook, "__name__", "observer"))
-        taken = {*LOG_COLUMNS, *self.observers}
+        return self._free(name, {*LOG_COLUMNS, *self.observers})
+
+    @staticmethod
+    def _free(name: str, taken: set[str]) -> str:
         numbered = (f"{name}_{i}" for i in range(2, len(taken) + 3))
         return name if name not in taken else next(n for n in numbered if n not in taken)
 

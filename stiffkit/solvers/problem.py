@@ -415,6 +415,13 @@ def check_times(name: str, times: Any, t0: float, t1: float) -> list[float]:
     return [float(t) for t in values]
 
 
+def check_callable(name: str, value: Any) -> None:
+    """Refuse what is no function, by name."""
+    if not callable(value):
+        msg = f"{name} must be a function, not {_short(value)}"
+        raise TypeError(msg)
+
+
 def check_positive(name: str, value: Any, *, whole: bool = False) -> Any:
     """Return `value` if it is a positive number (an integer if `whole`).
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .._array import Array, to_numpy
+from .._array import Array, backend_of, is_torch, to_numpy
 from ._tree import tree_map
 from .dense import DenseOutput
 
@@ -205,19 +205,33 @@ def _sample(y: Any, n: int, i: int) -> Any:
 def freeze_log(rows: list[dict[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
     """Turn a list of step entries into one array per key (a list where readings are no numbers).
 
-    A reading that is missing, at a rejected step or where an observer says None, is NaN.
+    A reading that is missing, at a rejected step or where an observer says None, is NaN. Readings
+    that are arrays or tensors of one shape, for instance of a value per sample, are stacked along
+    the steps.
     """
     keys = dict.fromkeys([*columns, *(key for row in rows for key in row)])
-    log: dict[str, Any] = {}
-    for key in keys:
-        column = [row.get(key) for row in rows]
-        known = [x for x in column if x is not None]
-        if len(known) < len(column) and all(isinstance(x, _NUMBERS) for x in known):
-            column = [math.nan if x is None else x for x in column]
-            known = column
-        plain = all(isinstance(x, (*_NUMBERS, str)) for x in column)
-        log[key] = np.asarray(column) if plain else column
-    return log
+    return {key: _column([row.get(key) for row in rows]) for key in keys}
+
+
+def _column(readings: list[Any]) -> Any:
+    """Return what one key holds over all steps: an array, or the list where there is none."""
+    known = [_array(x) for x in readings if x is not None]
+    shapes = {x.shape for x in known if x is not None}
+    plain = len(shapes) == 1 and all(x is not None and x.dtype.kind in "biufcU" for x in known)
+    if len(known) == len(readings):
+        return np.asarray(known) if plain or not known else readings
+    if known and not (plain and all(x is not None and x.dtype.kind != "U" for x in known)):
+        return readings
+    missing = np.full(shapes.pop() if shapes else (), math.nan)
+    values = iter(known)
+    return np.stack([missing if x is None else next(values) for x in readings])
+
+
+def _array(x: Any) -> Any:
+    """Return a number, text, array or tensor as an array; None of anything else."""
+    if isinstance(x, (*_NUMBERS, str, np.ndarray)):
+        return np.asarray(x)
+    return backend_of(x).numpy(x) if is_torch(x) else None
 
 
 _NUMBERS = (bool, int, float, np.number, np.bool_)

@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from .._array import Array, backend_of
 from ..solvers.jacobian import JacobianOperator
+from ..solvers.problem import check_positive
 from ..solvers.step import Probe, Step
 from .indicators import stability_ratio
 from .krylov import arnoldi
+from .spectrum import NotFiniteError
 
 __all__ = ["Alignment", "DominantEigenpair", "SpectralRadius", "StabilityRatio"]
 
@@ -40,7 +42,7 @@ class DominantEigenpair:
     Raises
     ------
     ValueError
-        If `products` is less than 1.
+        If `products` is no positive integer.
 
     References
     ----------
@@ -50,10 +52,8 @@ class DominantEigenpair:
     def __init__(
         self, f: Callable[[Any, Array], Array], *, products: int = 20, batched: bool = False
     ) -> None:
-        if products < 1:
-            msg = f"products={products!r} must be at least 1"
-            raise ValueError(msg)
-        self.f, self.products, self.batched = f, products, batched
+        self.products = check_positive("products", products, whole=True)
+        self.f, self.batched = f, batched
         self._step: Step | None = None
         self._pair: tuple[NumpyArray, NumpyArray] | None = None
 
@@ -70,7 +70,10 @@ class DominantEigenpair:
         operator = JacobianOperator(self.f, step.t + step.h, y, batched=self.batched)
         if not np.isfinite(backend_of(y).numpy(operator.f_0)).all():
             return None
-        found = arnoldi(operator, operator.n, k=self.products, batched=self.batched)
+        try:
+            found = arnoldi(operator, operator.n, k=self.products, batched=self.batched)
+        except NotFiniteError:
+            return None
         if self.batched:
             return found.values[:, 0], found.vectors[:, :, 0]
         return found.values[:1], found.vectors[:, 0][None]

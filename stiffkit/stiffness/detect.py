@@ -11,12 +11,14 @@ with Δ in units of the tolerance (divided by atol + rtol |y|):
   near the stability limit when such a mode dominates the difference. A method without such a
   stage spends one call of f on a state that is off by the error estimate instead.
 
-Three looks in a row that suspect either make a case. It is then put to the proof: an Arnoldi
-process started from the error estimate, which is rich in the mode that limits the step, runs until
-its dominant Ritz pair is good to 10 %, and the step is called limited by stability if hλ lies
-beyond 55 % of the method's limit along its own direction in the left half plane, where the smooth
-path, without its part along that mode, would allow twice the step. A case that fails makes the
-next one wait longer, so that the proofs of a non-stiff solve cost a small share.
+Three looks in a row that suspect either, at steps that do not grow fast, make a case. It is then
+put to the proof: an Arnoldi process started from the error estimate, which is rich in the mode that
+limits the step, runs until its dominant Ritz pair is good to 5 %, and the step is called limited by
+stability if hλ lies beyond 62 % of the method's limit along its own direction in the left half
+plane, where the smooth path would allow twice the step. It is told without the mode, by 1 − D/λ,
+D = d/dt along the solution, for two more calls of f. A case that fails makes the next one wait
+longer; meanwhile a look spends one call of f on the mode that was found, and the case is reopened
+when that comes near the limit.
 
 References
 ----------
@@ -29,14 +31,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._array import Array, Backend, backend_of
+from .._array import Array, backend_of
 from ..solvers.jacobian import JacobianOperator
+from ..solvers.problem import check_positive
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio
 from .krylov import Krylov
@@ -76,26 +79,46 @@ class Evidence:
     """What follows from it."""
 
 
-# An error that is 30 times what the smooth path explains is not the path's.
-UNEXPLAINED = 30.0
+ROOM = 2.0
+"""Accuracy would have to allow so many times the step for stability to be what limits it."""
+
+GROWTH = 1.1
+"""Steps that grow faster than this have not met their limit yet."""
+
 STAGE_RATIO = 0.7
+"""Share of the real stability limit from which on the stage ratio is suspicious."""
 
 
 def smooth_error(h: float, rise: float, turn: float, error_norm: float, order: int) -> float:
     """Error over tolerance that the smooth path explains."""
-    kappa = abs(h) * turn / rise if rise > 0 else 0.0
+    # A path that turns faster than any method can follow must not overflow the power.
+    kappa = min(abs(h) * turn / rise, 1e30) if rise > 0 else 0.0
     return error_norm * kappa**order * rise
 
 
-def signs(h: float, ratio: float, smooth: float, stage: float, limit: float) -> tuple[float, bool]:
+def signs(
+    h: float, ratio: float, smooth: float, order: int, stage: float, limit: float
+) -> tuple[float, bool]:
     """Return Hairer's stage ratio over the limit, and whether the step looks like a stiff one.
 
-    `smooth` is what `smooth_error` says, `limit` the method's on the real axis, the others are
-    as in `StiffnessDetector.suspicious`.
+    `smooth` is what `smooth_error` says for an estimate of order `order`, `limit` the method's on
+    the real axis, the others are as in `StiffnessDetector.suspicious`.
     """
     near = abs(h) * stage / limit
-    unexplained = ratio > 1e-3 and ratio > UNEXPLAINED * smooth
+    # Steps `ROOM` times as long would make the smooth path's error as large as the one reported.
+    unexplained = ratio > 1e-3 and ratio > ROOM ** (order + 1) * smooth
     return near, unexplained or near > STAGE_RATIO
+
+
+class _Failed(NamedTuple):
+    """What a proof that failed has left."""
+
+    mode: Array
+    """Dominant eigenvector; of a complex pair, its real part."""
+    share: float
+    """Share of the stability limit that a step uses, per unit of ``|hλ|``."""
+    room: float
+    """Step that accuracy allows without the mode, over the one that it allows with it."""
 
 
 class StiffnessDetector:
@@ -111,6 +134,11 @@ class StiffnessDetector:
         Suspicious looks in a row, at successive steps, that make a case.
     first : int, optional
         Accepted steps before the first look; by default as many as between two.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the tableau is not explicit or has no embedded row, or a count is no positive integer.
 
     Attributes
     ----------
@@ -128,10 +156,16 @@ class StiffnessDetector:
         Accepted steps up to the last look.
     """
 
-    PROOF = 0.55
-    RITZ_TOLERANCE = 0.1
+    PROOF = 0.62
+    """Least share of the stability limit that a proof needs."""
+    RITZ_TOLERANCE = 0.05
+    """Residual over ``|θ|`` that ends a proof's search."""
+    TRUSTED = 0.2
+    """Residual over ``|θ|`` up to which an eigenvalue counts."""
     DIMENSION = 20
+    """Largest Krylov space."""
     LONGEST_PAUSE = 1000
+    """Most accepted steps between a proof that failed and the next."""
 
     def __init__(
         self,
@@ -141,6 +175,11 @@ class StiffnessDetector:
         looks: int = 3,
         first: int | None = None,
     ) -> None:
+        if not hasattr(tableau, "pair_quality"):
+            msg = f"tableau must be an explicit Runge-Kutta method of METHODS, not {tableau!r}"
+            raise TypeError(msg)
+        for name, value in (("interval", interval), ("looks", looks), ("first", first or 1)):
+            check_positive(name, value, whole=True)
         quality = tableau.pair_quality
         if quality is None or tableau.error_order is None:
             msg = f"method {tableau.name!r} has no embedded row to detect stiffness with"
@@ -157,6 +196,8 @@ class StiffnessDetector:
         self.wait = min(interval, first or interval)
         self.pause = self.resume = interval
         self.near = self.near_failed = 0.0
+        self._h_seen = self._rate = 0.0
+        self._failed: _Failed | None = None
         self.accuracy_step = math.inf
         self.start: tuple[float, Array] | None = None
         """Time and state of the first proof of stiffness."""
@@ -182,14 +223,7 @@ class StiffnessDetector:
         change = f(t, y + (radius / size) * err) - f_new
         return math.sqrt(square_sum(change)) / radius
 
-    def suspicious(
-        self,
-        h: float,
-        ratio: float,
-        rise: float,
-        turn: float,
-        stage: float,
-    ) -> bool:
+    def suspicious(self, h: float, ratio: float, rise: float, turn: float, stage: float) -> bool:
         """Look at a step.
 
         Parameters
@@ -206,20 +240,29 @@ class StiffnessDetector:
         Returns
         -------
         bool
-            Whether there is a case to prove now.
+            Whether there is a case to examine now.
         """
         self.steps += self.wait
-        near, doubtful = signs(h, ratio, self._smooth_error(h, rise, turn), stage, self.limit)
-        # After a proof that failed the case rests, unless the stage ratio has grown since.
-        rests = self.steps < self.resume and near < 1.5 * self.near_failed
-        if rests or not doubtful:
-            self.near = near
-            self.hits, self.wait = 0, self.interval
-            self._relax()
+        smooth = self._smooth_error(h, rise, turn)
+        self.near, doubtful = signs(h, ratio, smooth, self.order, stage, self.limit)
+        if not doubtful:
+            self.hits, self.wait, self._h_seen = 0, self.interval, 0.0
+            if self._rate * abs(h) < self.PROOF or self.accuracy_step < ROOM * abs(h):
+                self._relax()
             return False
+        if self.rests:
+            self.hits, self.wait, self._h_seen = 0, self.interval, 0.0
+            return self._failed is not None
         self.hits += 1
-        self.wait, self.near = 1, near
-        return self.hits >= self.looks
+        self.wait = 1
+        # Steps that still grow fast follow a transient that dies out: no limit has been reached.
+        grows, self._h_seen = abs(h) > GROWTH * self._h_seen > 0, abs(h)
+        return self.hits >= self.looks and not grows
+
+    @property
+    def rests(self) -> bool:
+        """Whether the last proof failed so lately that the next one waits."""
+        return self.steps < self.resume and self.near <= 1.5 * self.near_failed
 
     def pass_over(self, steps: int) -> None:
         """Count accepted steps whose looks found no `signs`, where nothing is suspected."""
@@ -229,9 +272,8 @@ class StiffnessDetector:
     def _smooth_error(self, h: float, rise: float, turn: float) -> float:
         """Error over tolerance that the smooth path explains; sets `accuracy_step` by it."""
         smooth = smooth_error(h, rise, turn, self.error_norm, self.order)
-        self.accuracy_step = (
-            abs(h) * (0.5 / smooth) ** (1 / (self.order + 1)) if smooth > 0 else math.inf
-        )
+        exponent = 1 / (self.order + 1)
+        self.accuracy_step = abs(h) * (0.5 / smooth) ** exponent if smooth != 0 else math.inf
         return smooth
 
     def _relax(self) -> None:
@@ -242,6 +284,33 @@ class StiffnessDetector:
         if self.misses >= self.looks:
             self._stiff_steps = self.stiff_steps
             self.state, self.since, self.misses = Stiffness.non_stiff, None, 0
+
+    def examine(
+        self,
+        f: Any,
+        t: float,
+        y: Array,
+        f_new: Array,
+        err: Array,
+        h: float,
+        changes: tuple[Array, Array, Callable[[Array], float]],
+    ) -> None:
+        """Put a case to the proof, or see whether one that rests may pass now; as in `prove`.
+
+        The proof that failed has left the mode that came nearest to limiting the step, and one
+        call of f tells how fast it is here. Where f fails beside the path nothing is proved: the
+        solve goes on, since it may never come there.
+        """
+        try:
+            if self.rests and self._failed is not None:
+                failed = self._failed
+                share = failed.share * abs(h) * self.along(f, t, y, f_new, failed.mode)
+                if share >= self.PROOF and failed.room * self.accuracy_step >= ROOM * abs(h):
+                    self.resume, self.hits, self.wait = self.steps, 1, 1
+            else:
+                self.prove(f, t, y, f_new, err, h, changes)
+        except (ArithmeticError, ValueError):
+            self._rest()
 
     def prove(
         self,
@@ -275,45 +344,58 @@ class StiffnessDetector:
             Also appended to `evidence`.
         """
         operator = JacobianOperator(f, t, y, method="difference", f_0=f_new)
-        backend = operator.backend
-        start = err if float(backend.xp.abs(err).max()) > 0 else f_new
-        if float(backend.xp.abs(start).max()) == 0:
-            start = backend.xp.ones_like(y)
-        rows = Rows(operator, start, batched=False, seed=0)
-        krylov = Krylov(rows, self.DIMENSION)
-        value, residual = 0j, math.inf
-        for m in range(2, krylov.k + 1) if krylov.k > 1 else [1]:
+        rise, turn, norm = changes
+        free = self.accuracy_step
+        try:
+            value, vector, residual = self._dominant(operator, err)
+            operator.nfev += 2
+            start = _second(f, t - h, y - rise, f_new - turn, h)
+            slow = slow_path(rise, turn, _second(f, t, y, f_new, h) - start, value, operator)
+        finally:
+            self.nfev += operator.nfev
+        self._smooth_error(h, norm(slow[0]), norm(slow[1]))
+        found = self._judge(t, h, value, residual, operator.nfev)
+        self.evidence.append(found)
+        if found.verdict is Stiffness.non_stiff:
+            self._stiff_steps, self.state = self.stiff_steps, found.verdict
+            self._rest()
+            if self._trusted(found) and 0 < found.stability_ratio < math.inf:
+                mode = vector if y.dtype != y.real.dtype else vector.real
+                room = found.accuracy_step / free if free < math.inf else 1.0
+                share = found.stability_ratio / abs(h * value)
+                self._failed = _Failed(operator.backend.vector(mode, y), share, room)
+            return found
+        if self.state is Stiffness.non_stiff:
+            self.since, self._entered = t, self.steps
+        if self.start is None:
+            self.start = t, operator.backend.copy(y)
+        self.state, self._rate = found.verdict, found.stability_ratio / abs(h)
+        self.hits, self.misses, self.wait = 0, 0, 5 * self.interval
+        self.pause = self.interval
+        self._proved.append(self.steps)
+        return found
+
+    def _dominant(self, operator: JacobianOperator, err: Array) -> tuple[complex, Any, float]:
+        """Return the dominant Ritz value, vector and residual of a Krylov space from `err` on."""
+        xp = operator.backend.xp
+        candidates = (err, operator.f_0, xp.ones_like(err))
+        start = next(x for x in candidates if float(xp.abs(x).max()) > 0)
+        krylov = Krylov(Rows(operator, start, batched=False, seed=0), self.DIMENSION)
+        for m in range(min(2, krylov.k), krylov.k + 1):
             krylov.extend(m)
             values, weights, residuals = krylov.ritz(0, symmetric=False)
             i = int(np.argmax(np.abs(values)))
-            value, residual = complex(values[i]), float(residuals[i])
-            if residual <= self.RITZ_TOLERANCE * abs(value) or int(krylov.length[0]) <= m:
+            if residuals[i] <= self.RITZ_TOLERANCE * abs(values[i]) or krylov.length[0] <= m:
                 break
-        self.nfev += operator.nfev
-        mode = krylov.vectors(0, weights[:, [i]])[:, 0]
-        rise, turn, norm = changes
-        rest = [_without(x, mode, backend) for x in (rise, turn)]
-        self._smooth_error(h, norm(rest[0]), norm(rest[1]))
-        found = self._judge(t, h, value, residual, operator.nfev)
-        self.evidence.append(found)
-        self.hits = 0
-        if found.verdict is Stiffness.non_stiff:
-            # A solve that stays suspicious without being stiff is asked less and less often.
-            self.pause = min(2 * self.pause, self.LONGEST_PAUSE)
-            self.resume, self.near_failed = self.steps + self.pause, self.near
-            self.wait = self.interval
-        else:
-            self.wait, self.misses = 5 * self.interval, 0
-            self.pause = self.interval
-            if self.state is Stiffness.non_stiff:
-                self.since, self._entered = t, self.steps
-            self._proved.append(self.steps)
-            if self.start is None:
-                self.start = t, operator.backend.copy(y)
-        if found.verdict is Stiffness.non_stiff:
-            self._stiff_steps = self.stiff_steps
-        self.state = found.verdict
-        return found
+        vector = krylov.vectors(0, weights[:, [i]])[:, 0]
+        return complex(values[i]), vector, float(residuals[i])
+
+    def _rest(self) -> None:
+        """Let the next case wait, longer each time: a path may look stiff for long and not be."""
+        self.hits, self.wait = 0, self.interval
+        self.pause = min(2 * self.pause, self.LONGEST_PAUSE)
+        self.resume, self.near_failed = self.steps + self.pause, self.near
+        self._failed = None
 
     def summary(
         self, attempt: Callable[[str, float, Array, float, int], str] | None = None
@@ -343,7 +425,7 @@ class StiffnessDetector:
         return (
             f"limited by stability since t = {first.t:.6g}{now}: {last.verdict.value}, {ratio} at "
             f"the limit {limit} of {self.tableau.name}; {tried}try method='auto', "
-            f"{_advice(last.verdict)}"
+            f"{_ADVICE[last.verdict]}"
         )
 
     def _judge(
@@ -352,9 +434,9 @@ class StiffnessDetector:
         share = stability_ratio(h, value, self.tableau)
         decays = (value * h).real < 0
         verdict = Stiffness.non_stiff
-        trusted = residual <= 2 * self.RITZ_TOLERANCE * abs(value)
-        roomy = self.accuracy_step >= 2 * abs(h)
-        if trusted and roomy and self.PROOF <= share < math.inf and decays:
+        found = Evidence(t, h, value, residual, share, self.accuracy_step, products, verdict)
+        roomy = self.accuracy_step >= ROOM * abs(h)
+        if self._trusted(found) and roomy and self.PROOF <= share < math.inf and decays:
             if abs(value.imag) > abs(value.real):
                 verdict = Stiffness.oscillatory
             elif abs(value.imag) > 0.1 * abs(value.real):
@@ -363,21 +445,52 @@ class StiffnessDetector:
                 # A stabilised method covers hρ with about √(hρ/0.65) calls (RKC): up to 50.
                 stages = math.sqrt(abs(value) * min(self.accuracy_step, 1e300))
                 verdict = Stiffness.mildly_stiff if stages < 50 else Stiffness.stiff
-        return Evidence(t, h, value, residual, share, self.accuracy_step, products, verdict)
+        return replace(found, verdict=verdict)
+
+    def _trusted(self, found: Evidence) -> bool:
+        return found.residual <= self.TRUSTED * abs(found.eigenvalue)
 
 
-def _advice(verdict: Stiffness) -> str:
-    if verdict is Stiffness.mildly_stiff:
-        return "or a stabilised method such as 'rkc2' or 'rock4'"
-    if verdict is Stiffness.oscillatory:
-        return "or an implicit method such as 'radau5'"
-    return "or an implicit method such as 'rodas5p' or 'radau5'"
+_ADVICE = {
+    Stiffness.mildly_stiff: "or a stabilised method such as 'rkc2' or 'rock4'",
+    Stiffness.oscillatory: "or an implicit method such as 'radau5'",
+    Stiffness.stiff: "or an implicit method such as 'rodas5p' or 'radau5'",
+}
 
 
-def _without(x: Array, mode: np.ndarray[Any, Any], backend: Backend) -> Array:
-    """Return `x` without its part in the real span of a (complex) mode."""
-    plane = np.column_stack([mode.real, mode.imag] if x.dtype == x.real.dtype else [mode])
-    basis, triangle = np.linalg.qr(plane)
-    weight = np.abs(np.diagonal(triangle))
-    basis = backend.vector(basis[:, weight > 1e-6 * weight.max()], x)
-    return x - basis @ (backend.xp.conj(basis).T @ x)
+def _second(f: Any, t: float, y: Array, f_y: Array, h: float) -> Array:
+    """Return y'' at (t, y) along the solution, by a difference over a small share of a step h."""
+    delta = float(backend_of(y).xp.finfo(y.dtype).eps) ** 0.25 * h
+    return (f(t + delta, y + delta * f_y) - f_y) / delta
+
+
+def slow_path(
+    rise: Array, turn: Array, bend: Array, value: complex, operator: JacobianOperator
+) -> tuple[Array, Array]:
+    """Return the changes of y and y' over a step without their part along a mode.
+
+    Parameters
+    ----------
+    rise, turn, bend : flat array
+        Changes of y, y' and y''.
+    value : complex
+        The mode's eigenvalue λ. With D = d/dt along the solution ``1 − D/λ`` removes the mode and
+        leaves what is slow, forced or not, nearly as it is; for a pair of a real Jacobian
+        ``(1 − D/λ)(1 − D/λ̄)`` does.
+    operator : JacobianOperator
+        J at the step's end: for a pair ``J bend`` stands for the change of the third derivative,
+        which is true of the mode, and small for the rest.
+    """
+    if value == 0:
+        return rise, turn
+    size = abs(value)
+    complex_state = rise.dtype != rise.real.dtype
+    if complex_state or value.imag == 0:
+        rate = value if complex_state else value.real
+        return rise - turn / rate, turn - bend / rate
+    twice = 2 * value.real / size
+    more = operator(bend / size)
+    return (
+        rise - twice * (turn / size) + bend / size / size,
+        turn - twice * (bend / size) + more / size,
+    )

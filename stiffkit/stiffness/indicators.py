@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..solvers.tableau import ButcherTableau
+from .spectrum import finite_matrix
 
 __all__ = ["logarithmic_norm", "stability_ratio", "stiffness_ratio", "time_scales"]
 
@@ -31,8 +32,23 @@ def stability_ratio(h: float, eigenvalue: complex, tableau: ButcherTableau) -> f
     float
         Below 1 the mode is damped (or at least does not grow); above 1 the method amplifies it. 0
         for λ = 0, and inf for a mode that grows by itself: no step size is stable for that.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the tableau is not explicit, or hλ not finite.
+
+    References
+    ----------
+    Hairer & Wanner II (1996), section IV.2, doi:10.1007/978-3-642-05221-7.
     """
+    if not hasattr(tableau, "stability_limit"):
+        msg = f"tableau must be an explicit Runge-Kutta method of METHODS, not {tableau!r}"
+        raise TypeError(msg)
     z = h * complex(eigenvalue)
+    if not cmath.isfinite(z):
+        msg = f"h = {h!r} times eigenvalue = {eigenvalue!r} is not finite"
+        raise ValueError(msg)
     if z == 0:
         return 0.0
     limit = tableau.stability_limit(cmath.phase(z))
@@ -58,7 +74,7 @@ def logarithmic_norm(A: npt.ArrayLike, p: float = 2) -> float:
     Raises
     ------
     ValueError
-        If p is none of these or A is not square.
+        If p is none of these, or A is empty, not square or not finite.
 
     References
     ----------
@@ -66,9 +82,9 @@ def logarithmic_norm(A: npt.ArrayLike, p: float = 2) -> float:
     equations, Trans. Roy. Inst. Tech. Stockholm 130 (1959). Hairer & Wanner II (1996), section
     IV.11, doi:10.1007/978-3-642-05221-7.
     """
-    matrix = np.asarray(A)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        msg = f"A must be square, not of shape {matrix.shape}"
+    matrix = finite_matrix(A)
+    if matrix.ndim != 2:
+        msg = f"A must be one square matrix, not of shape {matrix.shape}"
         raise ValueError(msg)
     if p == 2:
         return float(np.linalg.eigvalsh((matrix + matrix.conj().T) / 2)[-1])
@@ -85,8 +101,28 @@ def stiffness_ratio(eigenvalues: npt.ArrayLike) -> float:
 
     Eigenvalues below rounding, 1e-12 of the largest modulus, count as zero: conserved quantities
     do not make a problem stiff.
+
+    Parameters
+    ----------
+    eigenvalues : array_like
+        Of the Jacobian.
+
+    Returns
+    -------
+    float
+        At least 1.
+
+    Raises
+    ------
+    ValueError
+        If one is not finite.
+
+    References
+    ----------
+    J. D. Lambert, Numerical Methods for Ordinary Differential Systems, Wiley (1991), chapter 6,
+    ISBN 0-471-92990-5.
     """
-    values = np.asarray(eigenvalues).reshape(-1)
+    values = _finite(eigenvalues)
     scale = np.abs(values).max(initial=0.0)
     decaying = -values.real[values.real < -1e-12 * scale]
     return float(decaying.max() / decaying.min()) if decaying.size else 1.0
@@ -106,9 +142,24 @@ def time_scales(eigenvalues: npt.ArrayLike, span: float | None = None) -> Any:
     -------
     ndarray or float
         The time scales, inf for λ = 0; or ``span · max |λ|``.
+
+    Raises
+    ------
+    ValueError
+        If an eigenvalue or the span is not finite.
     """
-    modulus = np.abs(np.asarray(eigenvalues).reshape(-1))
+    modulus = np.abs(_finite(eigenvalues))
     if span is not None:
+        _finite(span, "span")
         return float(abs(span) * modulus.max(initial=0.0))
     with np.errstate(divide="ignore", over="ignore"):
         return np.sort(1.0 / modulus)
+
+
+def _finite(values: npt.ArrayLike, name: str = "eigenvalues") -> npt.NDArray[Any]:
+    flat = np.asarray(values).reshape(-1)
+    if not np.isfinite(flat).all():
+        i = int(np.argmin(np.isfinite(flat)))
+        msg = f"{name} must be finite; entry {i} is {flat[i]}"
+        raise ValueError(msg)
+    return flat

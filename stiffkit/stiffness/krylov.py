@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from .._array import Array
-from .spectrum import Eigenpair, MatVec, NumpyArray, Rows, Spectrum, positive
+from ..solvers.problem import check_positive
+from .spectrum import Eigenpair, MatVec, NumpyArray, Rows, Spectrum, check_tolerance
 
 __all__ = ["Krylov", "arnoldi", "lanczos", "spectral_abscissa"]
 
@@ -17,7 +18,7 @@ class Krylov:
 
     def __init__(self, rows: Rows, k: int) -> None:
         self.rows = rows
-        self.k = min(k, rows.n)
+        self.k = min(check_positive("k", k, whole=True), rows.n)
         # numpy's and torch's empty differ in keywords; a list of rows needs neither.
         self.V: list[Array] = [rows.start]
         kind = np.complex128 if rows.backend.numpy(rows.start).dtype.kind == "c" else np.float64
@@ -65,7 +66,10 @@ class Krylov:
             values = values * scale if scale > 0 else values
         # No residual is known better than to the rounding of the products.
         floor = self.rows.eps * np.abs(H).max()
-        return values, weights, np.maximum(np.abs(self.H[b, m, :m] @ weights), floor)
+        residuals = np.maximum(np.abs(self.H[b, m, :m] @ weights), floor)
+        if symmetric:  # of a matrix that is not, the part that was left out shows in H
+            residuals = np.hypot(residuals, np.linalg.norm((H - H.conj().T) / 2 @ weights, axis=0))
+        return values, weights, residuals
 
     def vectors(self, b: int, weights: NumpyArray) -> NumpyArray:
         """Ritz vectors of sample b as columns, norm 1."""
@@ -137,7 +141,7 @@ def lanczos(
         Dimension of the Krylov space, and number of Ritz values (at most n).
     tol : float
         A Ritz value counts as converged when its residual is below ``tol`` times the largest
-        modulus.
+        modulus, or 10 times its rounding in the dtype; never for 0.
     batched : bool
         Treat rows as samples with a matrix of their own.
     seed : int
@@ -147,8 +151,9 @@ def lanczos(
     -------
     Spectrum
         Values from the largest modulus to the smallest; real. Every value has an eigenvalue of A
-        within its residual. The basis is kept orthogonal by full reorthogonalisation, twice: no
-        ghost copies appear. Where the space closes early (an invariant subspace) there are fewer
+        within its residual. For a matrix that is not symmetric the residuals stay large: they tell.
+        The basis is kept orthogonal by full reorthogonalisation, twice: no ghost copies appear.
+        Where the space closes early (an invariant subspace) there are fewer
         values; a batched sample then repeats its last one.
 
     References
@@ -156,7 +161,7 @@ def lanczos(
     Saad (2011), section 6.6 (Kaniel-Paige-Saad bounds), doi:10.1137/1.9781611970739.
     """
     rows = Rows(matvec, n, batched=batched, seed=seed)
-    krylov = Krylov(rows, positive("k", k))
+    krylov = Krylov(rows, k)
     krylov.extend()
     return _spectrum(krylov, np.abs, tol, symmetric=True)
 
@@ -190,7 +195,7 @@ def arnoldi(
         for one sample only.
     tol : float
         A Ritz value counts as converged when its residual is below ``tol`` times the largest
-        modulus.
+        modulus, or 10 times its rounding in the dtype; never for 0.
     batched : bool
         Treat rows as samples with a matrix of their own.
     seed : int
@@ -203,7 +208,8 @@ def arnoldi(
     Raises
     ------
     ValueError
-        If `which` is unknown, k < 1, or restarts are asked for with `batched`.
+        If an argument is out of its range, restarts are asked for with `batched`, or a product is
+        not finite.
 
     References
     ----------
@@ -219,14 +225,16 @@ def arnoldi(
     if which not in orders:
         msg = f"which={which!r} is not one of {', '.join(orders)}"
         raise ValueError(msg)
+    if restarts != 0:
+        check_positive("restarts", restarts, whole=True)
     if restarts and batched:
         msg = "restarts are for one sample; with batched=True take a larger k"
         raise ValueError(msg)
     rows = Rows(matvec, n, batched=batched, seed=seed)
-    krylov = Krylov(rows, positive("k", k))
+    krylov = Krylov(rows, k)
     krylov.extend()
     result = _spectrum(krylov, orders[which], tol, symmetric=False)
-    for _ in range(restarts):
+    for _ in range(int(restarts)):
         whole = krylov.closed or krylov.k == rows.n
         if result.converged[0] or whole or krylov.k < 3:
             break
@@ -240,6 +248,7 @@ def _spectrum(
     krylov: Krylov, wanted: Callable[[NumpyArray], NumpyArray], tol: float, *, symmetric: bool
 ) -> Spectrum:
     rows = krylov.rows
+    tol = max(tol, 10 * rows.eps) if check_tolerance(tol) else 0.0
     kinds = (np.float64, krylov.H.dtype) if symmetric else (np.complex128, np.complex128)
     width = int(krylov.length.max())
     values = np.zeros((rows.samples, width), dtype=kinds[0])

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .._array import Array, backend_of
+from .._array import Array, Backend, backend_of
 from ..solvers.jacobian import (
     increment,
     row_norm,
     slope,
     time_like,
 )
-from .spectrum import Eigenpair, MatVec, NumpyArray, Rows, positive
+from ..solvers.problem import check_positive
+from .spectrum import Eigenpair, MatVec, NumpyArray, Rows, check_tolerance
 
 __all__ = ["nonlinear_power_iteration", "power_iteration"]
 
@@ -40,7 +42,7 @@ def power_iteration(
     n : int or array
         Size, or a start vector, shape (n,), or (B, n) with `batched`.
     tol : float
-        Stop when the residual is below ``tol · |value|``.
+        Stop when the residual is below ``tol · |value|``; 0 for all iterations.
     max_iterations : int
         Bound of the products.
     batched : bool
@@ -60,8 +62,9 @@ def power_iteration(
     and 4.3.3, doi:10.1137/1.9781611970739. L. F. Shampine, Diagnosing stiffness for Runge-Kutta
     methods, SIAM J. Sci. Stat. Comput. 12 (1991) 260-272, doi:10.1137/0912015.
     """
-    positive("max_iterations", max_iterations)
+    max_iterations = check_positive("max_iterations", max_iterations, whole=True)
     rows = Rows(matvec, n, batched=batched, seed=seed)
+    check_tolerance(tol)
     pair = _PowerPair(rows)
     done = np.zeros(rows.samples, dtype=bool)
     counts = np.zeros(rows.samples, dtype=int)
@@ -195,16 +198,21 @@ def nonlinear_power_iteration(
     -------
     Eigenpair
         `value` is a float, and an estimate from below for normal Jacobians: RKC multiplies by
-        1.2. `residual` is the last change.
+        1.2. `residual` is the last change. Where f is not finite beside y the value is inf, and
+        has not converged.
 
     References
     ----------
     B. P. Sommeijer, L. F. Shampine, J. G. Verwer, RKC: an explicit solver for parabolic PDEs, J.
     Comput. Appl. Math. 88 (1998) 315-326, doi:10.1016/S0377-0427(97)00219-7.
     """
-    positive("max_iterations", max_iterations)
+    max_iterations = check_positive("max_iterations", max_iterations, whole=True)
+    check_tolerance(tol)
     backend = backend_of(y)
-    xp, y = backend.xp, backend.state(y)
+    xp, y = backend.xp, backend.protect(backend.state(y))
+    if not math.prod(y.shape):
+        msg = f"y must not be empty, as shape {tuple(y.shape)} is"
+        raise ValueError(msg)
     t = time_like(t, y)
     shape = (len(y), -1) if batched else (1, -1)
     calls = 0
@@ -220,20 +228,24 @@ def nonlinear_power_iteration(
 
     base = call(y) if f_0 is None else rows(slope("f_0", f_0, y))
     flat = rows(y)
-    direction = base if start is None else rows(backend.vector(backend_of(start).numpy(start), y))
+    direction = base if start is None else _direction(start, y, backend).reshape(shape)
     # Without a slope any direction must do: all components alike.
     size = row_norm(direction, xp)
-    direction = xp.where(size > 0, direction, xp.ones_like(direction))
+    usable = (size > 0) & xp.isfinite(size)
+    direction = xp.where(usable, direction, xp.ones_like(direction))
     radius = increment(flat, float(xp.finfo(y.dtype).eps) ** 0.5)
     step = direction / row_norm(direction, xp) * radius
     value = np.zeros(len(flat))
     change = np.full(len(flat), np.inf)
-    done = np.zeros(len(flat), dtype=bool)
+    done, lost = np.zeros((2, len(flat)), dtype=bool)
     counts = np.zeros(len(flat), dtype=int)
     for iteration in range(1, max_iterations + 1):
         difference = call(flat + step) - base
         norm = row_norm(difference, xp)
         new = backend.numpy(norm / radius)[:, 0].astype(np.float64)
+        lost |= ~(done | np.isfinite(new))
+        value[lost], change[lost] = np.inf, np.inf
+        done |= lost
         running = ~done
         change[running] = np.abs(new - value)[running]
         value[running] = new[running]
@@ -255,4 +267,14 @@ def nonlinear_power_iteration(
             return x
         return x[0] if x[0].ndim else x[0].item()
 
-    return Eigenpair(give(value), give(vector), give(change), give(counts), calls, give(done))
+    found = done & ~lost
+    return Eigenpair(give(value), give(vector), give(change), give(counts), calls, give(found))
+
+
+def _direction(start: Array, y: Array, backend: Backend) -> Array:
+    """Return a start vector as an array like y."""
+    values = backend_of(start).numpy(start)
+    if values.size != math.prod(y.shape) or not np.isfinite(values).all():
+        msg = f"start must be finite and of y's shape {tuple(y.shape)}; it has {values.shape}"
+        raise ValueError(msg)
+    return backend.vector(values, y)

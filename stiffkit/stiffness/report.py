@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .._array import Array, backend_of, is_torch
+from .._array import Array, backend_of, is_torch, to_numpy
+from ..solvers._tree import Layout, is_tree
 from ..solvers.jacobian import JacobianOperator, dense_jacobian
 from ..solvers.methods import EXPLICIT
+from ..solvers.problem import Problem, bind, check_callable, first_bad, make_problem
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio, stiffness_ratio
 from .krylov import arnoldi
-from .spectrum import eigenvalues
+from .spectrum import NotFiniteError, eigenvalues, finite_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,19 +138,35 @@ class StiffnessReport:
         Returns
         -------
         matplotlib Axes
-            Symmetric-logarithmic where the spectrum reaches far beyond the regions.
+            Symmetric-logarithmic where the spectrum reaches far beyond the regions. There h is
+            at most 1e6 times the fastest time scale.
+
+        Raises
+        ------
+        ValueError
+            If `methods` is empty, or one is unknown or not explicit.
         """
         from .._optional import matplotlib_axes
 
+        methods = [methods] if isinstance(methods, str) else list(methods)
+        for name in methods:
+            if name not in EXPLICIT:
+                msg = f"methods: {name!r} is not one of {', '.join(EXPLICIT)}"
+                raise ValueError(msg)
+        if not methods:
+            msg = "methods must name at least one explicit method"
+            raise ValueError(msg)
         ax = matplotlib_axes(ax)
-        z = min(self.accuracy_step, 1e300) * self.eigenvalues
+        # At rest no step is too long, and the figure has to end somewhere.
+        h = min(self.accuracy_step, 1e6 * self.fastest_time, 1e100)
+        z = h * self.eigenvalues
         reach = 1.3 * max(EXPLICIT[name].real_stability_limit for name in methods)
         x, y = np.meshgrid(np.linspace(-reach, reach / 2, 241), np.linspace(-reach, reach, 321))
         for i, name in enumerate(methods):
             modulus = np.abs(EXPLICIT[name].R(x + 1j * y))
             ax.contour(x, y, modulus, levels=[1.0], colors=[f"C{i}"])
             ax.plot([], [], color=f"C{i}", label=f"|R| = 1, {name}")
-        ax.plot(z.real, z.imag, "k.", label=f"hλ, h = {self.accuracy_step:.2g}")
+        ax.plot(z.real, z.imag, "k.", label=f"hλ, h = {h:.2g}")
         for axis, far in ((ax.xaxis, np.abs(z.real)), (ax.yaxis, np.abs(z.imag))):
             decades = math.ceil(math.log10(max(far.max(initial=0.0), 1.0)))
             if 10**decades > 3 * reach:
@@ -184,15 +202,15 @@ def diagnose(
     Parameters
     ----------
     f : callable
-        Right-hand side ``f(t, y, *args)``.
+        Right-hand side ``f(t, y, *args)``, or a pair of them whose sum it is.
     t : float
         Time.
-    y : array
+    y : array, or dict, list or tuple of such
         State, NumPy or torch, any shape.
     args : sequence
         Further arguments of f.
     jvp : callable, optional
-        ``jvp(t, y, v)``; else products are made by differences, or by torch.
+        ``jvp(t, y, v, *args)``; else products are made by differences, or by torch.
     rtol, atol : float
         Tolerances that the accuracy step refers to.
     exact : bool, optional
@@ -206,8 +224,15 @@ def diagnose(
 
     Raises
     ------
-    ValueError
-        If y or f(t, y) is not finite.
+    TypeError, ValueError
+        If an argument is unusable, or y, f(t, y) or the Jacobian there is not finite.
+
+    References
+    ----------
+    E. Hairer, G. Wanner, Solving Ordinary Differential Equations II, 2nd ed., Springer (1996),
+    sections IV.2 and IV.8, doi:10.1007/978-3-642-05221-7. P. Henrici, Bounds for iterates,
+    inverses, spectral variation and fields of values of non-normal matrices, Numer. Math. 4 (1962)
+    24-40, doi:10.1007/BF01386294.
 
     Examples
     --------
@@ -217,32 +242,44 @@ def diagnose(
     >>> round(report.spectral_radius), round(report.stiffness_ratio)
     (1000, 1000)
     """
+    t = _time(t)
+    if is_tree(y):
+        f, jvp, y, atol = _flat(f, jvp, y, atol)
     backend = backend_of(y)
-    state, numpy = backend.state(y), backend.numpy
-    finite = bool(np.isfinite(numpy(state)).all())
+    if not np.isfinite(backend.numpy(backend.state(y))).all():
+        msg = f"y is not finite at component {first_bad(backend.state(y), backend)}"
+        raise ValueError(msg)
+    problem = make_problem(f, (t, t), y, args, rtol, atol)
+    if jvp is not None:
+        check_callable("jvp", jvp)
+        jvp = bind(jvp, args)
     # Central differences: chemistry is quadratic, and one-sided ones see fast reactions of species
     # that are not there yet.
-    method = "auto" if jvp is not None or is_torch(state) else "central"
-    if finite:
-        operator = JacobianOperator(f, t, state, args=args, jvp=jvp, method=method)
-        f_0 = numpy(operator.f_0).reshape(-1)
-        finite = bool(np.isfinite(f_0).all())
-    if not finite:
-        msg = "y and f(t, y) must be finite for a diagnosis"
+    method = "auto" if jvp is not None or is_torch(problem.y0) else "central"
+    whole = problem.y0.reshape(problem.shape)
+    operator = JacobianOperator(_of_shape(problem), t, whole, jvp=jvp, method=method)
+    if not operator.n:
+        msg = f"y must not be empty, as shape {problem.shape} is"
         raise ValueError(msg)
+    numpy = operator.backend.numpy
+    if not np.isfinite(numpy(operator.f_0)).all():
+        msg = f"f(t, y) is not finite at component {first_bad(operator.f_0, operator.backend)}"
+        raise ValueError(msg)
+    f_0 = numpy(operator.f_0).reshape(-1)
     exact = operator.n <= 200 if exact is None else exact
-    if exact:
-        J = dense_jacobian(operator)
-        spectrum = eigenvalues(J)
-        size = float(np.linalg.norm(J))
-        square = size**2 - float((np.abs(spectrum.values) ** 2).sum())
-        departure = math.sqrt(max(square, 0.0)) / size if size > 0 else 0.0
-    else:
-        spectrum = arnoldi(operator, operator.n, k=k)
-        departure = math.nan
-    slope_time, h = _accuracy(operator, f_0, rtol, atol)
+    try:
+        if exact:
+            J = finite_matrix(dense_jacobian(operator))
+            spectrum, departure = eigenvalues(J), _departure(J)
+        else:
+            spectrum, departure = arnoldi(operator, operator.n, k=k), math.nan
+    except NotFiniteError as error:
+        msg = f"the Jacobian of f at (t, y) is not finite ({error}): f has to exist around y"
+        raise ValueError(msg) from error
+    scale = np.abs(numpy(problem.y0)) * to_numpy(problem.rtol) + to_numpy(problem.atol)
+    radius = float(np.abs(spectrum.values).max(initial=0.0))
+    slope_time, h = _accuracy(operator, f_0, scale, radius)
     values = spectrum.values
-    radius = float(np.abs(values).max(initial=0.0))
     costs = _costs(values, radius, h, operator.n)
     return StiffnessReport(
         t=float(t),
@@ -267,36 +304,87 @@ REFERENCE = "tsit5"
 """The explicit method that costs are told for."""
 
 
+def _time(t: Any) -> float:
+    try:
+        time = float(t)
+    except (TypeError, ValueError) as error:
+        msg = f"t must be a number, not {t!r}"
+        raise ValueError(msg) from error
+    if not math.isfinite(time):
+        msg = f"t must be finite, not {t!r}"
+        raise ValueError(msg)
+    return time
+
+
+def _flat(f: Any, jvp: Any, y: Any, atol: Any) -> tuple[Any, Any, Any, Any]:
+    """Return f, jvp, y and atol for a structure as functions of a flat state."""
+    layout = Layout.of(y, batched=False)
+    un, flatten = layout.unflatten, layout.flatten
+    check_callable("f", f)
+
+    def flat_f(t: Any, y: Any, *rest: Any) -> Any:
+        return flatten(f(t, un(y), *rest), "what f returns")
+
+    def flat_jvp(t: Any, y: Any, v: Any, *rest: Any) -> Any:
+        return flatten(jvp(t, un(y), un(v), *rest), "what jvp returns")
+
+    whole = flatten(layout.like)
+    atol = flatten(atol, "atol") if is_tree(atol) else atol
+    return flat_f, flat_jvp if callable(jvp) else jvp, whole, atol
+
+
+def _of_shape(problem: Problem) -> Callable[[Any, Array], Array]:
+    """Return f on states of the caller's shape."""
+    if problem.split is None:
+        return problem.raw["f"]
+    both, shape = problem.f, problem.shape
+    return lambda t, y: both(t, y.reshape(-1)).reshape(shape)
+
+
+def _departure(J: npt.NDArray[Any]) -> float:
+    """Henrici's departure from normality, over ‖J‖_F."""
+    top = float(np.abs(J).max())
+    if top == 0:
+        return 0.0
+    T = J / top  # no square over- or underflows
+    size = float(np.linalg.norm(T))
+    square = size**2 - float((np.abs(np.linalg.eigvals(T)) ** 2).sum())
+    return math.sqrt(max(square, 0.0)) / size
+
+
 def _accuracy(
-    operator: JacobianOperator, f_0: npt.NDArray[Any], rtol: float, atol: float
+    operator: JacobianOperator, f_0: npt.NDArray[Any], scale: npt.NDArray[Any], radius: float
 ) -> tuple[float, float]:
     """Time in which the slope turns, and the step that the tolerance allows the reference pair.
 
     Along the solution f' = ∂f/∂t + J f, by one difference; with L = ‖f‖/‖f'‖ the local error of a
-    pair of orders p(q) is about Â (h/L)^q h ‖f‖, Â its error norm of b_hat.
+    pair of orders p(q) is about Â (h/L)^q h ‖f‖, Â its error norm of b_hat. `scale` is the
+    tolerance of each component.
     """
     numpy, y = operator.backend.numpy, operator.y
-    scale = atol + rtol * np.abs(numpy(y).reshape(-1))
     scale = np.where(scale > 0, scale, 1.0)
     speed = _rms(f_0 / scale)
     if speed == 0:
         return math.inf, math.inf
     eps = float(operator.backend.xp.finfo(y.dtype).eps)
-    size = _rms(numpy(y).reshape(-1) / scale) or 1.0
-    delta = eps**0.5 * max(size / speed, abs(float(operator.t)) * eps**0.25)
+    # Long enough to show in f beside rounding: a share of the time in which y changes, or, where
+    # y is zero, the fastest mode acts; and longer than the spacing of times.
+    size = _rms(numpy(y).reshape(-1) / scale)
+    own = size / speed or (1 / radius if radius > 0 else 1.0)
+    delta = eps**0.5 * max(own, abs(float(operator.t)) * eps**0.25)
     moved = y + delta * operator.f_0
     operator.nfev += 1
     slope = numpy(operator.backend.slope(operator.f(operator.t + delta, moved), y)).reshape(-1)
-    change = (slope - f_0) / delta
+    change = slope - f_0
     # In units of the tolerance and as it is: a component that is just passing zero has a very
     # small unit, and would speak for all.
     pairs = [(speed, _rms(change / scale)), (_rms(f_0), _rms(change))]
-    time = min((a / b for a, b in pairs if b > 0), default=math.inf)
+    time = min((delta * a / b for a, b in pairs if b > 0), default=math.inf)
     tableau = EXPLICIT[REFERENCE]
     quality, q = tableau.pair_quality, tableau.error_order
     if quality is None or q is None or math.isinf(time):
         return time, math.inf
-    return time, (0.5 * time**q / (quality.A_hat * speed)) ** (1 / (q + 1))
+    return time, time * (0.5 / (quality.A_hat * speed * time)) ** (1 / (q + 1))
 
 
 def _rms(x: npt.NDArray[Any]) -> float:
@@ -351,6 +439,11 @@ def _verdict(
     values: npt.NDArray[np.complex128], radius: float, h: float, costs: tuple[MethodCost, ...]
 ) -> str:
     explicit = costs[0]
+    if math.isinf(h) and math.isfinite(explicit.step):
+        return (
+            "At rest: f does not change along the path here, so that accuracy bounds no step. "
+            f"Stability holds {REFERENCE} to h = {explicit.step:.3g}. Ask at a state that moves."
+        )
     if explicit.limited_by == "accuracy" or not math.isfinite(explicit.step):
         return (
             f"Not stiff here: accuracy allows h = {explicit.step:.3g}, and stability of "

@@ -14,6 +14,7 @@ has had. Eigenvalues of multiplicity m may be found once or up to m times.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +28,19 @@ from ..solvers.jacobian import (
     dense_jacobian,
     row_norm,
 )
+from ..solvers.problem import check_callable, check_positive
 
-__all__ = ["Eigenpair", "MatVec", "NumpyArray", "Rows", "Spectrum", "eigenvalues", "positive"]
+__all__ = [
+    "Eigenpair",
+    "MatVec",
+    "NotFiniteError",
+    "NumpyArray",
+    "Rows",
+    "Spectrum",
+    "check_tolerance",
+    "eigenvalues",
+    "finite_matrix",
+]
 
 MatVec = Callable[[Array], Array]
 NumpyArray = npt.NDArray[Any]
@@ -74,26 +86,38 @@ class Spectrum:
     inside of those of A; the second is a lower bound of the logarithmic norm μ₂."""
 
 
+class NotFiniteError(ValueError):
+    """A matrix, or a product with it, holds NaN or inf: it has no eigenvalues to estimate."""
+
+
 # Start vectors and rows ---------------------------------------------------------------------------
 
 
 class Rows:
-    """`matvec` on one row per sample, whatever the caller's layout."""
+    """`matvec` on one row per sample, whatever the caller's layout, and what it returns checked."""
 
     def __init__(self, matvec: MatVec, n: int | Array, *, batched: bool, seed: int) -> None:
+        check_callable("matvec", matvec)
         self.matvec, self.batched = matvec, batched
         self.products = 0
         like = getattr(matvec, "y", None)
-        if isinstance(n, (int, np.integer)):
-            start = self._random(int(n), like, seed)
+        start: Array
+        if np.ndim(n) == 0:
+            start = self._random(check_positive("n", n, whole=True), like, seed)
         else:
             start = n if is_torch(n) else np.asarray(n)
+            if not is_torch(start) and start.dtype.kind not in "biufc":
+                msg = f"n must be a size or a start vector of numbers, not {start.dtype}"
+                raise ValueError(msg)
             start = start.reshape((len(start), -1)) if batched else start.reshape((1, -1))
+            if not start.shape[1]:
+                msg = "n must be a size or a start vector that is not empty"
+                raise ValueError(msg)
         self.backend = backend_of(start)
         self.xp = self.backend.xp
         size = self.xp.amax(self.xp.abs(start), axis=-1, keepdims=True)
         if not bool((self.xp.isfinite(size) & (size > 0)).all()):
-            msg = "the start vector must be finite and not zero"
+            msg = "n, a start vector, must be finite and not zero"
             raise ValueError(msg)
         start = start / size  # so that no norm overflows
         self.start = start / row_norm(start, self.xp)
@@ -102,9 +126,6 @@ class Rows:
 
     def _random(self, n: int, like: Array | None, seed: int) -> Array:
         """Return normal random rows: almost surely no eigenvector is missed, for any matrix."""
-        if n < 1:
-            msg = f"n={n!r} must be at least 1"
-            raise ValueError(msg)
         if self.batched and like is None:
             msg = "a batched matvec needs a start vector of shape (B, n), not a size"
             raise ValueError(msg)
@@ -115,7 +136,27 @@ class Rows:
     def apply(self, v: Array) -> Array:
         """Return A v of each row, and count the product."""
         self.products += 1
-        return self.matvec(v if self.batched else v[0]).reshape((self.samples, self.n))
+        given = self.backend.protect((v if self.batched else v[0])[...])
+        w = self.matvec(given)
+        if not is_torch(given):
+            w = np.asarray(w)
+            known = w.dtype.kind in "biufc"
+        else:
+            known = is_torch(w)
+        if not known:
+            kind = type(given).__name__
+            msg = f"matvec must return numbers in a {kind}, not {getattr(w, 'dtype', type(w))}"
+            raise TypeError(msg)
+        if math.prod(w.shape) != math.prod(given.shape):
+            msg = f"matvec returned shape {tuple(w.shape)} for a vector of {tuple(given.shape)}"
+            raise ValueError(msg)
+        w = w.reshape((self.samples, self.n))
+        good = self.backend.numpy(self.xp.isfinite(w).all(-1))
+        if not good.all():
+            which = f" in sample {int(np.argmin(good))}" if self.batched else ""
+            msg = f"A v is not finite{which}, product {self.products}: A has no spectrum there"
+            raise NotFiniteError(msg)
+        return w
 
     def norm(self, x: Array) -> Array:
         """‖x‖ of each row, shape (B, 1)."""
@@ -132,12 +173,31 @@ class Rows:
         return x[0] if x[0].ndim else x[0].item()
 
 
-def positive(name: str, value: int) -> int:
-    """Return a count that is at least 1, or name it in a ValueError."""
-    if value < 1:
-        msg = f"{name}={value!r} must be at least 1"
+def check_tolerance(tol: Any) -> float:
+    """Return a tolerance that is zero or positive, or name it in a ValueError."""
+    return float(tol) if isinstance(tol, (int, float)) and tol == 0 else check_positive("tol", tol)
+
+
+def finite_matrix(A: npt.ArrayLike) -> NumpyArray:
+    """Return a square matrix, or a stack of such, as an array of finite numbers.
+
+    Raises
+    ------
+    ValueError
+        If it is not square, empty, or holds NaN or inf.
+    """
+    matrix = backend_of(A).numpy(A) if is_torch(A) else np.asarray(A)
+    if matrix.dtype.kind not in "biufc" or matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
+        msg = f"A must be square, of numbers, not of shape {matrix.shape}, dtype {matrix.dtype}"
         raise ValueError(msg)
-    return int(value)
+    if not matrix.size:
+        msg = f"A must not be empty, as shape {matrix.shape} is"
+        raise ValueError(msg)
+    if not np.isfinite(matrix).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(matrix))[0])
+        msg = f"A is not finite at {where}"
+        raise NotFiniteError(msg)
+    return matrix
 
 
 def eigenvalues(operator: JacobianOperator | npt.ArrayLike) -> Spectrum:
@@ -152,13 +212,26 @@ def eigenvalues(operator: JacobianOperator | npt.ArrayLike) -> Spectrum:
     -------
     Spectrum
         Values from the largest modulus to the smallest.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is empty, not square or not finite.
+
+    References
+    ----------
+    E. Anderson et al., LAPACK Users' Guide, 3rd ed., SIAM (1999), doi:10.1137/1.9780898719604.
     """
     if isinstance(operator, JacobianOperator):
         before = operator.products
-        A = dense_jacobian(operator)
+        A = finite_matrix(dense_jacobian(operator))
         products = operator.products - before
     else:
-        A, products = np.asarray(operator), 0
+        A, products = finite_matrix(operator), 0
+    # Scaled by a power of two, exactly, so that no square of a residual over- or underflows.
+    size = np.abs(A).max(axis=(-2, -1))
+    scale = np.where(size > 0, np.exp2(np.floor(np.log2(np.where(size > 0, size, 1.0)))), 1.0)
+    A = A / scale[..., None, None]
     values, vectors = np.linalg.eig(A)
     order = np.argsort(-np.abs(values), axis=-1, kind="stable")
     values = np.take_along_axis(values, order, -1).astype(np.complex128)
@@ -166,11 +239,11 @@ def eigenvalues(operator: JacobianOperator | npt.ArrayLike) -> Spectrum:
     residuals = np.linalg.norm(A @ vectors - vectors * values[..., None, :], axis=-2)
     symmetric = np.linalg.eigvalsh((A + np.conj(np.swapaxes(A, -1, -2))) / 2)
     return Spectrum(
-        values,
+        values * scale[..., None],
         vectors,
-        residuals,
+        residuals * scale[..., None],
         0,
         products,
         np.ones(values.shape, dtype=bool),
-        (symmetric[..., 0], symmetric[..., -1]),
+        (symmetric[..., 0] * scale, symmetric[..., -1] * scale),
     )

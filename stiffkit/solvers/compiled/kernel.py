@@ -235,7 +235,7 @@ def _look(f, args, A, watch, s, y, h, K, z, z_f, y_new, errs, scale, spare):
                 above += _square(spare[0, i] - K[row, i])
             s.stage = math.sqrt(above) / radius
     smooth = _smooth_error(h, s.rise, s.turn, error_norm, order)
-    return _signs(h, s.ratio, smooth, s.stage, limit)[1]
+    return _signs(h, s.ratio, smooth, order, s.stage, limit)[1]
 
 
 @_compile

@@ -213,7 +213,7 @@ class _Stretches:
             ratio_of(list(self.errs.copy()), self.y_new)
             f_new = stages.K[stages.f_new_slot]
             changes = self.y_new - self.y, f_new - stages.K[0], ratio_of.norm
-            detector.prove(p.f, t_new, self.y_new, f_new, self.errs[0], h, changes)
+            detector.examine(p.f, t_new, self.y_new, f_new, self.errs[0], h, changes)
         s["calm"] = detector.state.name == "non_stiff"
         s["countdown"] = s["wait"] = detector.wait
 
