@@ -7,10 +7,10 @@ from typing import Any, final
 import numpy as np
 
 from ..._array import Array
+from ..newton_step import MAX_ITERATIONS
 from ..rosenbrock import RosenbrockTableau
 from ..step import combine
 from ..stiff_limit import error_factor, stiff_interpolant
-from ..stiff_step import MAX_ITERATIONS
 from ..tableau import ButcherTableau, bubble
 from .linear import BatchAlgebra
 from .problem import BatchProblem, Floats
