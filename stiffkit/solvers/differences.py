@@ -70,8 +70,8 @@ class Differences:
     ) -> None:
         self.f, self.pattern, self.scale = f, pattern, scale
         self.nfev = self.njev = 0
-        self._learnt: Any = 0.0
-        """Sizes s that the last Jacobian asks for in place of |y|."""
+        self._learnt: Any = None
+        """Sizes s that the last Jacobian asks for in place of |y|, if any."""
         self._seen: Any = True
         """Which entries were ever nonzero; before the first Jacobian that is any of them."""
 
@@ -85,15 +85,16 @@ class Differences:
         eps, root, acceptable, grow = _constants(y.dtype)
         size, size_f = np.abs(y), np.abs(f_y)
         own = np.maximum(size, self.scale)
-        s = np.maximum(own, self._learnt)
-        if np.count_nonzero(s) < len(s):
+        s = own if self._learnt is None else np.maximum(own, self._learnt)
+        plain = s is own and np.count_nonzero(s) == len(s)
+        if not plain:
             s = np.where(s > 0, s, (float(size.max()) or 1.0) / grow)
         s, delta = _increments(y, np.copysign(root, f_y.real + 0.0), s)
         f_near = self._f_near(t, y, delta, range(len(pattern.groups)))
-        modes = np.geterr()
-        with np.errstate(all="ignore"):
-            entries = self._quotients(f_near, f_y, delta)
-            for left in reversed(range(_ROUNDS + 1)):
+        for left in reversed(range(_ROUNDS + 1)):
+            with np.errstate(all="ignore"):
+                if left == _ROUNDS:
+                    entries = self._quotients(f_near, f_y, delta)
                 magnitude = np.abs(entries)
                 column = pattern.column_tops(magnitude)
                 terms = size_f + pattern.row_products(magnitude, size)  # F
@@ -103,7 +104,8 @@ class Differences:
                 width = np.abs(delta)
                 limit = acceptable * width * column
                 # Nearly always all is well, and this says so; of NaN, inf − inf and 0 it does not.
-                if left == 0 or np.count_nonzero((noise - limit <= 0) & (column > 0)) == len(y):
+                well = np.count_nonzero((noise - limit <= 0) & (column > 0)) == len(y)
+                if left == 0 or well:
                     break
                 top = float(size.max()) or 1.0
                 wrong = ~np.isfinite(column)
@@ -116,8 +118,9 @@ class Differences:
                 step = np.copysign(root, np.where(wrong, -delta, delta))
                 s_new, delta_new = _increments(y, step, better)
                 groups = [g for g, group in enumerate(pattern.groups) if again[group].any()]
-                with np.errstate(**modes):  # f warns as it would elsewhere
-                    f_near = self._f_near(t, y, again * delta_new, groups)
+                shifts = again * delta_new
+            f_near = self._f_near(t, y, shifts, groups)
+            with np.errstate(all="ignore"):
                 fresh = self._quotients(f_near, f_y, delta_new)
                 column_new = pattern.column_tops(np.abs(fresh))
                 # Columns agree if they differ by the old one's noise, or by little of the new one.
@@ -129,14 +132,21 @@ class Differences:
                     break
                 entries = np.where(pattern.of_columns(take), fresh, entries)
                 s, delta = np.where(take, s_new, s), np.where(take, delta_new, delta)
-            poor = (noise > acceptable * root * own * column) | (column == 0)
-            if np.count_nonzero(poor):
-                wanted = np.where(column > 0, np.minimum(s, 4 / eps * noise / column), s)
-                self._learnt = np.where(poor, wanted, 0.0)
-            else:
-                self._learnt = 0.0
+        # Where the sizes are the components' own, a good column is one that asks for no other.
+        quick = plain and well and left == _ROUNDS
+        self._learnt = None if quick else self._wanted(s, own, column, noise)
         self._seen = magnitude > 0 if self._seen is True else seen
         return entries
+
+    def _wanted(self, s: Floats, own: Floats, column: Floats, noise: Floats) -> Any:
+        """Return the sizes to start with in the place of `own` next time, None for none."""
+        eps, root, acceptable, _ = _constants(own.dtype)
+        with np.errstate(all="ignore"):
+            poor = (noise > acceptable * root * own * column) | (column == 0)
+            if not poor.any():
+                return None
+            wanted = np.where(column > 0, np.minimum(s, 4 / eps * noise / column), s)
+        return np.where(poor, wanted, 0.0)
 
     def _f_near(self, t: float, y: Floats, delta: Floats, groups: Iterable[int]) -> Floats:
         """Values f(t, y + δ), δ of one group of columns only, for each of `groups`; else 0."""

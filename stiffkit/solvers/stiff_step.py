@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -185,9 +186,13 @@ class RosenbrockStages(StiffStages):
         self.error_order = min(tableau.order, tableau.order_hat)
         self.u = np.empty((len(tableau.c), len(y)), dtype=y.dtype)
         # Row by row α's part and, times γ, the part that C has in the right side.
-        self.rows = [
+        rows = [
             np.array([a, np.multiply(tableau.gamma, c)], dtype=y.dtype)
             for a, c in zip(tableau.A, tableau.C, strict=True)
+        ]
+        self.plan = [
+            (partial(row.dot, self.u[:i]), 1 - c_i, d_i)
+            for i, (row, c_i, d_i) in enumerate(zip(rows, tableau.c, tableau.d, strict=True))
         ]
         self.m = np.array(tableau.m, dtype=y.dtype)
         self.e = np.array(tableau.m, dtype=y.dtype) - np.array(tableau.m_hat, dtype=y.dtype)
@@ -200,24 +205,25 @@ class RosenbrockStages(StiffStages):
         if not self.fresh:
             self.jacobian(t, y, h)
             self.f_t = self.linear.time_slope(t, y, self.f_0, h)
-        weight = h * tableau.gamma
-        solve, moving = self.solver(weight, h), bool(self.f_t.any())
+        weight = np.array(h * tableau.gamma, dtype=y.dtype)  # NumPy's number: it multiplies faster
+        solve, moving = self.solver(h * tableau.gamma, h), np.count_nonzero(self.f_t) > 0
+        call, mass = self.call, self.mass
         right = weight * self.f_0
-        for i, (c_i, d_i) in enumerate(zip(tableau.c, tableau.d, strict=True)):
+        for i, (product, rest, d_i) in enumerate(self.plan):
             if i > 0:
-                change, rest = self.rows[i] @ u[:i]
-                right = self.f(t_new - (1 - c_i) * h, y + change)
-                right *= weight
-                right += self.times_mass(rest)
+                change, carried = product()
+                right = weight * call(t_new - rest * h, y + change)
+                right += carried if mass is None else mass @ carried
             if moving:
-                right += (h * weight * d_i) * self.f_t
+                right += (h * d_i) * weight * self.f_t
             u[i] = solve(right)
-        self.y_new = self.backend.protect(y + self.m @ u)
+        self.calls += len(u) - 1
+        self.y_new = self.backend.protect(y + self.m.dot(u))
         return self.y_new
 
     def estimate_error(self) -> Array:
         """Return Σ (m_i − m̂_i) u_i."""
-        return self.e @ self.u
+        return self.e.dot(self.u)
 
     def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
         """Return the method's own dense output, or the cubic Hermite."""
