@@ -106,7 +106,7 @@ class _Full:
         return x
 
     def row_products(self, entries: Floats, x: Floats) -> Floats:
-        return entries.dot(x)
+        return np.asarray(entries.dot(x))
 
     def column_tops(self, entries: Floats) -> Floats:
         return np.asarray(entries.max(axis=0, initial=0.0))

@@ -137,7 +137,7 @@ class Switcher:
 
         An error of C h^(q+1) at the tolerance makes steps that go as its (q+1)-th root.
         """
-        order = getattr(method, "error_order", None) or 3  # radau5's estimate has no row
+        order = getattr(method, "error_order", None) or method.n_stages  # Radau's has no row
         gap = 1 / (order + 1) - 1 / (self.stages[self.family].error_order + 1)
         return float(h * self.rtol**gap)
 
