@@ -78,6 +78,7 @@ LINES = {
     "auto": "C6s-",
     "rodas5p": "C0o-",
     "radau5": "C1o-",
+    "radau9": "C9o-",
     "kencarp5": "C2o-",
     "rock4": "C3o-",
     "rkc2": "C4o-",

@@ -93,7 +93,8 @@ def test_radau_transformations_are_diagonal(tab):
     np.testing.assert_allclose(rebuilt, A_inv, rtol=0, atol=1e-14 * np.linalg.cond(tab.A))
     Z = np.cos(np.arange(2.0 * tab.n_stages)).reshape(-1, 2)
     np.testing.assert_allclose((r.S @ (r.S_inv @ Z)).real, Z, rtol=0, atol=1e-13)
-    assert r.eigenvalues[0].imag == 0 and (r.eigenvalues[1:].imag > 0).all()
+    assert r.eigenvalues[0].imag == 0
+    assert (r.eigenvalues[1:].imag > 0).all()
 
 
 def test_radau9_is_that_of_radau_f():
