@@ -21,7 +21,8 @@ def measured() -> dict[str, Any]:
 def work_precision_table() -> str:
     """Time at equal digits: a row per problem and number of digits."""
     head = (
-        "| | digits | Radau or BDF | best of ours | which | `auto` | `rodas5p` | `radau9` | LSODA | CVODE |",
+        "| | digits | Radau or BDF | best of ours | which | `auto` | `rodas5p` | `radau9` "
+        "| LSODA | CVODE |",
         "|:--|--:|--:|--:|:--|--:|--:|--:|--:|--:|",
     )
     lines, last = [*head], None
