@@ -16,7 +16,7 @@ take turns, and of those below 0.2 s the least of three times is kept. A solve i
   rock4 at rtol 1e-9, restarted where the source switches on, and the digits are −log10 of the
   largest error relative to the largest component.
 
-    python benchmarks/work_precision.py [--quick] [--json FILE]
+    python benchmarks/work_precision.py [--quick] [--problems NAME ...] [--json FILE]
 
 References
 ----------
@@ -57,7 +57,7 @@ except ImportError:
 
 OURS = [name for name in sk.METHODS if name not in sk.EXPLICIT and name not in STABILISED]
 PEERS = ["Radau", "BDF", "LSODA", *(["CVODE"] if CVODE is not None else [])]
-SINGLE = ("auto", "rodas5p")
+SINGLE = ("auto", "rodas5p", "radau9")
 PLANE_RTOLS = (1e-4, 1e-5, 1e-6, 1e-7)
 RTOLS = (1e-3, 1e-4, 1e-6, 1e-8, 1e-10)
 DIGITS = (3, 4, 5, 6, 7, 8, 9, 10)
@@ -399,14 +399,17 @@ def main() -> None:
     """Run all, print the tables, and write them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two tolerances, once; a small plane")
+    parser.add_argument("--problems", nargs="+", choices=STIFF, help="only these, and no plane")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.problems and arguments.json:
+        parser.error("--json takes all problems")
     if CVODE is None:
         print("CVODE is left out: scikit-sundae is not installed")
     print(f"{'':12} {'solver':12} {'rtol':>6} {'scd':>6} {'ms':>8}", end="")
     print(f" {'nfev':>7} {'njev':>6} {'nlu':>6} {'steps':>6} {'rej.':>5}")
     cells: list[Cell] = []
-    for problem in STIFF.values():
+    for problem in [STIFF[name] for name in arguments.problems or STIFF]:
         for rtol in RTOLS[1:3] if arguments.quick else RTOLS:
             some = small(problem, rtol, quick=arguments.quick)
             print_cells(some)
@@ -414,6 +417,8 @@ def main() -> None:
     print_digits(cells)
     rows = equal_digits(cells)
     print_equal_digits(rows)
+    if arguments.problems:
+        return
     print("\nthe Brusselator in the plane")
     plane = brusselator(*((32, (1e-5,)) if arguments.quick else (128, PLANE_RTOLS)))
     print_cells(plane)

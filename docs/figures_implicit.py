@@ -9,12 +9,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from stiffkit import ButcherTableau
-from stiffkit.solvers import implicit, rosenbrock
+from stiffkit.solvers import implicit, radau, rosenbrock
 from stiffkit.solvers.rosenbrock import RosenbrockTableau
 
 METHODS: dict[str, Any] = {
     tableau.name: tableau
-    for module in (implicit, rosenbrock)
+    for module in (implicit, radau, rosenbrock)
     for tableau in vars(module).values()
     if isinstance(tableau, (ButcherTableau, RosenbrockTableau))
 }

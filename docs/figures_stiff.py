@@ -21,8 +21,9 @@ def measured() -> dict[str, Any]:
 def work_precision_table() -> str:
     """Time at equal digits: a row per problem and number of digits."""
     head = (
-        "| | digits | Radau or BDF | best of ours | which | `auto` | `rodas5p` | LSODA | CVODE |",
-        "|:--|--:|--:|--:|:--|--:|--:|--:|--:|",
+        "| | digits | Radau or BDF | best of ours | which | `auto` | `rodas5p` | `radau9` "
+        "| LSODA | CVODE |",
+        "|:--|--:|--:|--:|:--|--:|--:|--:|--:|--:|",
     )
     lines, last = [*head], None
     for row in measured()["equal_digits"]:
@@ -34,7 +35,7 @@ def work_precision_table() -> str:
             f"{1e3 * row['base']:.0f} ms",
             _ratio(row["best"]),
             f"`{row['best_method']}`",
-            *(_ratio(row.get(name)) for name in ("auto", "rodas5p", "LSODA", "CVODE")),
+            *(_ratio(row.get(name)) for name in ("auto", "rodas5p", "radau9", "LSODA", "CVODE")),
         ]
         lines.append("| " + " | ".join(cells) + " |")
         last = row["problem"]
@@ -78,6 +79,7 @@ LINES = {
     "auto": "C6s-",
     "rodas5p": "C0o-",
     "radau5": "C1o-",
+    "radau9": "C9o-",
     "kencarp5": "C2o-",
     "rock4": "C3o-",
     "rkc2": "C4o-",

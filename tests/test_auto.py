@@ -12,6 +12,8 @@ import stiffkit as sk
 from stiffkit import Status
 
 
+# A trial step of rkc2 may overflow within f, which warns as it would elsewhere; it is rejected.
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize("name", STIFF)
 @pytest.mark.parametrize("rtol", [1e-3, 1e-5, 1e-7])
 def test_the_stiff_set_at_little_more_than_the_best_members_cost(name, rtol):
@@ -36,22 +38,22 @@ def test_robertson_to_the_end_of_time():
     solution = sk.solve(p.f, (0.0, 1e11), p.y0, rtol=1e-6, atol=1e-14)
     expected = np.array([0.2083340149701255e-07, 0.8333360770334713e-13, 0.9999999791665050])
     assert np.abs(solution.y[-1] / expected - 1).max() < 1e-4
-    assert [switch.target for switch in solution.switches] == ["radau5"]
+    assert [switch.target for switch in solution.switches] == ["radau9"]
     assert solution.stats["nfev"] < 6000
 
 
 @pytest.mark.parametrize("rtol", [1e-7, 1e-9])
-def test_fast_modes_that_cost_accuracy_below_the_stability_limit_are_left_to_radau5(rtol):
+def test_fast_modes_that_cost_accuracy_below_the_stability_limit_are_left_to_radau9(rtol):
     def f(t, y):
         return -100 * (y - math.cos(t)) - math.sin(t)
 
     runs = {
         method: sk.solve(f, (0.0, 10.0), [1.5], method, rtol=rtol, atol=rtol)
-        for method in ("auto", "vern7", "radau5")
+        for method in ("auto", "vern7", "radau9")
     }
     # The steps are far from the limit, so that no verdict of stiffness is reached; a trial is made.
     assert all(found.stability_ratio < 0.55 for found in runs["auto"].stiffness)
-    assert [switch.target for switch in runs["auto"].switches] == ["radau5"]
+    assert [switch.target for switch in runs["auto"].switches] == ["radau9"]
     assert "tried" in runs["auto"].switches[0].why
     calls = {method: run.stats["nfev"] for method, run in runs.items()}
     assert calls["auto"] < 0.5 * calls["vern7"]

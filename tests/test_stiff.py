@@ -29,6 +29,7 @@ NEWTON = [
     "kencarp4",
     "kencarp5",
     "radau5",
+    "radau9",
 ]
 IMPLICIT = [*ROSENBROCK, *NEWTON]
 ORDER = {name: sk.METHODS[name].order for name in [*IMPLICIT, *STABILISED]}
@@ -71,7 +72,7 @@ def test_robertson_to_the_end_of_time(method):
     assert solution.stats["accepted"] < 2000
 
 
-ESDIRK = [name for name in NEWTON if name != "radau5"]
+ESDIRK = [name for name in NEWTON if not name.startswith("radau")]
 
 
 @pytest.mark.parametrize("method", ESDIRK)
@@ -109,10 +110,12 @@ def smooth(t, y):
 @every_stiff
 def test_the_observed_order_is_the_methods(method):
     errors = []
-    for n in (16, 32, 64):
+    # More steps of order 9, and rounding is all that is left.
+    grids, tol = ((16, 32, 64), 1e-10) if ORDER[method] < 9 else ((2, 4, 8), 1e-13)
+    for n in grids:
         radius = {"radius": 4.0} if method in STABILISED else {}
         solution = sk.solve(
-            smooth, (0.0, 2.0), [2.0, 1.0], method, grid=n, rtol=1e-10, atol=1e-10, **radius
+            smooth, (0.0, 2.0), [2.0, 1.0], method, grid=n, rtol=tol, atol=tol, **radius
         )
         errors.append(np.abs(solution.y[-1] - [math.sin(2.0) + 2, math.exp(-2.0)]).max())
     orders = np.log2(np.divide(errors[:-1], errors[1:]))

@@ -101,7 +101,7 @@ class Algebra:
         if self.settled:
             return False
         J = self.source(t, y, f_y)
-        if isinstance(J, np.ndarray) and not np.isfinite(J).all():
+        if isinstance(J, np.ndarray) and np.count_nonzero(np.isfinite(J)) < J.size:
             msg = "the Jacobian is not finite"
             raise StepFailed(msg, 0.1 * abs(h), "non_finite")
         if self.solver is None or type(J) is not type(self.J):
@@ -230,6 +230,8 @@ class Algebra:
             solve = self.solver.factorise(self.J, c)
         except LinearSolveError as error:
             raise StepFailed(str(error), 0.5 * abs(h), "singular") from error
+        if not isinstance(self.J, JacobianOperator):
+            return solve
 
         def careful(r: Array) -> Array:
             try:

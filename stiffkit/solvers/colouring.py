@@ -80,8 +80,8 @@ class Pattern(Protocol):
     def of_columns(self, x: Floats) -> Floats:
         """Return x_j for each entry (i, j); it may be left to broadcast."""
 
-    def row_sums(self, entries: Floats) -> Floats:
-        """Sum over each row."""
+    def row_products(self, entries: Floats, x: Floats) -> Floats:
+        """Return the product of the matrix of these entries with x."""
 
     def column_tops(self, entries: Floats) -> Floats:
         """Maximum of non-negative entries over each column; NaN where there is one."""
@@ -105,8 +105,8 @@ class _Full:
     def of_columns(self, x: Floats) -> Floats:
         return x
 
-    def row_sums(self, entries: Floats) -> Floats:
-        return np.asarray(entries.sum(axis=1))
+    def row_products(self, entries: Floats, x: Floats) -> Floats:
+        return np.asarray(entries.dot(x))
 
     def column_tops(self, entries: Floats) -> Floats:
         return np.asarray(entries.max(axis=0, initial=0.0))
@@ -142,8 +142,8 @@ class _Coloured:
     def of_columns(self, x: Floats) -> Floats:
         return np.asarray(x[self.cols])
 
-    def row_sums(self, entries: Floats) -> Floats:
-        return np.bincount(self.rows, entries, self.n).astype(entries.dtype)
+    def row_products(self, entries: Floats, x: Floats) -> Floats:
+        return np.bincount(self.rows, entries * x[self.cols], self.n).astype(entries.dtype)
 
     def column_tops(self, entries: Floats) -> Floats:
         tops = np.zeros(self.n, dtype=entries.dtype)

@@ -20,6 +20,7 @@ from .control import Controller, ErrorRatio, PIDController, PredictiveController
 from .dense import Segment
 from .methods import METHODS, Method
 from .problem import check_method, check_positive, make_problem
+from .radau import RADAU
 from .solution import Solution, Status
 from .solve import solve
 from .step import StepFailed, make_stages
@@ -122,7 +123,7 @@ def solve_ivp(
         t_eval=t_eval,
         dense=dense_output,
         events=events,
-        controller=_PREDICTIVE if tableau.name == "radau5" else _ELEMENTARY,
+        controller=_PREDICTIVE if tableau.name in RADAU else _ELEMENTARY,
         max_steps=10**15,
         detect=False,
         args=() if args is None else args,
@@ -245,7 +246,7 @@ class _RungeKutta(OdeSolver):
         self.ratio = ErrorRatio(rtol, np.asarray(atol), self.y, self.backend)
         f_0 = self.fun(self.t, self.y)
         self.stages: Any
-        radau = self.tableau.name == "radau5"
+        radau = self.tableau.name in RADAU
         self.controller: Controller = _PREDICTIVE if radau else _ELEMENTARY
         if explicit:
             self.stages = make_stages(self.fun, self.tableau, self.y, f_0, self.backend, dense=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -69,8 +70,8 @@ class Differences:
     ) -> None:
         self.f, self.pattern, self.scale = f, pattern, scale
         self.nfev = self.njev = 0
-        self._learnt: Any = 0.0
-        """Sizes s that the last Jacobian asks for in place of |y|."""
+        self._learnt: Any = None
+        """Sizes s that the last Jacobian asks for in place of |y|, if any."""
         self._seen: Any = True
         """Which entries were ever nonzero; before the first Jacobian that is any of them."""
 
@@ -80,60 +81,80 @@ class Differences:
         return self.pattern.matrix(self._entries(t, y, f_y))
 
     def _entries(self, t: float, y: Floats, f_y: Floats) -> Floats:
-        pattern, eps = self.pattern, float(np.finfo(y.dtype).eps)
-        acceptable, grow = eps**0.375, eps**-0.25
+        pattern, seen = self.pattern, self._seen
+        eps, root, acceptable, grow = _constants(y.dtype)
         size, size_f = np.abs(y), np.abs(f_y)
-        top = float(size.max(initial=0.0)) or 1.0
-        sign = np.where(f_y.real < 0, -1.0, 1.0).astype(size.dtype)
         own = np.maximum(size, self.scale)
-        s = np.maximum(own, self._learnt)
-        s, delta = _increments(y, sign, np.where(s > 0, s, top / grow))
+        s = own if self._learnt is None else np.maximum(own, self._learnt)
+        plain = s is own and np.count_nonzero(s) == len(s)
+        if not plain:
+            s = np.where(s > 0, s, (float(size.max()) or 1.0) / grow)
+        s, delta = _increments(y, np.copysign(root, f_y.real + 0.0), s)
         f_near = self._f_near(t, y, delta, range(len(pattern.groups)))
-        modes = np.geterr()
-        with np.errstate(all="ignore"):
-            entries, seen = self._quotients(f_near, f_y, delta), self._seen
-            for left in reversed(range(_ROUNDS + 1)):
+        for left in reversed(range(_ROUNDS + 1)):
+            with np.errstate(all="ignore"):
+                if left == _ROUNDS:
+                    entries = self._quotients(f_near, f_y, delta)
                 magnitude = np.abs(entries)
                 column = pattern.column_tops(magnitude)
-                terms = size_f + pattern.row_sums(magnitude * pattern.of_columns(size))  # F
+                terms = size_f + pattern.row_products(magnitude, size)  # F
                 seen = seen | (magnitude > 0)
                 rounding = seen * pattern.of_rows(eps * terms)
                 noise = pattern.column_tops(rounding)
+                width = np.abs(delta)
+                limit = acceptable * width * column
+                # Nearly always all is well, and this says so; of NaN, inf − inf and 0 it does not.
+                well = np.count_nonzero((noise - limit <= 0) & (column > 0)) == len(y)
+                if left == 0 or well:
+                    break
+                top = float(size.max()) or 1.0
                 wrong = ~np.isfinite(column)
                 empty = (column == 0) & (s < 0.1 * top)
-                again = wrong | empty | (noise > acceptable * delta * sign * column)
-                if left == 0 or not again.any():
+                again = wrong | empty | (noise > limit)
+                if not again.any():
                     break
                 better = np.clip(np.sqrt(s) * np.sqrt(4 / eps * noise / column), s, grow * s)
                 better = np.where(empty, np.minimum(grow * s, top), np.where(wrong, s, better))
-                s_new, delta_new = _increments(y, np.where(wrong, -sign, sign), better)
+                step = np.copysign(root, np.where(wrong, -delta, delta))
+                s_new, delta_new = _increments(y, step, better)
                 groups = [g for g, group in enumerate(pattern.groups) if again[group].any()]
-                with np.errstate(**modes):  # f warns as it would elsewhere
-                    f_near = self._f_near(t, y, again * delta_new, groups)
+                shifts = again * delta_new
+            f_near = self._f_near(t, y, shifts, groups)
+            with np.errstate(all="ignore"):
                 fresh = self._quotients(f_near, f_y, delta_new)
                 column_new = pattern.column_tops(np.abs(fresh))
                 # Columns agree if they differ by the old one's noise, or by little of the new one.
-                little = pattern.of_columns(acceptable * np.abs(delta) * column_new)
-                moved = np.abs(fresh - entries) * pattern.of_columns(np.abs(delta))
+                little = pattern.of_columns(acceptable * width * column_new)
+                moved = np.abs(fresh - entries) * pattern.of_columns(width)
                 excess = pattern.column_tops(moved - np.maximum(2 * rounding, little))
                 take = again & np.isfinite(column_new) & (wrong | empty | (excess <= 0))
                 if not take.any():
                     break
                 entries = np.where(pattern.of_columns(take), fresh, entries)
                 s, delta = np.where(take, s_new, s), np.where(take, delta_new, delta)
-                sign = np.where(take & wrong, -sign, sign)
-            poor = noise > acceptable * math.sqrt(eps) * own * column
-            wanted = np.where(column > 0, np.minimum(s, 4 / eps * noise / column), s)
-        self._learnt = np.where(poor | (column == 0), wanted, 0.0)
+        # Where the sizes are the components' own, a good column is one that asks for no other.
+        quick = plain and well and left == _ROUNDS
+        self._learnt = None if quick else self._wanted(s, own, column, noise)
         self._seen = magnitude > 0 if self._seen is True else seen
         return entries
 
+    def _wanted(self, s: Floats, own: Floats, column: Floats, noise: Floats) -> Any:
+        """Return the sizes to start with in the place of `own` next time, None for none."""
+        eps, root, acceptable, _ = _constants(own.dtype)
+        with np.errstate(all="ignore"):
+            poor = (noise > acceptable * root * own * column) | (column == 0)
+            if not poor.any():
+                return None
+            wanted = np.where(column > 0, np.minimum(s, 4 / eps * noise / column), s)
+        return np.where(poor, wanted, 0.0)
+
     def _f_near(self, t: float, y: Floats, delta: Floats, groups: Iterable[int]) -> Floats:
         """Values f(t, y + δ), δ of one group of columns only, for each of `groups`; else 0."""
-        values = np.zeros((len(y), len(self.pattern.groups)), dtype=y.dtype, order="F")
+        columns, near = self.pattern.groups, y + delta
+        values = np.zeros((len(y), len(columns)), dtype=y.dtype, order="F")
         for g in groups:
-            group, moved = self.pattern.groups[g], y.copy()
-            moved[group] += delta[group]
+            group, moved = columns[g], y.copy()
+            moved[group] = near[group]
             self.nfev += 1
             values[:, g] = self.f(t, moved)
         return values
@@ -142,12 +163,28 @@ class Differences:
         return self.pattern.spread(f_near - f_y[:, None]) / self.pattern.of_columns(delta)
 
 
-def _increments(y: Floats, sign: Floats, s: Floats) -> tuple[Floats, Floats]:
-    """Sizes, and δ = ±√u s as y + δ holds it: exactly, so that it is no source of error."""
-    info = np.finfo(y.dtype)
-    s = np.maximum(s, info.tiny / info.eps)
-    delta = (y + sign * np.sqrt(info.eps) * s) - y
+@cache
+def _constants(dtype: np.dtype[Any]) -> tuple[float, float, float, float]:
+    """Return u, √u, the noise that a column may have, and by how much an increment may grow."""
+    eps = float(np.finfo(dtype).eps)
+    return eps, eps**0.5, eps**0.375, eps**-0.25
+
+
+def _increments(y: Floats, step: Floats, s: Floats) -> tuple[Floats, Floats]:
+    """Sizes, and δ = ±√u s as y + δ holds it: exactly, so that it is no source of error.
+
+    `step` is ±√u.
+    """
+    s = np.maximum(s, _least(y.dtype))
+    delta = (y + step * s) - y
     return s, delta.real
+
+
+@cache
+def _least(dtype: np.dtype[Any]) -> float:
+    """Return the least size of a component."""
+    info = np.finfo(dtype)
+    return float(info.tiny / info.eps)
 
 
 def time_derivative(

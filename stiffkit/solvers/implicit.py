@@ -1,4 +1,4 @@
-"""Implicit Runge-Kutta methods, as the literature prints them: ESDIRK pairs and Radau IIA.
+"""Diagonally implicit Runge-Kutta methods, as the literature prints them: ESDIRK pairs.
 
 Row i of a diagonally implicit ``A`` has i + 1 entries. All ESDIRK methods here are stiffly
 accurate: the last row of ``A`` is ``b``, so y_new is the last stage.
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
-from .tableau import ButcherTableau, FloatArray
+from .tableau import ButcherTableau
 
 __all__ = [
     "AdditiveTableau",
-    "RadauTransformation",
     "ark3",
     "ark4",
     "ark5",
@@ -26,8 +24,6 @@ __all__ = [
     "kvaerno3",
     "kvaerno4",
     "kvaerno5",
-    "radau5",
-    "radau_transformation",
     "trbdf2",
 ]
 
@@ -478,81 +474,3 @@ ark5 = AdditiveTableau(
         reference=_KENNEDY_CARPENTER,
     ),
 )
-
-radau5 = ButcherTableau(
-    name="radau5",
-    order=5,
-    c=[(4 - math.sqrt(6)) / 10, (4 + math.sqrt(6)) / 10, 1],
-    A=[
-        [
-            (88 - 7 * math.sqrt(6)) / 360,
-            (296 - 169 * math.sqrt(6)) / 1800,
-            (-2 + 3 * math.sqrt(6)) / 225,
-        ],
-        [
-            (296 + 169 * math.sqrt(6)) / 1800,
-            (88 + 7 * math.sqrt(6)) / 360,
-            (-2 - 3 * math.sqrt(6)) / 225,
-        ],
-        [(16 - math.sqrt(6)) / 36, (16 + math.sqrt(6)) / 36, 1 / 9],
-    ],
-    b=[(16 - math.sqrt(6)) / 36, (16 + math.sqrt(6)) / 36, 1 / 9],
-    reference=(
-        "E. Hairer, G. Wanner, Solving Ordinary Differential Equations II, 2nd ed., Springer "
-        "(1996), section IV.5, doi:10.1007/978-3-642-05221-7"
-    ),
-)
-
-
-@dataclass(frozen=True)
-class RadauTransformation:
-    """Real block form T⁻¹ A⁻¹ T = diag(γ, [[α, −β], [β, α]]) and the embedded error's weights."""
-
-    T: FloatArray
-    """Shape (3, 3); Hairer's scaling, last row (t, 1, 0)."""
-    T_inv: FloatArray
-    """Shape (3, 3)."""
-    gamma: float
-    """Real eigenvalue of A⁻¹; γ_0 of the error estimate is 1/γ."""
-    alpha: float
-    """Real part of the complex pair."""
-    beta: float
-    """Imaginary part, positive."""
-    e: FloatArray
-    """err = (I − h γ_0 J)⁻¹ (γ_0 h f(t, y) + γ_0 (e_1 z_1 + e_2 z_2 + e_3 z_3))."""
-
-
-@cache
-def radau_transformation() -> RadauTransformation:
-    """Derive from ``radau5.A`` what decouples Newton's linear systems.
-
-    The error estimate compares y_new with ŷ = y + h (γ_0 f(t, y) + Σ b̂_i k_i), b̂ fixed by three
-    moments Σ b̂_i c_i^(k-1) = 1/k − γ_0 [k = 1]. With z = h A k its weights are e = A⁻ᵀ(b̂ − b)/γ_0.
-
-    References
-    ----------
-    E. Hairer, G. Wanner, Solving Ordinary Differential Equations II, 2nd ed., Springer (1996),
-    section IV.8, doi:10.1007/978-3-642-05221-7.
-    """
-    A, b, c = radau5.A, radau5.b, radau5.c
-    values, vectors = np.linalg.eig(np.linalg.inv(A))
-    real = int(np.argmin(np.abs(values.imag)))
-    pair = int(np.argmax(values.imag))
-    # A⁻¹(u + iv) = (α + iβ)(u + iv) gives the columns u, −v; this one ends in 1.
-    w = vectors[:, pair] / vectors[2, pair]
-    v = vectors[:, real].real
-    # Hairer scales the real column so that its first entry is that of radau5.f.
-    v = v / v[2] * _T31
-    T = np.column_stack([v, w.real, -w.imag])
-    gamma = float(values[real].real)
-    moments = np.vander(c, increasing=True).T
-    b_hat = np.linalg.solve(moments, [1 - 1 / gamma, 1 / 2, 1 / 3])
-    e = np.asarray(np.linalg.solve(A.T, b_hat - b) * gamma, dtype=np.float64)
-    alpha, beta = float(values[pair].real), float(values[pair].imag)
-    return RadauTransformation(
-        T, np.asarray(np.linalg.inv(T), dtype=np.float64), gamma, alpha, beta, e
-    )
-
-
-_T31 = 0.96604818261509293619
-"""radau5.f's last entry of the real eigenvector: a scaling that eigenvalues leave free."""

@@ -216,7 +216,7 @@ class _Dense:
         else:
             A += self.full
         getrf, getrs = _lapack(("getrf", "getrs"), A.dtype)
-        finite = np.isfinite(A).all()
+        finite = np.count_nonzero(np.isfinite(A)) == A.size  # half of all()'s time where n is small
         self.nlu += 1
         lu, pivots, info = getrf(A, overwrite_a=True)
         if info > 0 or not finite:

@@ -94,10 +94,18 @@ def mass_structure(M: Any, y: Array) -> Mass:
     ------
     ValueError
         If M has a wrong shape, is not finite, or is complex where y is real.
+    TypeError
+        If M is a function.
     """
     n = int(y.shape[-1])
     if M is None:
         return Mass("identity", None, n, n)
+    if callable(M):
+        msg = (
+            f"mass={M!r} is a function; M must be constant. For a regular M(t, y) solve y' = z, "
+            "0 = f(t, y) - M(t, y) z, with ones and zeros for the mass"
+        )
+        raise TypeError(msg)
     backend = backend_of(y)
     M = M.tosparse() if hasattr(M, "tosparse") else M
     sparse = sps.issparse(M)

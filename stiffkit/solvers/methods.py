@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import dop853, explicit, implicit, rosenbrock, stabilised, verner
+from . import dop853, explicit, implicit, radau, rosenbrock, stabilised, verner
 from .implicit import AdditiveTableau
 from .rosenbrock import RosenbrockTableau
 from .stabilised import StabilisedMethod
@@ -25,7 +25,7 @@ def _collect(*modules: Any) -> dict[str, Any]:
 EXPLICIT: dict[str, ButcherTableau] = _collect(explicit, dop853, verner)
 """Explicit Runge-Kutta methods by name, in the order of the modules."""
 
-STIFF: dict[str, Method] = _collect(implicit, rosenbrock, stabilised)
+STIFF: dict[str, Method] = _collect(implicit, radau, rosenbrock, stabilised)
 """Implicit, Rosenbrock and stabilised methods by name."""
 
 ADDITIVE: dict[str, AdditiveTableau] = {

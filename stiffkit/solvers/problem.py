@@ -14,6 +14,7 @@ import numpy as np
 
 from .._array import Array, Backend, backend_of, to_numpy
 from .implicit import AdditiveTableau
+from .radau import RADAU
 from .tableau import ButcherTableau
 
 __all__ = [
@@ -266,10 +267,10 @@ def check_method(method: Any, methods: Mapping[str, Any], *, adaptive: bool) -> 
     if isinstance(tableau, ButcherTableau) and not (tableau.explicit or has_kernel(tableau)):
         msg = (
             f"method {tableau.name!r} is implicit; of those solve runs ESDIRK methods with one "
-            "diagonal entry, and radau5"
+            f"diagonal entry, and {' and '.join(RADAU)}"
         )
         raise ValueError(msg)
-    if adaptive and tableau.error_order is None and tableau.name != "radau5":
+    if adaptive and tableau.error_order is None and tableau.name not in RADAU:
         paired = ", ".join(
             name for name, other in methods.items() if getattr(other, "error_order", None)
         )
@@ -358,10 +359,10 @@ def refuse_batched(method: Any, **given: Any) -> None:
         if value is not None:
             msg = f"{name} is not for batched solves, nor for implicit methods on tensors"
             raise ValueError(msg)
-    if method.name == "radau5":
+    if method.name in RADAU:
         msg = (
-            "method 'radau5' takes NumPy states, one at a time; for tensors and batches take an "
-            "ESDIRK or Rosenbrock method"
+            f"method {method.name!r} takes NumPy states, one at a time; for tensors and batches "
+            "take an ESDIRK or Rosenbrock method"
         )
         raise ValueError(msg)
 
@@ -386,7 +387,7 @@ def check_takes_mass(method: Any) -> None:
 
 def has_kernel(tableau: ButcherTableau) -> bool:
     """Whether an implicit tableau can be run: ESDIRK with one γ and an error row, or Radau IIA."""
-    if tableau.name == "radau5":
+    if tableau.name in RADAU:
         return True
     gammas = np.diag(tableau.A)
     one = gammas[0] == 0 and len(gammas) > 1 and bool((abs(gammas[1:] - gammas[1]) < 1e-14).all())

@@ -98,9 +98,9 @@ def solve(
         (A list is array_like, and so is a tuple of numbers.)
     method : str or ButcherTableau
         A name in `stiffkit.METHODS` (SciPy's RK23, RK45 and DOP853 are understood too), or a
-        method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. radau5 takes
-        NumPy states. ``"auto"`` starts with an explicit method and goes on
-        with a stabilised or an implicit one, and back, where that costs less: see
+        method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. Radau
+        methods take NumPy states. ``"auto"`` starts with an explicit method and goes on with a
+        stabilised or an implicit one, and back, where that costs less: see
         ``Solution.switches``. (With `grid` or `guide` it is tsit5 throughout, with `mass` an
         implicit method.) A split f takes kencarp3, kencarp4 or kencarp5, which are halves of
         additive pairs (as pairs they are named ark3, ark4 and ark5), or an `AdditiveTableau`;
@@ -174,7 +174,8 @@ def solve(
         With `jvp`: ``precond(t, y, c, *args)`` returns a function r ↦ x that solves
         ``(M − c J) x = r`` roughly, M being the identity without `mass`, or a SciPy LinearOperator
         that does. It is called for every new step size or Jacobian. y and r have y0's shape; for a
-        LinearOperator, r is flat. With radau5 c and r are complex in two of three systems.
+        LinearOperator, r is flat. With Radau methods c and r are complex in all systems
+        but one.
     radius : float or callable, optional
         For stabilised methods: a bound of the spectral radius of ∂f/∂y, or ``radius(t, y)`` (in a
         batch ``radius(t, y, *args)`` of shape (b,)). By default it is estimated by nonlinear power

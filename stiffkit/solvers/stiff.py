@@ -8,10 +8,12 @@ import numpy as np
 
 from .._array import Array, is_torch
 from .algebra import Algebra
+from .newton_step import PATIENT, DirkStages, RadauStages
 from .problem import Problem
 from .rosenbrock import RosenbrockTableau
 from .stabilised import RadiusKeeper, StabilisedMethod, StabilisedStages
-from .stiff_step import make_stiff_stages
+from .stiff_step import RosenbrockStages
+from .tableau import ButcherTableau
 
 __all__ = ["start_stiff"]
 
@@ -65,7 +67,20 @@ def start_stiff(
         rough = min(rough, max(1e-2 * float(np.min(np.asarray(p.rtol))), 1e-13))
     stiff_f = p.f if p.split is None else p.split[1]
     linear = Algebra(stiff_f, p.y0, p.atol, rough, **jacobian)
-    return make_stiff_stages(p, method, f_0, linear, fixed=fixed)
+    if isinstance(method, RosenbrockTableau):
+        stages = RosenbrockStages(p, method, linear)
+    else:
+        full = isinstance(method, ButcherTableau) and method.A[0].any()
+        stages = (RadauStages if full else DirkStages)(p, method, linear)
+        if fixed:  # an iteration that is slow cannot be helped by a smaller step
+            stages.most = PATIENT
+    size = abs(p.t1 - p.t0)
+    # Of an endless span nothing is known of the times at which f changes.
+    span = size if size < 1e100 else 1 + abs(p.t0)
+    scale = stages.atol + stages.rtol * np.abs(p.y0)
+    stages.to_slope = linear.start(p.t0, p.y0, f_0, p.direction * span, scale)
+    stages.start(p.y0, f_0)
+    return stages
 
 
 def _in_shape(shape: tuple[int, ...], given: dict[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any, final
 import numpy as np
 
 from ..._array import Array
+from ..newton_step import MAX_ITERATIONS, STOP, derivative_guesses
 from ..rosenbrock import RosenbrockTableau
 from ..step import combine
 from ..stiff_limit import error_factor, stiff_interpolant
-from ..stiff_step import MAX_ITERATIONS
 from ..tableau import ButcherTableau, bubble
 from .linear import BatchAlgebra
 from .problem import BatchProblem, Floats
@@ -128,10 +128,11 @@ class DirkBatch(_LinearStages):
         self.rtol, self.atol = rtol, atol + backend.tiny(y)
         eps = float(backend.xp.finfo(y.dtype).eps)
         least = rtol if isinstance(rtol, float) else float(rtol.min())
-        self.tol = max(10 * eps / least, min(0.03, least**0.5))
+        self.tol = max(10 * eps / least, STOP)
         """How far from its solution an iteration may stop, in units of the tolerance."""
         self.gamma, self.root = float(tableau.A[1, 1]), max(y.shape[1], 1) ** 0.5
         self.A, self.b = tableau.A.tolist(), tableau.b.tolist()
+        self.guesses = derivative_guesses(tableau.c).tolist()
         self.e = (error_factor(tableau) * np.asarray(tableau.e)).tolist()
         dense = tableau.interpolant or stiff_interpolant(tableau)
         self.dense = None if dense is None else bubble(dense, tableau.b)
@@ -161,7 +162,7 @@ class DirkBatch(_LinearStages):
             t_i = t + h - (1 - float(self.tableau.c[i])) * h
             time = problem.time(t_i)
             with backend.no_grad():
-                guess = backend.detach(psi + weight * K[-1])
+                guess = backend.detach(psi + weight * combine(self.guesses[i], K))
                 Y = self._newton(time, guess, backend.detach(psi), weight, scale, h == 0)
             if self.correct:
                 Y = self._differentiable(t_i, Y, psi, weight, h * self.gamma)

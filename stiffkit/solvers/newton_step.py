@@ -1,0 +1,418 @@
+"""Steps that solve nonlinear systems by Newton's method: ESDIRK methods and Radau IIA."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+
+from .._array import Array
+from .algebra import Algebra
+from .dense import Segment
+from .implicit import AdditiveTableau
+from .problem import Problem
+from .radau import radau_transformation
+from .step import StepFailed
+from .stiff_limit import error_factor, stiff_interpolant
+from .stiff_step import StiffStages
+from .tableau import ButcherTableau, bubble
+
+__all__ = ["DirkStages", "NewtonStages", "RadauStages", "derivative_guesses"]
+
+MAX_ITERATIONS = 8
+"""Newton iterations of a stage. RADAU5 allows 7 and cuts the step sooner."""
+
+PATIENT = 50
+"""The same on a grid."""
+
+STOP = 1e-2
+"""Where the iteration of an ESDIRK stage may stop, in units of the tolerance.
+
+Hairer's √rtol takes a third more calls of f at rtol 1e-7, and brings no digits to methods whose
+error estimates are about as large as their errors; 0.03 costs some of them half a digit.
+"""
+
+REUSE_RATE = 1e-2
+"""A Jacobian that lets Newton's method contract by this much is good enough for another step."""
+
+
+GROWTH = 1.5
+"""A Jacobian serves ESDIRK steps that are so many times as long as the one it was made for.
+
+Over a long rest the step grows, and in the end it may reach over an outbreak: L-stable methods damp
+growing modes too. Newton's method with a Jacobian of long ago then settles on a solution that is
+not the one that the step started on, and the error estimate, with few stages near the outbreak, has
+nothing to say. With one of the step's own start the iteration diverges, and the step is refused.
+"""
+
+
+class NewtonStages(StiffStages):
+    """Simplified Newton iteration with Hairer's control of its contraction (HW II, IV.8)."""
+
+    hold = (1.0, 1.2)
+
+    def __init__(self, problem: Problem, tableau: Any, linear: Algebra) -> None:
+        super().__init__(problem, tableau, linear)
+        least = float(np.min(problem.rtol))
+        self.tol = max(10 * self.eps / least, self.kappa(least))
+        """How far from its solution an iteration may stop, in units of the tolerance."""
+        self.rate, self.iterations = 1.0, 0
+        """Worst contraction of the step, and most iterations of a stage."""
+        self.eta = 1.0
+        self.most = MAX_ITERATIONS
+        self.square_sum = self.backend.square_sum(problem.y0)
+
+    @abstractmethod
+    def kappa(self, rtol: float) -> float:
+        """Return how far an iteration may stop from its solution, but for rounding."""
+
+    def begin(self, y: Array, f_0: Array) -> None:
+        """Forget the attempts before, and a Jacobian that has had its day."""
+        super().begin(y, f_0)
+        if self.iterations > 2 and self.rate > REUSE_RATE:
+            self.known = False
+
+    def attempt(self, t: float, y: Array, t_new: float) -> Array:
+        """Solve for the stages; a failure with an old Jacobian has another go with a new one.
+
+        Raises
+        ------
+        StepFailed
+            If the iteration fails with the Jacobian of the step's own start.
+        """
+        h = t_new - t
+        if not self.known:
+            self.jacobian(t, y, h)
+        try:
+            return self.solve_stages(t, y, t_new)
+        except StepFailed:
+            if self.fresh:
+                raise
+        self.jacobian(t, y, h)
+        return self.solve_stages(t, y, t_new)
+
+    @abstractmethod
+    def solve_stages(self, t: float, y: Array, t_new: float) -> Array:
+        """Solve the nonlinear systems of the step; return y_new."""
+
+    def iterate(self, h: float, correct: Callable[[], float]) -> None:
+        """Call `correct`, which makes one correction and returns its norm, until it converges."""
+        old, eta = 0.0, max(self.eta, self.eps) ** 0.8
+        for m in range(1, self.most + 1):
+            norm = correct()
+            if not math.isfinite(norm):
+                msg = "f is not finite"
+                raise StepFailed(msg, 0.1 * abs(h), "non_finite")
+            if m > 1:
+                rate = norm / old if old > 0 else 0.0
+                self.rate = max(self.rate, rate)
+                if rate >= 1 or rate ** (self.most - m) / (1 - rate) * norm > self.tol:
+                    break
+                eta = rate / (1 - rate)
+            old, self.iterations = norm, max(self.iterations, m)
+            if eta * norm <= self.tol or norm == 0:
+                self.eta = eta
+                return
+        self.eta = 1.0
+        msg = "Newton's method did not converge"
+        raise StepFailed(msg, 0.25 * abs(h), "newton")
+
+
+def derivative_guesses(c: Array) -> Array:
+    """Return rows of weights that extrapolate stage derivatives from those before.
+
+    Row i is the least one with Σ_j w_j c_j^m = c_i^m for m = 0, 1, 2, or as many as there are
+    derivatives.
+    """
+    W = np.zeros((len(c), len(c)))
+    for i in range(1, len(c)):
+        powers = c[: i + 1] ** np.arange(min(i, 3))[:, None]
+        W[i, :i] = np.linalg.pinv(powers[:, :i]) @ powers[:, i]
+    return W
+
+
+@final
+class DirkStages(NewtonStages):
+    """Steps of a singly diagonally implicit method with an explicit first stage (ESDIRK).
+
+    Each stage of an additive pair has two derivatives, f_implicit's and f_explicit's.
+    """
+
+    def __init__(
+        self, problem: Problem, method: ButcherTableau | AdditiveTableau, linear: Algebra
+    ) -> None:
+        pair = (
+            (method,) if isinstance(method, ButcherTableau) else (method.implicit, method.explicit)
+        )
+        tableau, m = pair[0], len(pair)
+        super().__init__(problem, tableau, linear)
+        s, dtype = tableau.n_stages, problem.y0.dtype
+        self.error_order = tableau.error_order or 0
+        self.K = np.zeros((s, m, len(problem.y0)), dtype=dtype)
+        self.K_flat = self.K.reshape(s * m, -1)
+        """Row i m + j is stage i's derivative of part j; the rows of weights fit it."""
+        rows = np.stack([part.A for part in pair], axis=2).reshape(s, -1).astype(dtype)
+        guesses = derivative_guesses(tableau.c).astype(dtype)
+        self.plan = [
+            (
+                1 - float(tableau.c[i]),
+                partial(rows[i, : i * m].dot, self.K_flat[: i * m]),
+                partial(guesses[i, :i].dot, self.K[:i, 0]),
+            )
+            for i in range(1, s)
+        ]
+        self.gamma = float(tableau.A[1, 1])
+        self.b = np.repeat(tableau.b, m).astype(dtype)
+        self.e = np.repeat(error_factor(tableau) * np.asarray(tableau.e), m).astype(dtype)
+        self.rest = self.b - rows[-1]
+        """What y_new has beyond the last stage, of its explicit part."""
+        self.bubble: Array = None
+        dense = tableau.interpolant or stiff_interpolant(*pair)
+        if dense is not None and not bubble(dense, tableau.b)[:, s:].any():  # stages are enough
+            self.bubble = np.repeat(bubble(dense, tableau.b)[:, :s], m, axis=1).astype(dtype)
+        self.h = 0.0
+        self.y_new: Array = None
+
+    def kappa(self, rtol: float) -> float:  # noqa: ARG002
+        """Return a share of the tolerance that is as good as none."""
+        return STOP
+
+    def first_slope(self) -> Array:
+        """Return the first stage's derivative, of both parts together."""
+        return self.K[0].sum(axis=0)
+
+    def slopes(self) -> list[Array]:
+        """Return all stage derivatives, of both parts together."""
+        return list(self.times_mass(self.K.sum(axis=1)))
+
+    def start(self, y: Array, f_0: Array) -> None:
+        """Get ready to step from y, given f_0 = f(t, y), whatever was before."""
+        super().start(y, f_0 if self.to_slope is None else self.to_slope(f_0))
+        self.exact = self.mass is None
+
+    def begin(self, y: Array, f_0: Array) -> None:
+        """Forget the attempts before; f_0 is the first stage, a slope."""
+        super().begin(y, f_0)
+        self.K[0] = 0
+        self.K[0, 0] = f_0
+
+    def f_new(self, t: float, y: Array) -> Array:
+        """Return the slope at the end of the step; of two parts, each is kept."""
+        if self.f_explicit is None:
+            if self.f_end_at is not y:
+                self.f_end, self.f_end_at = super().slope_at(t, y, self.f(t, y), -self.h), y
+            return self.f_end
+        if self.f_end_at is not y:
+            self.ends, self.f_end_at = [self.f(t, y), self.explicit_slope(t, y)], y
+            self.f_end = self.ends[0] + self.ends[1]
+        return self.f_end
+
+    def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
+        """Return the method's own dense output, or the cubic Hermite."""
+        if self.bubble is None or y_new is not self.y_new:
+            return super().segment(t, y, t_new, y_new)
+        return Segment(t, t_new, y, y_new, list((t_new - t) * (self.bubble @ self.K_flat)))
+
+    def explicit_slope(self, t: float, y: Array) -> Array:
+        """Return f_explicit(t, y) as an array of our own."""
+        assert self.f_explicit is not None
+        self.calls_explicit += 1
+        y.setflags(write=False)
+        return np.array(self.f_explicit(t, y))
+
+    def attempt(self, t: float, y: Array, t_new: float) -> Array:
+        """Solve for the stages, with a Jacobian that was made for steps as long as this one."""
+        if not self.fresh and abs(t_new - t) > GROWTH * self.h_known:
+            self.known = False
+        if self.f_explicit is not None:
+            self.f_new(t, y)
+            self.K[0], self.f_0 = self.ends, self.ends[0]
+        return super().attempt(t, y, t_new)
+
+    def slope_at(self, t: float, y: Array, f: Array, h: float) -> Array:  # noqa: ARG002
+        """Return `f`: what the ends of a step are known by are slopes."""
+        return f
+
+    def advance(self, t: float, y: Array) -> None:
+        """Get ready to step from the end (t, y) of the step before."""
+        # f(t, y) itself would amplify what Newton's method left of the stiff modes; the stage's
+        # own derivative, (Y − ψ)/(hγ), does not.
+        if self.tableau.stiffly_accurate and self.f_explicit is None and self.f_end_at is y:
+            self.begin(y, self.f_end)
+            self.exact = False
+        else:
+            super().advance(t, y)
+            self.exact = self.mass is None
+
+    def solve_stages(self, t: float, y: Array, t_new: float) -> Array:
+        """Solve stage after stage; return y_new."""
+        h, K, call, mass = t_new - t, self.K, self.call, self.mass
+        solve, inverse = self.solver(h * self.gamma, h), 1 / (self.atol + self.rtol * np.abs(y))
+        # NumPy's numbers multiply arrays faster than Python's.
+        length, weight = np.array(h, y.dtype), np.array(h * self.gamma, y.dtype)
+        self.h, self.rate, self.iterations = h, 0.0, 0
+        Y, psi, size = y, y, max(len(y), 1)
+
+        def correct() -> float:
+            nonlocal Y
+            rest = psi - Y
+            change = weight * call(t_i, Y)
+            change += rest if mass is None else mass @ rest
+            change = solve(change)
+            self.calls += 1
+            Y = Y + change
+            change = change * inverse
+            return math.sqrt(self.square_sum(change) / size)
+
+        for i, (rest, increment, guess) in enumerate(self.plan, 1):
+            t_i = t_new - rest * h
+            psi = increment()
+            psi *= length
+            psi += y
+            Y = guess()
+            Y *= weight
+            Y += psi
+            self.iterate(h, correct)
+            K[i, 0] = (Y - psi) / weight
+            if self.f_explicit is not None:
+                K[i, 1] = self.explicit_slope(t_i, Y)
+        if not self.tableau.stiffly_accurate:
+            y_new = y + h * (self.b @ self.K_flat)
+        elif self.f_explicit is not None:
+            y_new = Y + h * (self.rest[1::2] @ K[:, 1])
+        else:
+            y_new, self.f_end = Y, K[-1, 0].copy()
+            self.f_end_at = y_new
+        self.y_new = self.backend.protect(y_new)
+        return self.y_new
+
+    def estimate_error(self) -> Array:
+        """Return the filtered estimate (M − hγJ)⁻¹ M h Σ e_i k_i, times `error_factor`.
+
+        Without the filter stiff modes would count by z times their size (Hosea and Shampine 1996).
+        """
+        rest = self.times_mass(self.h * (self.e @ self.K_flat))
+        return self.solver(self.h * self.gamma, self.h)(rest)
+
+
+@final
+class RadauStages(NewtonStages):
+    """Steps of Radau IIA methods: Hairer's transformation, his estimate, his start values.
+
+    Unknown are W = S⁻¹ Z, Z_i = Y_i − y, in the coordinates in which A⁻¹ is diagonal: a row for its
+    real eigenvalue and one for each pair, or for complex states two.
+    """
+
+    hold = (0.91, 1.2)
+
+    def __init__(self, problem: Problem, tableau: ButcherTableau, linear: Algebra) -> None:
+        super().__init__(problem, tableau, linear)
+        y, data, s = problem.y0, radau_transformation(tableau), tableau.n_stages
+        self.error_order = s
+        self.most += 5 * (s - 3) // 2
+        self.real = y.dtype.kind != "c"
+        data = data if self.real else data.full()
+        gamma, *pairs = data.eigenvalues.tolist()
+        self.gamma = float(gamma.real)
+        self.eigenvalues: list[complex] = [self.gamma, *pairs]
+        dtype = np.result_type(y.dtype, np.complex64)
+        self.S, self.S_inv = data.S.astype(dtype), data.S_inv.astype(dtype)
+        self.F = np.empty((s, len(y)), dtype)
+        self.e = (data.e / self.gamma).astype(y.dtype)
+        self.powers = np.arange(1, s + 1)
+        self.inverse = np.linalg.inv(tableau.c[:, None] ** self.powers)
+        """Z ↦ coefficients of θ, θ², ... in the collocation polynomial y(t + θh) − y."""
+        self.Z = np.zeros((s, len(y)), dtype=y.dtype)
+        self.h = 0.0
+        self.y: Array = y
+        self.y_new: Array = y
+        self.t_0 = math.nan
+        self.careful = True
+        """Whether the step is the first, or follows a rejection: then the estimate may be filtered
+        twice."""
+        self.last: tuple[Array, float] | None = None
+        """Z and h of the step before."""
+
+    def kappa(self, rtol: float) -> float:
+        """Return Hairer's value: the error of a step is often far below the tolerance."""
+        return min(0.03, math.sqrt(rtol))
+
+    def start(self, y: Array, f_0: Array) -> None:
+        """Get ready to step from y, given f_0 = f(t, y), whatever was before."""
+        super().start(y, f_0)
+        self.last, self.careful = None, True
+
+    def advance(self, t: float, y: Array) -> None:
+        """Get ready to step from the end (t, y) of the step before."""
+        self.last = self.Z, self.h
+        super().advance(t, y)
+        self.careful = False
+
+    def solve_stages(self, t: float, y: Array, t_new: float) -> Array:
+        """Solve for the stages all at once; return y_new."""
+        S, S_inv, F, call, real = self.S, self.S_inv, self.F, self.call, self.real
+        h = t_new - t
+        inverse = 1 / (self.atol + self.rtol * np.abs(y))
+        c = [h / value for value in self.eigenvalues]
+        solves, weights = [self.solver(c_i, h) for c_i in c], np.array(c, S.dtype)[:, None]
+        times = [t_new - (1 - c_i) * h for c_i in self.tableau.c.tolist()]
+        self.h, self.t_0, self.y, self.rate, self.iterations = h, t, y, 0.0, 0
+        Z = self.Z = self.predict(h)
+        W = S_inv.dot(Z)
+
+        def correct() -> float:
+            nonlocal Z
+            for i, Y in enumerate(y + Z):
+                F[i] = call(times[i], Y)
+            self.calls += len(times)
+            change = S_inv.dot(F)
+            change *= weights
+            change -= self.times_mass(W)
+            change[0] = solves[0](change[0].real if real else change[0])
+            for i, solve in enumerate(solves[1:], 1):
+                change[i] = solve(change[i])
+            W[:] += change
+            Z = S.dot(W)
+            if real:
+                Z = Z.real
+            change *= inverse
+            return math.sqrt(np.vdot(change, change).real / max(Z.size, 1))
+
+        self.iterate(h, correct)
+        self.Z = Z
+        self.y_new = self.backend.protect(y + Z[-1])
+        return self.y_new
+
+    def predict(self, h: float) -> Array:
+        """Return Z by extrapolation of the collocation polynomial of the step before."""
+        if self.last is None:
+            return np.zeros_like(self.Z)
+        Z, h_old = self.last
+        theta = 1 + self.tableau.c * (h / h_old)
+        powers = theta[:, None] ** self.powers - 1
+        return powers.dot(self.inverse).astype(Z.dtype).dot(Z)
+
+    def estimate_error(self) -> Array:
+        """Return Hairer's estimate (IV.8.19), (IV.8.20) after a rejection and at the start."""
+        c = self.h / self.gamma
+        solve = self.solver(c, self.h)
+        rest = self.times_mass(self.e.dot(self.Z))
+        err = solve(c * self.f_0 + rest)
+        if self.careful:
+            size = np.maximum(np.abs(self.y), np.abs(self.y_new))
+            if self.norm(err, self.atol + self.rtol * size) >= 1:
+                err = solve(c * self.f(self.t_0, self.y + err) + rest)
+        self.careful = True
+        return err
+
+    def segment(self, t: float, y: Array, t_new: float, y_new: Array) -> Segment:
+        """Return the collocation polynomial, of order s."""
+        if y_new is not self.y_new:
+            return super().segment(t, y, t_new, y_new)
+        # θ^k is θ less θ(1 − θ)(1 + θ + ... + θ^(k−2)).
+        C = self.inverse.astype(y.dtype).dot(self.Z)
+        return Segment(t, t_new, y, y_new, list(-np.cumsum(C[:0:-1], axis=0)[::-1]))
