@@ -9,7 +9,7 @@ sys.path.insert(0, str(DOCS))
 
 import figures  # noqa: E402
 
-# Figures and tables that follow from the package, made anew on every build.
+# Figures, tables and the pages of the methods follow from the package, made anew on every build.
 figures.make(DOCS / "_build" / "generated")
 
 project = "stiffkit"
@@ -25,13 +25,32 @@ extensions = [
     "sphinx.ext.mathjax",
     # Puts MathJax beside the pages: neither the build nor the reader needs the network.
     "sphinx-mathjax-offline",
+    "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
 ]
 exclude_patterns = ["_build"]
 
+# Every example runs; one that fails ends the build. Those whose scripts did not change are kept.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/gallery",
+    "gallery_dirs": "gallery",
+    "filename_pattern": "/",
+    "within_subsection_order": "gallery_settings.Order",
+    "reset_modules": ("matplotlib", "gallery_settings.style"),
+    "abort_on_example_error": True,
+    "capture_repr": (),
+    "download_all_examples": False,
+    "image_srcset": ["2x"],
+    "nested_sections": False,
+    "show_signature": False,
+    "write_computation_times": False,
+}
+
 html_theme = "furo"
 html_title = "stiffkit"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["book.css"]
+html_js_files = ["sort.js"]
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
