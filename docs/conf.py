@@ -8,9 +8,7 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 
 import figures  # noqa: E402
-
-# Figures, tables and the pages of the methods follow from the package, made anew on every build.
-figures.make(DOCS / "_build" / "generated")
+from sphinx.application import Sphinx  # noqa: E402
 
 project = "stiffkit"
 author = "The stiffkit developers"
@@ -75,3 +73,15 @@ doctest_global_setup = """
 import numpy as np
 import stiffkit
 """
+
+
+def generate(app: Sphinx) -> None:
+    """Make figures, tables and the pages of the methods anew; the doctests take those there are."""
+    out = DOCS / "_build" / "generated"
+    if app.builder.name != "doctest" or not out.exists():
+        figures.make(out)
+
+
+def setup(app: Sphinx) -> None:
+    """Generate before Sphinx looks for pages."""
+    app.connect("builder-inited", generate)

@@ -106,16 +106,16 @@ NOTES: dict[str, str] = {
         "pays where they are expensive; it also solves batches of torch tensors."
     ),
     "kencarp3": (
-        "The implicit half of Kennedy and Carpenter's additive pair of order 3 ([ark3](ark3)). "
+        "The implicit half of Kennedy and Carpenter's additive pair of order 3 ([ark3](ark3.md)). "
         "It may be used alone; given two functions, `solve` runs the pair."
     ),
     "kencarp4": (
-        "The implicit half of Kennedy and Carpenter's additive pair of order 4 ([ark4](ark4)). "
+        "The implicit half of Kennedy and Carpenter's additive pair of order 4 ([ark4](ark4.md)). "
         "Alone it is a good choice where f or its Jacobian is expensive, and forgives a "
         "Jacobian that is old or rough."
     ),
     "kencarp5": (
-        "The implicit half of Kennedy and Carpenter's additive pair of order 5 ([ark5](ark5)), "
+        "The implicit half of Kennedy and Carpenter's additive pair of order 5 ([ark5](ark5.md)), "
         "for more digits than `kencarp4`."
     ),
     "radau5": (

@@ -244,7 +244,9 @@ def meaning(method: Any) -> str:
             "coefficient."
         )
     if f.kind in ("ESDIRK", "collocation", "Rosenbrock"):
-        lines.append("∞ stands for the whole half-axis. A-stability is checked on ∣R(iy)∣.")
+        lines.append(
+            "A limit of ∞ stands for the whole half-axis. A-stability is checked on ∣R(iy)∣."
+        )
     return " ".join(lines)
 
 

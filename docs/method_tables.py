@@ -250,6 +250,11 @@ def scientific(x: float) -> str:
     return f"{mantissa}·10{superscript(int(exponent))}".replace("-", "−")
 
 
+def short(x: float) -> str:
+    """Three digits."""
+    return f"{x:.3g}" if x >= 0.01 else scientific(x)
+
+
 def superscript(n: int) -> str:
     """Write an integer as an exponent."""
     return str(n).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
@@ -300,7 +305,7 @@ def _butcher_numbers(method: ButcherTableau) -> list[tuple[str, str]]:
     quality = method.pair_quality
     if quality is not None:
         rows.append(("pair quality Â", scientific(quality.A_hat)))
-        rows += [(f"pair quality {n}", f"{getattr(quality, n):.3g}") for n in "BCDE"]
+        rows += [(f"pair quality {n}", short(getattr(quality, n))) for n in "BCDE"]
     return rows
 
 
@@ -325,7 +330,7 @@ def _calls(method: ButcherTableau) -> str:
         return f"{method.n_stages - method.fsal}"
     if method.name == "radau5":
         return "3 in each iteration, 1 for the error estimate"
-    return f"1 in each iteration of {method.n_stages - 1} stages"
+    return f"1 in each iteration, for each of {method.n_stages - 1} stages"
 
 
 def _damping_rows(method: Any) -> list[tuple[str, str]]:
@@ -401,7 +406,7 @@ def _additive_numbers(pair: AdditiveTableau) -> list[tuple[str, str]]:
         ),
         (
             "implicit half",
-            f"[{left.name}]({left.name}): A-stable: "
+            f"[{left.name}]({left.name}.md): A-stable: "
             f"{'yes' if widest_angle(left) == 90.0 else 'no'}, R(∞) = {at_infinity(left)}",
         ),
         ("explicit half, limit on the negative real axis", f"{right.real_stability_limit:.3f}"),
