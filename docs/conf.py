@@ -1,5 +1,6 @@
 """Sphinx configuration. `make docs` builds with -n -W: every warning is an error."""
 
+import logging
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -27,6 +28,9 @@ extensions = [
     "sphinxcontrib.bibtex",
 ]
 exclude_patterns = ["_build"]
+
+# Solves report what `auto` and the detector do, and sphinx-gallery would show it.
+logging.getLogger("stiffkit").setLevel(logging.WARNING)
 
 # Every example runs; one that fails ends the build. Those whose scripts did not change are kept.
 sphinx_gallery_conf = {

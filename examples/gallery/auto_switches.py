@@ -2,9 +2,9 @@
 What ``auto`` does, and when
 ============================
 
-The default method starts explicit, finds out while it solves where that is a waste, and goes on
-with a stabilised or an implicit method, and back. Here is a problem that is stiff in turns, and a
-large one that asks for a stabilised method.
+The default method starts explicit, finds out while it solves where that is a waste, and goes on with
+a stabilised or an implicit method, and back. Here are a problem that is stiff in turns, and a rod on
+a fine grid, for which both are tried.
 """
 
 import matplotlib.pyplot as plt
