@@ -64,7 +64,7 @@ dev: .venv/.installed-dev ## install everything for development, with the commit
 	$(BIN)/pre-commit install
 
 clean: ## remove all that make made, .venv too
-	rm -rf .venv $(OUT) build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv $(OUT) build dist docs/_build docs/gallery docs/method .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

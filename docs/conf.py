@@ -1,5 +1,6 @@
 """Sphinx configuration. `make docs` builds with -n -W: every warning is an error."""
 
+import logging
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -8,9 +9,7 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 
 import figures  # noqa: E402
-
-# Figures and tables that follow from the package, made anew on every build.
-figures.make(DOCS / "_build" / "generated")
+from sphinx.application import Sphinx  # noqa: E402
 
 project = "stiffkit"
 author = "The stiffkit developers"
@@ -25,13 +24,35 @@ extensions = [
     "sphinx.ext.mathjax",
     # Puts MathJax beside the pages: neither the build nor the reader needs the network.
     "sphinx-mathjax-offline",
+    "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
 ]
 exclude_patterns = ["_build"]
 
+# Solves report what `auto` and the detector do, and sphinx-gallery would show it.
+logging.getLogger("stiffkit").setLevel(logging.WARNING)
+
+# Every example runs; one that fails ends the build. Those whose scripts did not change are kept.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/gallery",
+    "gallery_dirs": "gallery",
+    "filename_pattern": "/",
+    "within_subsection_order": "gallery_settings.Order",
+    "reset_modules": ("matplotlib", "gallery_settings.style"),
+    "abort_on_example_error": True,
+    "capture_repr": (),
+    "download_all_examples": False,
+    "image_srcset": ["2x"],
+    "nested_sections": False,
+    "show_signature": False,
+    "write_computation_times": False,
+}
+
 html_theme = "furo"
 html_title = "stiffkit"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["book.css"]
+html_js_files = ["sort.js"]
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
@@ -56,3 +77,15 @@ doctest_global_setup = """
 import numpy as np
 import stiffkit
 """
+
+
+def generate(app: Sphinx) -> None:
+    """Make figures, tables and the pages of the methods anew; the doctests take those there are."""
+    out = DOCS / "_build" / "generated"
+    if app.builder.name != "doctest" or not out.exists():
+        figures.make(out)
+
+
+def setup(app: Sphinx) -> None:
+    """Generate before Sphinx looks for pages."""
+    app.connect("builder-inited", generate)

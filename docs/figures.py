@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,10 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+import method_pages
 import numpy as np
 from figures_alignment import alignment, alignment_table
+from figures_benchmarks import benchmarks_table
 from figures_end_values import TABLES as END_VALUES
 from figures_implicit import implicit_methods, implicit_table
 from figures_samplers import distances_table, networks, samplers, samplers_table
@@ -41,7 +42,9 @@ def make(out: Path) -> None:
     """Write all figures and tables to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     tables = {
-        "methods": methods_table,
+        "all_methods": method_pages.overview,
+        "method_trees": method_pages.toctree,
+        "benchmarks": benchmarks_table,
         "estimators": estimators_table,
         "detector": detector_table,
         "alignment": alignment_table,
@@ -75,52 +78,12 @@ def make(out: Path) -> None:
             figure = draw()
             figure.savefig(out / f"{name}.svg", metadata={"Date": None})
             plt.close(figure)
+        method_pages.write(Path(__file__).parent / "method")
 
 
 def by_order() -> list[Any]:
     """All explicit tableaus, lowest order first."""
     return sorted(sk.EXPLICIT.values(), key=lambda tableau: tableau.order)
-
-
-# The table of explicit methods --------------------------------------------------------------------
-
-
-def methods_table() -> str:
-    """Return one row per method, all columns derived from its tableau."""
-    keys = bibliography(Path(__file__).parent / "references.bib")
-    head = "| name | order | stages | limits: real | imag. | error norm | dense order | reference |"
-    lines = [head, "|:--|:--|:--|--:|--:|:--|:--|:--|"]
-    for tableau in by_order():
-        hats = [q for q in (tableau.order_hat, tableau.order_hat2) if q is not None]
-        order = f"{tableau.order}" + (f"({','.join(map(str, hats))})" if hats else "")
-        dense = f"{tableau.dense.order}"
-        if tableau.interpolant is None:
-            dense += " H"
-        elif tableau.dense.c:
-            dense += f", +{len(tableau.dense.c)}"
-        doi = re.search(r"doi:(\S+?)(,|$)", tableau.reference)
-        if doi is None or doi[1] not in keys:
-            msg = f"the reference of {tableau.name!r} is not in references.bib"
-            raise ValueError(msg)
-        cells = [
-            f"`{tableau.name}`",
-            order,
-            f"{tableau.n_stages}" + (" FSAL" if tableau.fsal else ""),
-            f"{tableau.real_stability_limit:.3f}",
-            f"{tableau.imaginary_stability_limit:.3f}",
-            f"`{tableau.principal_error_norm:.1e}`",
-            dense,
-            f"{{cite}}`{keys[doi[1]]}`",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def bibliography(path: Path) -> dict[str, str]:
-    """Return DOI to BibTeX key."""
-    entries = re.findall(r"@\w+\{(\w+),(.*?)\n\}", path.read_text(encoding="utf-8"), re.DOTALL)
-    dois = {key: re.search(r"doi = \{(.*?)\}", body) for key, body in entries}
-    return {doi[1]: key for key, doi in dois.items() if doi is not None}
 
 
 # Tables of measurements ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from method_tables import at_infinity
 
 from stiffkit import ButcherTableau
 from stiffkit.solvers import implicit, radau, rosenbrock
@@ -73,8 +74,8 @@ def implicit_table() -> str:
             f"{tableau.order}{hat}",
             f"{tableau.n_stages}",
             _diagonal(tableau),
-            _limit(tableau, "b"),
-            "" if tableau.order_hat is None else _limit(tableau, "b_hat"),
+            at_infinity(tableau, "b"),
+            "" if tableau.order_hat is None else at_infinity(tableau, "b_hat"),
             f"{tableau.stage_order}" if butcher else "",
             "" if butcher else f"{_w_order(tableau)}",
             f"{np.log2(coarse.max() / fine.max()):.1f}",
@@ -88,12 +89,6 @@ def _diagonal(tableau: Any) -> str:
     if isinstance(tableau, RosenbrockTableau):
         return f"{tableau.gamma:.4f}"
     return f"{tableau.A[-1, -1]:.4f}" if not np.triu(tableau.A, 1).any() else ""
-
-
-def _limit(tableau: Any, row: str) -> str:
-    """R(∞): from a z so large that 1/z is less than what is printed."""
-    value = float(tableau.R(-1e7, row).real)
-    return "∞" if abs(value) > 1e3 else f"{value:.3f}".replace("-0.000", "0").replace("0.000", "0")
 
 
 def _w_order(tableau: Any) -> int:

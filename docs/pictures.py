@@ -1,4 +1,4 @@
-"""The pictures of README.md, which are kept beside it: `python docs/pictures.py` makes them anew."""
+"""Make the pictures of README.md, which are kept beside it: `python docs/pictures.py`."""
 
 from __future__ import annotations
 

@@ -226,9 +226,7 @@ def main() -> None:
     add("--every", type=int, default=500, help="updates between log lines; a tenth as many saves")
     add("--threads", type=int, default=1)
     add("--compile", action="store_true", help="a third faster, after a minute of compilation")
-    add(
-        "--bf16", action="store_true", help="faster again, where the CPU has bfloat16"
-    )
+    add("--bf16", action="store_true", help="faster again, where the CPU has bfloat16")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,154 @@
+"""The documentation leaves nothing out, and what it derives of a method is true."""
+
+import ast
+import re
+from importlib import import_module
+from pathlib import Path
+
+import method_tables as tables
+import numpy as np
+import pytest
+from gallery_settings import ORDER
+from method_notes import NOTES
+from method_pages import ALL, bibliography, overview, page, toctree
+
+import stiffkit as sk
+from stiffkit.solvers import trees
+from stiffkit.solvers.methods import ADDITIVE
+from stiffkit.solvers.stabilised import STABILISED
+
+ROOT = Path(__file__).parents[1]
+API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+GALLERY = sorted((ROOT / "examples" / "gallery").glob("*.py"))
+
+PUBLIC = [
+    "stiffkit",
+    "stiffkit.solvers",
+    "stiffkit.solvers.ensemble",
+    "stiffkit.solvers.trees",
+    "stiffkit.stiffness",
+    "stiffkit.guidance",
+    "stiffkit.diffusion",
+    "stiffkit.diffusion.checkpoint",
+    "stiffkit.diffusion.metrics",
+    "stiffkit.diffusion.networks",
+    "stiffkit.diffusion.shipped",
+]
+
+
+# Methods ------------------------------------------------------------------------------------------
+
+
+def test_every_method_has_a_page_and_a_row():
+    assert set(ALL) == set(sk.METHODS) | set(ADDITIVE) == set(NOTES)
+    table, tree = overview(), toctree()
+    for name in ALL:
+        assert f"[{name}](../method/{name}.md)" in table
+        assert f"../method/{name}\n" in tree
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_page_is_no_stub(name):
+    keys = bibliography(ROOT / "docs" / "references.bib")
+    text = page(ALL[name], keys)
+    titles = re.findall(r"^##? (.*)$", text, re.M)
+    assert titles == [
+        name,
+        "Numbers",
+        "Coefficients",
+        "Order conditions",
+        "Dense output",
+        "Reference",
+    ]
+    assert "https://doi.org/" in text
+    assert f'"{name}"' in text
+    assert "None" not in text
+    assert "nan" not in re.findall(r"\w+", text)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_conditions_counted_are_those_of_the_order(name):
+    method = ALL[name]
+    p = getattr(method, "order", None) or method.implicit.order
+    rows = tables.order_rows(method)["b"]
+    assert all(row.met == row.count for row in rows[:p])
+    if p < trees.MAX_ORDER:
+        assert rows[p].met < rows[p].count
+
+
+@pytest.mark.parametrize("method", STABILISED.values(), ids=STABILISED)
+@pytest.mark.parametrize("s", [5, 8, 20])
+def test_the_tableau_of_a_recurrence_is_the_method(method, s):
+    A, b, b_hat = tables.butcher(method, s)
+    assert abs(b.sum() - 1) < 1e-13
+    assert abs(b_hat.sum() - 1) < 1e-13
+    z = np.array([-1.0, -3.0 + 0.5j, 0.1j])
+    R = [1 + x * b @ np.linalg.solve(np.eye(len(b)) - x * A, np.ones(len(b))) for x in z]
+    np.testing.assert_allclose(R, method.R(z, s), rtol=1e-11)
+
+
+@pytest.mark.parametrize("name", [name for name in sk.METHODS if name not in STABILISED])
+def test_the_error_constant_is_a_coefficient_of_exp_minus_R(name):
+    method = ALL[name]
+    q, C = tables.linear_error(method)
+    # Cauchy's integral on a circle inside all poles, by the trapezoidal rule.
+    z = np.exp(2j * np.pi * np.arange(64) / 64)
+    series = np.fft.fft(np.exp(z) - method.R(z)).real[: q + 2] / 64
+    # Large coefficients (vern6, vern8) are printed to digits that leave 1e-11.
+    np.testing.assert_allclose(series[: q + 1], 0, atol=1e-10)
+    np.testing.assert_allclose(series[q + 1], C, rtol=1e-3, atol=1e-11)
+
+
+# Reference ----------------------------------------------------------------------------------------
+
+
+def resolve(path):
+    """The object that a dotted name stands for."""
+    parts = path.split(".")
+    for i in range(len(parts) - 1, 0, -1):
+        try:
+            found = import_module(".".join(parts[:i]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[i:]:
+            found = getattr(found, name)
+        return found
+    raise AssertionError(path)
+
+
+@pytest.fixture(scope="module")
+def listed():
+    """Every object that the reference names itself; `automodule` lists those of a module."""
+    names = re.findall(r"^\.\. (?:auto(?!module)|py:)\w+:: ([\w.]+)", API, re.M)
+    modules = re.findall(r"^\.\. automodule:: ([\w.]+)\n +:members:", API, re.M)
+    names += [f"{module}.{name}" for module in modules for name in import_module(module).__all__]
+    return [resolve(name) for name in names]
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_name_is_in_the_reference(module, listed):
+    found = import_module(module)
+    missing = [
+        name for name in found.__all__ if not any(getattr(found, name) is it for it in listed)
+    ]
+    assert not missing
+
+
+# Gallery ------------------------------------------------------------------------------------------
+
+
+def test_the_gallery_has_an_order():
+    assert sorted(ORDER) == [path.stem for path in GALLERY]
+    assert len(GALLERY) >= 15
+
+
+@pytest.mark.parametrize("path", GALLERY, ids=lambda path: path.stem)
+def test_an_example_uses_public_names_only(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stiffkit"):
+            public = import_module(node.module).__all__
+            assert {name.name for name in node.names} <= {*public, "shipped"}
+        if isinstance(node, ast.Attribute):
+            assert not node.attr.startswith("_")
+    assert ast.get_docstring(tree).split("\n")[1].startswith("====")
