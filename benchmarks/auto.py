@@ -20,7 +20,7 @@ from stiff_problems import STIFF
 
 import stiffkit as sk
 
-MEMBERS = ("tsit5", "vern7", "rkc2", "rock4", "rodas5p", "radau5")
+MEMBERS = ("tsit5", "vern7", "rkc2", "rock4", "rodas5p", "radau5", "radau9")
 RTOLS = (1e-3, 1e-5, 1e-7, 1e-9)
 
 
