@@ -92,7 +92,8 @@ def take_turns(
     shortest : float
         Seconds of a measurement: a shorter run is called several times within it.
     longest : float
-        Runs whose first call took longer are timed once.
+        A run whose first call took longer is not repeated, and that time stands, unless it was one
+        of `warm_up`; then it is timed once. What compiles is to be called before.
     clock : callable
         The processor's time by default, which other work disturbs less than wall time.
 
@@ -108,14 +109,17 @@ def take_turns(
             timing.result = (warm_up or {}).get(name, run)()
         except Exception as error:  # whatever it is, the others go on
             timing.failure = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        if timing.failure is None and clock() - start < longest:
+        took = clock() - start
+        if timing.failure is None and took > longest and name not in (warm_up or {}):
+            timing.times.append(took)
+        elif timing.failure is None and took <= longest:
             start = clock()
             run()
             inner[name] = max(1, math.ceil(shortest / max(clock() - start, 1e-7)))
-    for repetition in range(repetitions):
+    for _ in range(repetitions):
         for name, run in runs.items():
             timing = timings[name]
-            if timing.failure is not None or (repetition and timing.best > longest):
+            if timing.failure is not None or (timing.times and timing.best > longest):
                 continue
             n = inner.get(name, 1)
             start = clock()
@@ -123,6 +127,25 @@ def take_turns(
                 run()
             timing.times.append((clock() - start) / n)
     return timings
+
+
+def best_times(
+    runs: Mapping[str, Callable[[], Any]], repetitions: int, **options: Any
+) -> dict[str, float]:
+    """Return the least time of each run, as `take_turns` measures them; one that fails is an error.
+
+    Raises
+    ------
+    RuntimeError
+        If a run raises an exception.
+    """
+    best = {}
+    for name, timing in take_turns(runs, repetitions, **options).items():
+        if timing.failure is not None:
+            msg = f"{name} failed: {timing.failure}"
+            raise RuntimeError(msg)
+        best[name] = timing.best
+    return best
 
 
 # Digits and ratios ------------------------------------------------------------------------------

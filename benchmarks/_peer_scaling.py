@@ -98,6 +98,7 @@ def _dopri5(y0: Any, t1: float, rtol: float) -> dict[str, tuple[Run, Run | None]
     numba = peer("numba")
     if numba is not None:
         compiled = sk.jit(minus)
+        ours(compiled, y0)()  # compiles
 
         @numba.njit
         def loop(f: Any, y: Any) -> Any:
@@ -123,6 +124,7 @@ def _dopri5(y0: Any, t1: float, rtol: float) -> dict[str, tuple[Run, Run | None]
         runs["torchdiffeq dopri5"] = torchdiffeq, alone(minus, tensor)
     if peer("diffrax") is not None:
         run = diffrax_solve(lambda _t, y, _args: -y, (0.0, t1), "Dopri5", y0, 1e-10 / rtol)
+        run(rtol)  # compiles
         # The last stage is the next step's first.
         runs["diffrax Dopri5"] = lambda: 1 + 6 * int(run(rtol)[1]), None
     return runs
@@ -240,6 +242,7 @@ def _batch_solvers(mu: Any) -> dict[str, Callable[[float], Answer]]:
             ]
             return {"y": np.array(ends)}
 
+        sk.solve(single, SPAN, [2.0, 0.0], "tsit5", args=(1.0,))  # compiles
         solvers["tsit5, jit, one by one"] = each
     theirs = peer("torchdiffeq")
     if theirs is not None:
@@ -269,6 +272,7 @@ def _batch_solvers(mu: Any) -> dict[str, Callable[[float], Answer]]:
     if peer("diffrax") is not None:
         for name in ("Dopri5", "Tsit5"):
             run = diffrax_solve(_in_jax, SPAN, name, y0.numpy(), 1e-2, mu)
+            run(1e-3)  # compiles
             solvers[f"diffrax {name}, vmap"] = lambda rtol, run=run: {"y": run(rtol)[0]}
     return solvers
 

@@ -274,7 +274,7 @@ def stiff() -> list[Solver]:
         *_both("auto", "rodas5p", "radau5", "kvaerno5"),
         *(scipy(name) for name in ("Radau", "BDF", "LSODA")),
         *(scipy(name, COMPILED) for name in ("Radau", "BDF", "LSODA")),
-        *extensisq(("Kv3I", "KC4I")),
+        *extensisq(("KC4I",)),
         *cvode("BDF"),
         *diffrax(("Kvaerno3", "Kvaerno5", "Kvaerno5, Newton")),
     ]
