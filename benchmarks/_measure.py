@@ -28,9 +28,6 @@ os.environ.setdefault(
 
 import numpy as np
 
-# Two identical solves differ by a few hundredths: what is nearer than that is no lead.
-EVEN = 1.05
-
 _absent: dict[str, str] = {}
 
 

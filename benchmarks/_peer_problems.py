@@ -20,8 +20,8 @@ from typing import Any
 from _measure import digits, peer  # first: it sets the number of threads
 
 # isort: split
+import ivp_problems
 import numpy as np
-import problems
 import stiff_problems
 from scipy.integrate import solve_ivp
 
@@ -129,9 +129,9 @@ _TIGHT = tuple(10.0**-i for i in range(4, 12))
 
 def explicit() -> list[Case]:
     """Problems that are not stiff."""
-    prey, orbit = problems.PROBLEMS["lotka_volterra"], problems.PROBLEMS["arenstorf"]
-    stars = problems.PROBLEMS["pleiades"]
-    small = forms(problems.lotka_volterra_slopes, 2)
+    prey, orbit = ivp_problems.PROBLEMS["lotka_volterra"], ivp_problems.PROBLEMS["arenstorf"]
+    stars = ivp_problems.PROBLEMS["pleiades"]
+    small = forms(ivp_problems.lotka_volterra_slopes, 2)
     common = {"rtols": _TIGHT, "componentwise": False}
     return [
         Case(
@@ -157,7 +157,7 @@ def explicit() -> list[Case]:
             wanted=(3, 6),
             end=orbit.y_end,
             **common,
-            **forms(problems.arenstorf_slopes, 4),
+            **forms(ivp_problems.arenstorf_slopes, 4),
         ),
         Case(
             "Pleiades",

@@ -17,7 +17,6 @@ digits of y(t1): log(time) is interpolated between a solver's tolerances.
 
 from __future__ import annotations
 
-# ruff: noqa: E402 - the place of numba's cache is set before numba is imported
 import argparse
 import datetime as dt
 import os
@@ -28,10 +27,7 @@ from typing import Any
 
 import _measure  # first: it sets the number of threads
 
-# The time to compile is measured too: nothing is to be on disk already.
-_cache = tempfile.TemporaryDirectory()
-os.environ.setdefault("NUMBA_CACHE_DIR", _cache.name)
-
+# isort: split
 import _peer_problems as problems
 import _peer_scaling as scaling
 import _peer_solvers as solvers
@@ -50,6 +46,7 @@ PACKAGES = (
     "scikit-sundae",
     "extensisq",
 )
+SECTIONS = ("call", "explicit", "stiff", "stabilised", "n", "batch", "memory")
 PEERS = ("torchdiffeq", "torchode", "diffrax", "sksundae", "extensisq")
 
 
@@ -95,26 +92,31 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure, and write after each section what there is."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="less of everything; two minutes")
-    parser.add_argument("--only", nargs="+", metavar="SECTION", help="some sections alone")
-    parser.add_argument("--json", type=Path, default=Path("out/benchmarks/peers.json"))
-    parser.add_argument("--note", default="", help="what a reader should know about this run")
-    options = parser.parse_args(arguments)
-    every = sections(quick=options.quick)
-    for name in options.only or ():
-        if name not in every:
-            parser.error(f"no section {name!r}: there are {', '.join(every)}")
-    options.json.parent.mkdir(parents=True, exist_ok=True)
+def run(options: argparse.Namespace) -> None:
+    """Measure the sections that were asked for, and write after each what there is."""
     for name in PEERS:
         _measure.peer(name)
+    every = sections(quick=options.quick)
     told = {**conditions(options), "absent": _measure.absent(), "sections": {}}
-    for name in options.only or every:
+    for name in options.only or SECTIONS:
         print(f"\n== {name}", flush=True)
         told["sections"][name] = every[name]()
         options.json.write_text(_measure.as_lines(_measure.short(told)) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line, and run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="less of everything; two minutes")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="some sections alone")
+    parser.add_argument("--json", type=Path, default=Path("out/benchmarks/peers.json"))
+    parser.add_argument("--note", default="", help="what a reader should know about this run")
+    options = parser.parse_args(arguments)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    # The time to compile is measured too: nothing is to be on disk already.
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("NUMBA_CACHE_DIR", cache)
+        run(options)
     print(f"\nThe figures are in {options.json}.")
     print("`make docs` makes docs/benchmarks from docs/data/peers.json.")
 
