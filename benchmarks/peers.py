@@ -12,13 +12,14 @@ digits of y(t1): log(time) is interpolated between a solver's tolerances.
 * batch: batches of van der Pol's oscillator in torch, and by vmap.
 * memory: peak of what a solve allocates.
 
-    python benchmarks/peers.py [--quick] [--only SECTION ...] [--json FILE] [--note TEXT]
+    python benchmarks/peers.py [--quick] [--only SECTION ...] [--json FILE] [--add] [--note TEXT]
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -46,6 +47,8 @@ PACKAGES = (
     "scikit-sundae",
     "extensisq",
 )
+Told = dict[str, Any]
+
 SECTIONS = ("call", "explicit", "stiff", "stabilised", "n", "batch", "memory")
 PEERS = ("torchdiffeq", "torchode", "diffrax", "sksundae", "extensisq")
 
@@ -97,11 +100,25 @@ def run(options: argparse.Namespace) -> None:
     for name in PEERS:
         _measure.peer(name)
     every = sections(quick=options.quick)
-    told = {**conditions(options), "absent": _measure.absent(), "sections": {}}
+    told = json.loads(options.json.read_text()) if options.add else {"runs": [], "sections": {}}
+    this = {**conditions(options), "absent": _measure.absent(), "sections": []}
     for name in options.only or SECTIONS:
         print(f"\n== {name}", flush=True)
-        told["sections"][name] = every[name]()
-        options.json.write_text(_measure.as_lines(_measure.short(told)) + "\n")
+        found = every[name]()
+        options.json.write_text(_measure.as_lines(_measure.short(merged(told, this, name, found))))
+
+
+def merged(told: Told, this: Told, name: str, found: Any) -> Told:
+    """Put a section that this run has measured in place of an earlier one; return the file.
+
+    A run of which no section is left is forgotten.
+    """
+    for run in told["runs"]:
+        run["sections"] = [other for other in run["sections"] if other != name]
+    this["sections"].append(name)
+    told["runs"] = [run for run in told["runs"] if run["sections"] and run is not this] + [this]
+    told["sections"][name] = found
+    return told
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -110,8 +127,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="less of everything; two minutes")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="some sections alone")
     parser.add_argument("--json", type=Path, default=Path("out/benchmarks/peers.json"))
+    parser.add_argument("--add", action="store_true", help="keep other sections of the file")
     parser.add_argument("--note", default="", help="what a reader should know about this run")
     options = parser.parse_args(arguments)
+    if options.add and not options.json.is_file():
+        parser.error(f"--add: there is no file {str(options.json)!r} to add to")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     # The time to compile is measured too: nothing is to be on disk already.
     with tempfile.TemporaryDirectory() as cache:

@@ -51,19 +51,25 @@ def measured() -> Data:
 
 def conditions(data: Data) -> str:
     """Return when, on what, and by which command this was measured."""
-    machine = data["machine"]
+    return "\n".join(_run(run, named=len(data["runs"]) > 1) for run in data["runs"])
+
+
+def _run(run: Data, *, named: bool) -> str:
+    machine = run["machine"]
     memory = "" if machine["memory_GiB"] is None else f", {machine['memory_GiB']:.0f} GiB"
     load = "" if machine["load"] is None else f" (load {machine['load']:.1f} at the start)"
-    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     lines = [
-        f"* {data['date']}, on {machine['cores']} cores of {machine['processor']}{memory}, "
+        f"* {run['date']}, on {machine['cores']} cores of {machine['processor']}{memory}, "
         f"{machine['system']}{load}; one thread.",
         f"* {versions}.",
-        f"* Command: `{data['command']}`",
+        f"* Command: `{run['command']}`",
     ]
-    if data["note"]:
-        lines.append(f"* {data['note']}")
-    lines += [f"* Left out: {name}, which could not be imported." for name in data["absent"]]
+    if run["note"]:
+        lines.append(f"* {run['note']}")
+    lines += [f"* Left out: {name}, which could not be imported." for name in run["absent"]]
+    if named:
+        lines = [f"Sections {', '.join(run['sections'])}:", "", *lines]
     return "\n".join(lines) + "\n"
 
 

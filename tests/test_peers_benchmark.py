@@ -304,9 +304,34 @@ def test_what_was_measured_is_kept_when_a_section_fails(monkeypatch, tmp_path):
         peers.main(["--only", "call", "n", "--json", str(out), "--note", "busy"])
     told = json.loads(out.read_text())
     assert told["sections"] == {"call": [1.0]}
-    assert told["note"] == "busy"
-    assert told["versions"]["numpy"] == np.__version__
+    (run,) = told["runs"]
+    assert (run["note"], run["sections"]) == ("busy", ["call"])
+    assert run["versions"]["numpy"] == np.__version__
     assert str(tmp_path) not in out.read_text()
+
+
+def test_a_later_run_replaces_its_own_sections(monkeypatch, tmp_path):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    value = "old"
+    made = {name: lambda: value for name in ("call", "n", "memory")}
+    monkeypatch.setattr(peers, "sections", lambda *, quick: made)
+    command = ["--json", str(tmp_path / "peers.json"), "--only"]
+    peers.main([*command, "call", "n", "memory"])
+    value = "new"
+    peers.main(["--add", *command, "n"])
+    told = json.loads((tmp_path / "peers.json").read_text())
+    assert told["sections"] == {"call": "old", "n": "new", "memory": "old"}
+    assert [run["sections"] for run in told["runs"]] == [["call", "memory"], ["n"]]
+    peers.main(["--add", *command, "memory", "call"])
+    told = json.loads((tmp_path / "peers.json").read_text())
+    assert [run["sections"] for run in told["runs"]] == [["n"], ["memory", "call"]]
+    assert set(told["sections"].values()) == {"new"}
+
+
+def test_nothing_to_add_to_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        peers.main(["--add", "--json", str(tmp_path / "none.json")])
+    assert "none.json" in capsys.readouterr().err
 
 
 def test_an_unknown_section_is_refused(capsys):
@@ -332,21 +357,23 @@ def page(monkeypatch):
 
 
 def told(sections):
-    return {
+    machine = {
+        "processor": "P",
+        "system": "Linux",
+        "cores": 2,
+        "memory_GiB": None,
+        "load": None,
+    }
+    run = {
         "date": "2026-01-01",
         "command": "python benchmarks/peers.py",
         "note": "",
-        "machine": {
-            "processor": "P",
-            "system": "Linux",
-            "cores": 2,
-            "memory_GiB": None,
-            "load": None,
-        },
+        "machine": machine,
         "versions": {"Python": "3.11"},
         "absent": {"diffrax": "No module named 'diffrax'"},
-        "sections": sections,
+        "sections": list(sections),
     }
+    return {"runs": [run], "sections": sections}
 
 
 def small():
@@ -407,6 +434,14 @@ def test_lost_comparisons_are_listed_and_won_ones_are_not(page):
     assert "end kept" not in text
     # For each of four families: slow at 4 digits twice, fast at 4 and at 6; n, batch, memory twice.
     assert text.startswith("In 10 of 20 comparisons")
+
+
+def test_each_run_is_told_with_its_sections(page):
+    first, second = told({"n": []}), told({"batch": {}})
+    second["runs"][0]["note"] = "a busy machine"
+    text = page.conditions({"runs": first["runs"] + second["runs"]})
+    assert text.index("Sections n:") < text.index("Sections batch:") < text.index("a busy machine")
+    assert "Sections" not in page.conditions(first)
 
 
 def test_a_section_that_was_not_measured_is_said(page):
