@@ -8,14 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from _measure import (
-    at_digits,
-    digits,
-    peak_memory,
-    peer,
-    ratio,
-    take_turns,
-)  # first: it sets the threads
+# First: it sets the number of threads.
+from _measure import at_digits, digits, peak_memory, peer, ratio, take_turns
 
 # isort: split
 import numpy as np

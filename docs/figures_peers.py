@@ -257,7 +257,7 @@ def memory(data: Data) -> str:
 
 # Figures ----------------------------------------------------------------------------------------
 
-OUR_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C6")
+OUR_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C6", "C8")
 PEER_COLOURS = {"SciPy": "0.35", "extensisq": "C5", "CVODE": "k", "diffrax": "C9"}
 MARKERS = "o^sDv"
 
@@ -310,7 +310,7 @@ def _styles(cells: list[Data]) -> dict[str, dict[str, Any]]:
         if library == "stiffkit":
             style |= {"color": OUR_COLOURS[i % len(OUR_COLOURS)]}
         else:
-            style |= {"color": PEER_COLOURS.get(library, "C8"), "ls": ":", "mfc": "none"}
+            style |= {"color": PEER_COLOURS.get(library, "0.6"), "ls": ":", "mfc": "none"}
         styles[name] = style
     return styles
 
