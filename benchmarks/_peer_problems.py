@@ -146,7 +146,7 @@ def explicit() -> list[Case]:
             "Lotka-Volterra, t = 500",
             t_span=(0.0, 500.0),
             y0=prey.y0,
-            wanted=(4, 7),
+            wanted=(3, 5),
             **common | {"rtols": _TIGHT[1:-1:2]},
             **small,
         ),
