@@ -24,7 +24,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 # Targets share .venv, and two pips at once would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thorough lint format docs docs-serve bench dev clean
+.PHONY: help demo test test-thorough lint format docs docs-serve bench bench-history dev clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,13 @@ docs-serve: docs ## serve the documentation on this machine, at PORT (8000)
 
 bench: .venv/.installed-bench ## run the benchmarks, or those named in BENCHMARKS
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script"; done
+
+# Without an earlier run there is nothing to compare with, of which the plugin would warn.
+bench-history: .venv/.installed-bench ## time what the loop costs, and compare with the last time
+	$(ONE_THREAD) $(BIN)/python -m pytest benchmarks/history -q \
+	  -W ignore::pytest_benchmark.logger.PytestBenchmarkWarning \
+	  --benchmark-storage=file://$(OUT)/history --benchmark-autosave --benchmark-compare \
+	  --benchmark-timer=time.process_time --benchmark-columns=min,median,rounds
 
 dev: .venv/.installed-dev ## install everything for development, with the commit hooks
 	$(BIN)/pre-commit install

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from problems import PROBLEMS, Problem
+from ivp_problems import PROBLEMS, Problem
 
 import stiffkit as sk
 from stiffkit import CONTROLLERS, PIDController

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from problems import PROBLEMS
+from ivp_problems import PROBLEMS
 from stiff_problems import STIFF
 
 import stiffkit as sk

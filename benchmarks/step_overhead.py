@@ -15,21 +15,19 @@ is what else the machine was doing.
 
 from __future__ import annotations
 
-# ruff: noqa: E402 - the number of threads is set before NumPy is imported
 import argparse
 import json
-import os
+import math
 import subprocess
 import sys
 import time
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
+from _measure import best_times, peak_memory, peer  # first: it sets the number of threads
 
+# isort: split
 import numpy as np
 from scipy.integrate import solve_ivp
 
@@ -51,14 +49,9 @@ TARGETS = {
 
 
 def alternate(runs: list[Callable[[], Any]], repetitions: int) -> list[float]:
-    """Return each run's least time in seconds, the runs taking turns."""
-    best = [float("inf")] * len(runs)
-    for _ in range(repetitions):
-        for i, run in enumerate(runs):
-            start = time.perf_counter()
-            run()
-            best[i] = min(best[i], time.perf_counter() - start)
-    return best
+    """Return each run's least wall time in seconds, the runs taking turns."""
+    named = {str(i): run for i, run in enumerate(runs)}
+    return list(best_times(named, repetitions, longest=math.inf, clock=time.perf_counter).values())
 
 
 def numpy_cases(repetitions: int) -> dict[str, dict[str, float]]:
@@ -70,14 +63,16 @@ def numpy_cases(repetitions: int) -> dict[str, dict[str, float]]:
         options = {"rtol": rtol, "atol": 1e-10, "t_eval": None if stored else [t1]}
         calls = {}
 
-        def peer(y0: Any = y0, t1: float = t1, options: Any = options, calls: Any = calls) -> None:
+        def theirs(
+            y0: Any = y0, t1: float = t1, options: Any = options, calls: Any = calls
+        ) -> None:
             calls["peer"] = solve_ivp(minus, (0, t1), y0, **options).nfev
 
         def ours(y0: Any = y0, t1: float = t1, options: Any = options, calls: Any = calls) -> None:
             solution = sk.solve(minus, (0, t1), y0, "dopri5", controller="I", **options)
             calls["ours"] = solution.stats["nfev"]
 
-        times = alternate([ours, peer], repetitions if n < 1000 else max(repetitions // 3, 3))
+        times = alternate([ours, theirs], repetitions if n < 1000 else max(repetitions // 3, 3))
         ours_us, peer_us = (
             1e6 * t / calls[key] for t, key in zip(times, ("ours", "peer"), strict=True)
         )
@@ -93,11 +88,8 @@ def minus(t: float, y: Any) -> Any:  # noqa: ARG001
 
 def torch_cases(repetitions: int) -> dict[str, dict[str, float]]:
     """Compare time per step with torchdiffeq's dopri5."""
-    try:
-        import torch
-        from torchdiffeq import odeint
-    except ImportError as error:
-        print(f"torch cases skipped: {error}")
+    torch, torchdiffeq = peer("torch"), peer("torchdiffeq")
+    if torch is None or torchdiffeq is None:
         return {}
     torch.set_num_threads(1)
     results = {}
@@ -109,9 +101,11 @@ def torch_cases(repetitions: int) -> dict[str, dict[str, float]]:
         def turn(t: Any, y: Any) -> Any:
             return torch.cos(3 * t) * y
 
-        def peer(y0: Any = y0, t1: float = t1, rtol: float = rtol, steps: Any = steps) -> None:
+        def theirs(y0: Any = y0, t1: float = t1, rtol: float = rtol, steps: Any = steps) -> None:
             count = Counter(turn)
-            odeint(count, y0, torch.tensor([0.0, t1]), rtol=rtol, atol=1e-8, method="dopri5")
+            torchdiffeq.odeint(
+                count, y0, torch.tensor([0.0, t1]), rtol=rtol, atol=1e-8, method="dopri5"
+            )
             steps["peer"] = (count.calls - 2) / 6
 
         def ours(y0: Any = y0, t1: float = t1, rtol: float = rtol, steps: Any = steps) -> None:
@@ -119,7 +113,7 @@ def torch_cases(repetitions: int) -> dict[str, dict[str, float]]:
             steps["ours"] = solution.stats["accepted"] + solution.stats["rejected"]
 
         with torch.no_grad():
-            times = alternate([ours, peer], max(repetitions // 3, 3))
+            times = alternate([ours, theirs], max(repetitions // 3, 3))
         ours_us, peer_us = (
             1e6 * t / steps[key] for t, key in zip(times, ("ours", "peer"), strict=True)
         )
@@ -143,13 +137,6 @@ def memory_case() -> dict[str, dict[str, float]]:
     """Compare the peak of allocated memory of one solve with SciPy's."""
     y0 = np.linspace(1.0, 2.0, 100_000)
 
-    def peak(run: Callable[[], Any]) -> float:
-        tracemalloc.start()
-        run()
-        size = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return size / 1e6
-
     results = {}
     for label, more in (("", {}), (" events", {"events": half, "t_eval": [4.0]})):
         options: Any = {"rtol": 1e-6, "atol": 1e-10, **more}
@@ -157,11 +144,14 @@ def memory_case() -> dict[str, dict[str, float]]:
         def ours(options: Any = options) -> None:
             sk.solve(minus, (0, 4.0), y0, "dopri5", controller="I", **options)
 
-        def peer(options: Any = options) -> None:
+        def theirs(options: Any = options) -> None:
             solve_ivp(minus, (0, 4.0), y0, **options)
 
-        ours(), peer()  # what is imported on the way is no memory of the solve
-        results[f"memory n=100000{label}"] = {"ours_MB": peak(ours), "peer_MB": peak(peer)}
+        ours(), theirs()  # what is imported on the way is no memory of the solve
+        results[f"memory n=100000{label}"] = {
+            "ours_MB": peak_memory(ours) / 1e6,
+            "peer_MB": peak_memory(theirs) / 1e6,
+        }
     return results
 
 

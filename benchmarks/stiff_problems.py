@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.integrate import solve_ivp
@@ -52,11 +53,15 @@ class StiffProblem:
         return run.sol
 
 
-def robertson(t: float, y: Array) -> Array:  # noqa: ARG001
+def robertson_slopes(a: Any, b: Any, c: Any) -> tuple[Any, ...]:
     """Autocatalytic reaction, rates from 0.04 to 3e7."""
-    a, b, c = y.tolist() if y.dtype.kind == "f" else y
     slow, fast = 0.04 * a - 1e4 * b * c, 3e7 * b * b
-    return np.array([-slow, slow - fast, fast])
+    return -slow, slow - fast, fast
+
+
+def robertson(t: float, y: Array) -> Array:  # noqa: ARG001
+    """Return `robertson_slopes` as an array."""
+    return np.array(robertson_slopes(*y.tolist()))
 
 
 def oregonator(t: float, y: Array) -> Array:  # noqa: ARG001
@@ -71,22 +76,24 @@ def oregonator(t: float, y: Array) -> Array:  # noqa: ARG001
     )
 
 
-def hires(t: float, y: Array) -> Array:  # noqa: ARG001
+def hires_slopes(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> tuple[Any, ...]:
     """Photomorphogenesis: high irradiance response of seedlings."""
-    a, b, c, d, e, f, g, h = y
     fh = 280 * f * h
-    return np.array(
-        [
-            -1.71 * a + 0.43 * b + 8.32 * c + 0.0007,
-            1.71 * a - 8.75 * b,
-            -10.03 * c + 0.43 * d + 0.035 * e,
-            8.32 * b + 1.71 * c - 1.12 * d,
-            -1.745 * e + 0.43 * (f + g),
-            -fh + 0.69 * d + 1.71 * e - 0.43 * f + 0.69 * g,
-            fh - 1.81 * g,
-            -fh + 1.81 * g,
-        ]
+    return (
+        -1.71 * a + 0.43 * b + 8.32 * c + 0.0007,
+        1.71 * a - 8.75 * b,
+        -10.03 * c + 0.43 * d + 0.035 * e,
+        8.32 * b + 1.71 * c - 1.12 * d,
+        -1.745 * e + 0.43 * (f + g),
+        -fh + 0.69 * d + 1.71 * e - 0.43 * f + 0.69 * g,
+        fh - 1.81 * g,
+        -fh + 1.81 * g,
     )
+
+
+def hires(t: float, y: Array) -> Array:  # noqa: ARG001
+    """Return `hires_slopes` as an array."""
+    return np.array(hires_slopes(*y.tolist()))
 
 
 def e5(t: float, y: Array) -> Array:  # noqa: ARG001
@@ -138,10 +145,14 @@ def chemical_akzo_ode(t: float, y: Array) -> Array:
     return chemical_akzo(t, np.append(y, _AKZO_KS * y[0] * y[3]))[:5]
 
 
-def van_der_pol(t: float, y: Array) -> Array:  # noqa: ARG001
+def van_der_pol_slopes(a: Any, b: Any) -> tuple[Any, ...]:
     """Van der Pol's oscillator in the scaling of the limit cycle, eps = 1e-6."""
-    a, b = y
-    return np.array([b, ((1 - a * a) * b - a) / 1e-6])
+    return b, ((1 - a * a) * b - a) / 1e-6
+
+
+def van_der_pol(t: float, y: Array) -> Array:  # noqa: ARG001
+    """Return `van_der_pol_slopes` as an array."""
+    return np.array(van_der_pol_slopes(*y.tolist()))
 
 
 _K = np.array(

@@ -19,42 +19,21 @@ repetitions each, ours over the peer's. Peers that are not installed are left ou
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _measure import best_times, peer  # first: it sets the number of threads
+
+# isort: split
 import numpy as np
 import torch
 
 import stiffkit as sk
 
 FLOAT = torch.float64
-
-
-def peer(name: str) -> Any:
-    """Import a peer, or say that it is absent."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        print(f"{name} is not installed: left out")
-        return None
-
-
-def race(runs: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
-    """Return the best time of each, interleaved: processor time, which other work disturbs less."""
-    best = dict.fromkeys(runs, math.inf)
-    for run in runs.values():
-        run()
-    for _ in range(repeat):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            best[name] = min(best[name], time.process_time() - start)
-    return best
 
 
 def torchode_solver(f: Callable[..., Any], tol: float) -> Any:
@@ -94,7 +73,7 @@ def batch(f: Callable[..., Any], y0: Any, t1: float, args: tuple[Any, ...], repe
             to.InitialValueProblem(y0=y0, t_eval=times[None].expand(len(y0), -1))
         )
     with torch.no_grad():
-        best = race(runs, repeat)
+        best = best_times(runs, repeat, longest=math.inf)
         mine = ours()
         row: dict[str, Any] = {"seconds": best, "stiffkit nfev": mine.stats["nfev"]}
         tight = {"rtol": 1e-10, "atol": 1e-11, "t_eval": times, "batched": True, "args": args}
@@ -214,7 +193,7 @@ def neural(repeat: int) -> Any:
     )
     runs["stiffkit"] = lambda: ours(tol=tol)
     runs["stiffkit, checkpoints"] = lambda: ours(tol=tol, adjoint="checkpoints")
-    best = race(runs, repeat)
+    best = best_times(runs, repeat, longest=math.inf)
     row: dict[str, Any] = {"seconds": best, "tolerance": tol}
     scale = max(float(g.abs().max()) for g in exact_grads)
     for name, run in runs.items():
@@ -306,7 +285,7 @@ def stiff(repeat: int) -> Any:
 
     runs: dict[str, Callable[[], Any]] = {"stiffkit": ours}
     runs |= {f"SciPy {m}": scipy(m) for m in ("Radau", "BDF", "LSODA")}
-    best = race(runs, max(1, repeat // 3))
+    best = best_times(runs, max(1, repeat // 3), longest=math.inf)
     exact, exact_grad = ours(1e-9)
     row: dict[str, Any] = {"seconds": best}
     for name, run in runs.items():

@@ -26,21 +26,18 @@ section IV.10, doi:10.1007/978-3-642-05221-7.
 
 from __future__ import annotations
 
-# ruff: noqa: E402 - the number of threads is set before NumPy is imported
 import argparse
 import json
 import math
-import os
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
+from _measure import at_digits, digits, peer, ratio, short, take_turns  # first: it sets the threads
 
+# isort: split
 import numpy as np
 import scipy.sparse as sps
 from scipy import fft
@@ -50,13 +47,10 @@ from stiff_problems import STIFF
 import stiffkit as sk
 from stiffkit.solvers.stabilised import STABILISED
 
-try:
-    from sksundae.cvode import CVODE, CVODEPrecond
-except ImportError:
-    CVODE = None
+cvode = peer("sksundae.cvode")
 
 OURS = [name for name in sk.METHODS if name not in sk.EXPLICIT and name not in STABILISED]
-PEERS = ["Radau", "BDF", "LSODA", *(["CVODE"] if CVODE is not None else [])]
+PEERS = ["Radau", "BDF", "LSODA", *(["CVODE"] if cvode is not None else [])]
 SINGLE = ("auto", "rodas5p", "radau9")
 PLANE_RTOLS = (1e-4, 1e-5, 1e-6, 1e-7)
 RTOLS = (1e-3, 1e-4, 1e-6, 1e-8, 1e-10)
@@ -119,7 +113,7 @@ def _run_cvode(f: Any, t_span: Any, y0: Any, rtol: float, atol: Any, **options: 
     def into(t: float, y: Array, out: Array) -> None:
         out[:] = f(t, y)
 
-    solver = CVODE(into, rtol=rtol, atol=atol, max_num_steps=20 * MAX_STEPS, **options)
+    solver = cvode.CVODE(into, rtol=rtol, atol=atol, max_num_steps=20 * MAX_STEPS, **options)
     with np.errstate(over="ignore"):  # NumPy finds the flags that compiled code left
         result = solver.solve(np.array(t_span), np.array(y0, dtype=float))
     if not result.success:
@@ -127,19 +121,13 @@ def _run_cvode(f: Any, t_span: Any, y0: Any, rtol: float, atol: Any, **options: 
     return {"y": result.y[-1], "njev": result.njev, "accepted": len(result.t) - 1}
 
 
-def timed(runs: dict[str, Run], short: float = 0.2, repetitions: int = 3) -> dict[str, Cell]:
+def timed(runs: dict[str, Run], repetitions: int) -> dict[str, Cell]:
     """Run all, and the short ones again by turns; each cell gets its least time."""
-    cells: dict[str, Cell] = {}
-    for repetition in range(repetitions):
-        for name, run in runs.items():
-            if repetition and cells[name]["time"] > short:
-                continue
-            start = time.process_time()
-            cell = run()
-            cell["time"] = time.process_time() - start
-            if repetition:
-                cell["time"] = min(cell["time"], cells[name]["time"])
-            cells[name] = cell
+    cells = {}
+    for name, timing in take_turns(runs, repetitions, longest=0.2).items():
+        if timing.failure is not None:
+            print(f"{name}: {timing.failure}")
+        cells[name] = {"y": None, **(timing.result or {}), "time": timing.best}
     return cells
 
 
@@ -156,16 +144,11 @@ def small(problem: Any, rtol: float, *, quick: bool) -> list[Cell]:
         solve = run_peer if name in PEERS else run_ours
         runs[name] = partial(solve, p.f, span, p.y0, name, rtol, atol)
     cells = []
-    for name, cell in timed(runs, repetitions=1 if quick else 3).items():
+    for name, cell in timed(runs, 1 if quick else 3).items():
         y = cell.pop("y")
-        digits = None if y is None else scd(y, p.y_end)
-        cells.append({"problem": p.name, "solver": name, "rtol": rtol, "scd": digits, **cell})
+        scd = None if y is None else digits(y, p.y_end)
+        cells.append({"problem": p.name, "solver": name, "rtol": rtol, "scd": scd, **cell})
     return cells
-
-
-def scd(y: Array, expected: Any) -> float:
-    """Significant correct digits: −log10 of the largest relative error."""
-    return -math.log10(float(np.max(np.abs(y / np.asarray(expected) - 1))) + 1e-16)
 
 
 def missed(cell: Cell) -> float:
@@ -175,19 +158,9 @@ def missed(cell: Cell) -> float:
     return max(0.0, -math.log10(cell["rtol"]) - MARGIN - cell["scd"])
 
 
-def least(cells: list[Cell], digits: float, key: str = "time") -> float:
-    """Least time, or whatever else `key` counts, for at least `digits`; infinite if never reached.
-
-    A solve that takes more than one with more digits is left out: between the others, in the order
-    of digits, the logarithm is interpolated linearly.
-    """
-    points = sorted((c["scd"], math.log(c[key])) for c in cells if c["scd"] is not None)
-    front = [
-        point for i, point in enumerate(points) if all(point[1] < q[1] for q in points[i + 1 :])
-    ]
-    if not front or digits > front[-1][0]:
-        return math.inf
-    return math.exp(float(np.interp(digits, *zip(*front, strict=True))))
+def least(cells: list[Cell], wanted: float, key: str = "time") -> float:
+    """Least time, or whatever else `key` counts, for at least the digits wanted."""
+    return at_digits([(c["scd"], c[key]) for c in cells if c["scd"] is not None], wanted)
 
 
 def equal_digits(cells: list[Cell]) -> list[Cell]:
@@ -201,29 +174,25 @@ def equal_digits(cells: list[Cell]) -> list[Cell]:
             name: [c for c in cells if c["problem"] == problem and c["solver"] == name]
             for name in ["auto", *OURS, *PEERS]
         }
-        for digits in DIGITS:
-            times = {name: least(of[name], digits) for name in of}
+        for wanted in DIGITS:
+            times = {name: least(of[name], wanted) for name in of}
             base = min(times["Radau"], times["BDF"])
             best = min(OURS, key=times.__getitem__)
-            calls = {name: least(of[name], digits, "nfev") for name in of}
+            calls = {name: least(of[name], wanted, "nfev") for name in of}
             fewest = min(calls[name] for name in OURS)
             if math.isfinite(base) and math.isfinite(times[best]):
                 rows.append(
                     {
                         "problem": problem,
-                        "digits": digits,
+                        "digits": wanted,
                         "base": base,
-                        "best": _ratio(times[best], base),
+                        "best": ratio(times[best], base),
                         "best_method": best,
-                        **{n: _ratio(times[n], base) for n in (*SINGLE, *PEERS[2:])},
-                        "calls": {n: _ratio(calls[n], fewest) for n in PEERS},
+                        **{n: ratio(times[n], base) for n in (*SINGLE, *PEERS[2:])},
+                        "calls": {n: ratio(calls[n], fewest) for n in PEERS},
                     }
                 )
     return rows
-
-
-def _ratio(a: float, b: float) -> float | None:
-    return a / b if math.isfinite(a) else None
 
 
 # The Brusselator with diffusion in the plane ------------------------------------------------------
@@ -312,18 +281,17 @@ def brusselator(N: int, rtols: tuple[float, ...]) -> list[Cell]:
         ours = partial(run_ours, B.f, span, B.y0, rtol=rtol, atol=rtol)
         peer = partial(run_peer, B.f, span, B.y0, rtol=rtol, atol=rtol)
         runs: dict[str, Run] = {name: partial(ours, name) for name in ("auto", "rkc2", "rock4")}
-        if CVODE is not None:
+        if cvode is not None:
             gmres = partial(peer, "CVODE", linsolver="gmres")
             runs["CVODE(5)"], runs["CVODE(30)"] = gmres, partial(gmres, krylov_dim=30)
-            runs["CVODE, FFT"] = partial(gmres, precond=CVODEPrecond(None, precondition))
+            runs["CVODE, FFT"] = partial(gmres, precond=cvode.CVODEPrecond(None, precondition))
         if rtol == 1e-5:  # one tolerance is enough for what takes most of the time
             runs["BDF"] = partial(peer, "BDF", jac=B.jac)
-        for name, cell in timed(runs, repetitions=2).items():
+        for name, cell in timed(runs, 2).items():
             y = cell.pop("y")
-            worst = None if y is None else float(np.max(np.abs(y - reference)))
-            digits = None if worst is None else -math.log10(worst / float(np.max(reference)))
+            scd = None if y is None else digits(y, reference, componentwise=False)
             cells.append(
-                {"problem": f"BRUSS-2D {N}", "solver": name, "rtol": rtol, "scd": digits, **cell}
+                {"problem": f"BRUSS-2D {N}", "solver": name, "rtol": rtol, "scd": scd, **cell}
             )
     return cells
 
@@ -375,24 +343,24 @@ def print_equal_digits(rows: list[Cell]) -> None:
             f"largest {max(values):.2f}, below 1 in {np.mean(np.array(values) < 1):.0%} "
             f"of {len(values)}"
         )
-    for peer in PEERS:
-        values = [row["calls"][peer] for row in rows if row["calls"][peer] is not None]
+    for name in PEERS:
+        values = [row["calls"][name] for row in rows if row["calls"][name] is not None]
         print(
-            f"  {peer} calls f {math.exp(np.mean(np.log(values))):.2f} times as often as our best "
+            f"  {name} calls f {math.exp(np.mean(np.log(values))):.2f} times as often as our best "
             f"({min(values):.2f} to {max(values):.2f})"
         )
-    for peer in peers:
-        ahead = [r for r in rows if r[peer] is not None and r[peer] < r["best"]]
-        both = [r for r in rows if r[peer] is not None]
-        factors = [r["best"] / r[peer] for r in both]
+    for name in peers:
+        ahead = [r for r in rows if r[name] is not None and r[name] < r["best"]]
+        both = [r for r in rows if r[name] is not None]
+        factors = [r["best"] / r[name] for r in both]
         print(
-            f"  {peer} is ahead of our best in {len(ahead)} of {len(both)} "
+            f"  {name} is ahead of our best in {len(ahead)} of {len(both)} "
             f"(factor {min(factors):.1f} to {max(factors):.1f})"
         )
 
 
-def _number(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}"
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def main() -> None:
@@ -404,8 +372,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.problems and arguments.json:
         parser.error("--json takes all problems")
-    if CVODE is None:
-        print("CVODE is left out: scikit-sundae is not installed")
     print(f"{'':12} {'solver':12} {'rtol':>6} {'scd':>6} {'ms':>8}", end="")
     print(f" {'nfev':>7} {'njev':>6} {'nlu':>6} {'steps':>6} {'rej.':>5}")
     cells: list[Cell] = []
@@ -424,18 +390,7 @@ def main() -> None:
     print_cells(plane)
     if arguments.json:
         measured = {"cells": cells, "equal_digits": rows, "plane": plane}
-        arguments.json.write_text(json.dumps(_short(measured), indent=1) + "\n")
-
-
-def _short(value: Any) -> Any:
-    """Four digits of every number: the rest is noise."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, dict):
-        return {key: _short(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_short(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+        arguments.json.write_text(json.dumps(short(measured), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from figures_alignment import alignment, alignment_table
 from figures_benchmarks import benchmarks_table
 from figures_end_values import TABLES as END_VALUES
 from figures_implicit import implicit_methods, implicit_table
+from figures_peers import drawings as peers_drawings
+from figures_peers import measured as peers_measured
+from figures_peers import tables as peers_tables
 from figures_samplers import distances_table, networks, samplers, samplers_table
 from figures_shipped import shipped_quality, shipped_samples, shipped_sizes
 from figures_stabilised import stabilised
@@ -57,6 +61,8 @@ def make(out: Path) -> None:
         "shipped_sizes": shipped_sizes,
         "shipped_quality": shipped_quality,
     }
+    peers = peers_measured()
+    tables |= {name: partial(write, peers) for name, write in peers_tables().items()}
     for name, write in tables.items():
         (out / f"{name}.md").write_text(write(), encoding="utf-8")
     drawings = {
@@ -73,6 +79,7 @@ def make(out: Path) -> None:
         "samplers_networks": networks,
         "shipped": shipped_samples,
     }
+    drawings |= {name: partial(draw, peers) for name, draw in peers_drawings().items()}
     with mpl.rc_context(STYLE):
         for name, draw in drawings.items():
             figure = draw()

@@ -404,23 +404,26 @@ _add("F5", cube_roots, 20, [1], kind="rough", breaks=_WHOLE, exact=_cube_roots_e
 _MOON = 0.012277471
 
 
+def arenstorf_slopes(a: Any, b: Any, u: Any, v: Any) -> tuple[Any, ...]:
+    """Slopes of a satellite's place and velocity, for numbers, arrays and tensors alike."""
+    r, s = (a + _MOON) ** 2 + b * b, (a - 1 + _MOON) ** 2 + b * b
+    earth, moon = r * r**0.5, s * s**0.5
+    x = a + 2 * v - (1 - _MOON) * (a + _MOON) / earth - _MOON * (a - 1 + _MOON) / moon
+    y = b - 2 * u - (1 - _MOON) * b / earth - _MOON * b / moon
+    return u, v, x, y
+
+
 def arenstorf(_: float, y: Array) -> Array:
-    a, b, u, v = y.tolist()
-    r, s = math.hypot(a + _MOON, b), math.hypot(a - 1 + _MOON, b)
-    earth, moon = r * r * r, s * s * s
-    return array(
-        [
-            u,
-            v,
-            a + 2 * v - (1 - _MOON) * (a + _MOON) / earth - _MOON * (a - 1 + _MOON) / moon,
-            b - 2 * u - (1 - _MOON) * b / earth - _MOON * b / moon,
-        ]
-    )
+    return array(arenstorf_slopes(*y.tolist()))
+
+
+def lotka_volterra_slopes(a: Any, b: Any) -> tuple[Any, ...]:
+    """Slopes of prey and predators, for numbers, arrays and tensors alike."""
+    return 1.5 * a - a * b, a * b - 3 * b
 
 
 def lotka_volterra(_: float, y: Array) -> Array:
-    a, b = y.tolist()
-    return array([1.5 * a - a * b, a * b - 3 * b])
+    return array(lotka_volterra_slopes(*y.tolist()))
 
 
 _STARS = np.arange(1.0, 8.0)
