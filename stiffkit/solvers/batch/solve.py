@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._array import backend_of, to_numpy
+from ..._array import backend_of, quiet_arithmetic, to_numpy
 from ..options import StepOptions, event_functions
 from ..rosenbrock import RosenbrockTableau
 from ..solution import BatchSolution, Solution
@@ -18,13 +18,14 @@ from ..stabilised import StabilisedMethod
 from .adjoint import Backsolve, Checkpoints, Tape, backsolve, make_adjoint, replay
 from .events import BatchEvents
 from .linear import BatchAlgebra
-from .loop import BatchProgress, BatchRun
+from .loop import BatchRun
 from .problem import (
     BatchProblem,
     broadcast_tolerance,
     check_batch_times,
     make_batch_problem,
 )
+from .rows import BatchProgress
 from .stages import BatchStages, ExplicitBatch, StabilisedBatch
 from .stiff import DirkBatch, RosenbrockBatch
 
@@ -119,7 +120,7 @@ def solve_batch(
 def _finish(run: BatchRun, progress: bool) -> BatchSolution:
     """Run to the end; an exception takes the partial solution along."""
     try:
-        with run.backend.quiet(), BatchProgress(run.whole, enabled=progress) as bar:
+        with quiet_arithmetic(), BatchProgress(run.whole, enabled=progress) as bar:
             run.integrate(bar)
     except BaseException as error:
         run.interrupt(error)
