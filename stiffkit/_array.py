@@ -167,6 +167,13 @@ class Backend:
         """
         return self, _itself, _itself
 
+    def weighted_sum(self, terms: list[tuple[float, Array]]) -> Array:
+        """Return Σ w x over the pairs (w, x), from the first to the last."""
+        total: Any = 0.0
+        for weight, x in terms:
+            total = total + weight * x
+        return total
+
     def along(self, h: np.ndarray[Any, Any], y: Array) -> Array:
         """Return h, shape (b,), as a factor of arrays like y, shape (b, n)."""
         column = self.real_like(h[:, None], y)
@@ -387,6 +394,13 @@ class _Torch(Backend):
             multiply(given, h, out=inner)
 
         return target, scale
+
+    def weighted_sum(self, terms: list[tuple[float, Array]]) -> Array:
+        weight, x = terms[0]
+        total, add = weight * x, self.xp.add
+        for weight, x in terms[1:]:
+            total = add(total, x, alpha=weight)  # one call, and nothing for autograd to keep
+        return total
 
     def along(self, h: np.ndarray[Any, Any], y: Array) -> Array:
         return self.real_like(h[:, None], y)

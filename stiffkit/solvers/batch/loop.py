@@ -21,7 +21,7 @@ from .events import BatchEvents
 from .problem import BatchProblem, Floats
 from .records import Records
 from .rows import BatchProgress, Rows, not_finite, out_of_steps, too_small
-from .stages import BatchStages, ExplicitBatch
+from .stages import BatchStages
 
 __all__ = ["BatchRun"]
 
@@ -58,8 +58,8 @@ class BatchRun:
     tape : Tape, optional
         Where the accepted steps are noted.
     on_step : callable, optional
-        ``on_step(samples, t, z, weight, args)`` for each stage of an accepted step that counts:
-        its time, state and weight h b_i, shape (b, 1), 0 where a row rests.
+        ``on_step(index, accept, stages, t, t_new, y, y_new)`` for each step of the batch that some
+        rows accept; the others rest, with t_new = t. `index` tells the rows' samples.
     """
 
     def __init__(
@@ -280,9 +280,8 @@ class BatchRun:
         self.accepted[index] += accept
         if self.tape is not None:
             self.tape.add(index[accept], t[accept], t_new[accept])
-        if self.on_step is not None and isinstance(stages, ExplicitBatch):
-            for time, z, weight in stages.quadrature(t, t_new - t, y):
-                self.on_step(index, time, z, weight, self.problem.args)
+        if self.on_step is not None:
+            self.on_step(index, accept, stages, t, t_new, y, y_end)
         self.records.step(index, accept, t_new, y_end, segment)
         done = (t_new == self.t1) & rows.running
         over = done if ended is None else (done | ended[0]) & rows.running

@@ -51,6 +51,10 @@ class BatchStages(ABC):
     def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
         """Compute the stages of steps from (t, y) by h, both of shape (b,); return y_new."""
 
+    def slopes(self) -> list[Array]:
+        """Return the last attempt's stage derivatives, k_1 and what else the method has."""
+        return [self.f_0]
+
     @abstractmethod
     def errors(self) -> list[Array]:
         """Local error estimates of the last attempt, one per embedded row; yours to change."""
@@ -202,6 +206,29 @@ class ExplicitBatch(BatchStages):
             if not self.tableau.fsal:  # a state that overflows is in no stage yet
                 errors[0] = errors[0] + 0.0 * self.inward(self.y_new)
             return [self.outward(err) for err in errors]
+
+    def slopes(self) -> list[Array]:
+        """Return the last attempt's stage derivatives."""
+        return [self.outward(self.K[i]) for i in range(self.s)]
+
+    def damping(self, h: Floats, y: Array, y_new: Array) -> Floats:
+        """Return −hλ of each row of the last attempt, λ from two evaluations at the step's end.
+
+        λ = <Δy, Δf>/<Δy, Δy> of the last stage and the probe (see `ButcherTableau.probe`): their
+        difference is rich in what is damped most. Zero for a method without a probe.
+        """
+        i = self.tableau.probe
+        if i is None or not self.tableau.fsal:
+            return np.zeros_like(h)
+        backend, outer = self.backend, self.outer
+        with outer.no_grad():
+            z = y + outer.real_like(h[:, None], y) * self.outward(self._weigh(i))
+            change = self.inward(outer.detach(y_new - z))
+            bend = self.K[self.s - 1] - self.K[i]
+            scalar = [backend.host((change * x).sum(1)) for x in (backend.detach(bend), change)]
+        good = scalar[1] > 0
+        shrunk: Floats = -h * np.divide(scalar[0], scalar[1], out=np.zeros_like(h), where=good)
+        return shrunk
 
     def f_end(self, t: Floats, y: Array) -> Array:
         """Return f at the end: the last stage of an FSAL method."""
