@@ -10,8 +10,8 @@ repetitions each, ours over the peer's. Peers that are not installed are left ou
 * neural: an MLP of two layers of 64, batch 512, forward and backward; errors of both against a
   solve to 1e-10. Memory is what autograd keeps, counted in tensors.
 * stiff: Robertson's equation with 256 sets of rates, to t = 1e4, against a loop over
-  scipy.integrate.solve_ivp by its fastest method: forward alone, and with the gradient by all rates,
-  which the loop makes by differences, 4 solves for each set. The digits that both keep are printed.
+  scipy.integrate.solve_ivp by its fastest method: forward alone, and with the gradient by all
+  rates, which the loop makes by differences, 4 solves each. The digits that both keep are printed.
 * nan: one sample of 256 fails; the largest change of the others.
 
     python benchmarks/torch_batch.py [--json FILE] [--repeat 5] [same spread apart neural stiff nan]
