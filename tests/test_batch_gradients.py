@@ -178,7 +178,8 @@ def test_what_cannot_be_found_backward_is_told():
 
 
 @pytest.mark.parametrize("shrunk", [0.5, 2.0])
-def test_backsolve_warns_where_damping_passes_the_tolerance(shrunk):
+@pytest.mark.parametrize("method", ["tsit5", "kvaerno3", "rodas5p", "rock4"])
+def test_backsolve_warns_where_damping_passes_the_tolerance(method, shrunk):
     """Deviations of y' = −ky shrink by e^(−k); the second sample's by `shrunk` powers of rtol."""
     rtol = 1e-4
     k = torch.tensor([0.1, shrunk * math.log(1 / rtol)], dtype=torch.float64, requires_grad=True)
@@ -188,10 +189,10 @@ def test_backsolve_warns_where_damping_passes_the_tolerance(shrunk):
             lambda t, y, k: -k[:, None] * y,
             (0.0, 1.0),
             torch.ones((2, 1), dtype=torch.float64),
-            "tsit5",
+            method,
             args=(k,),
             batched=True,
-            adjoint="backsolve",
+            adjoint=sk.Backsolve(method=sk.METHODS["tsit5"]),
             rtol=rtol,
         )
     told = [w for w in seen if w.category is sk.StiffBackwardWarning]

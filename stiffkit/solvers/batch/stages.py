@@ -56,6 +56,10 @@ class BatchStages(ABC):
         return [self.f_0]
 
     @abstractmethod
+    def damping(self, h: Floats, y: Array, y_new: Array) -> Floats:
+        """Return −hλ of each row's last attempt, λ being of what is damped most; an estimate."""
+
+    @abstractmethod
     def errors(self) -> list[Array]:
         """Local error estimates of the last attempt, one per embedded row; yours to change."""
 
@@ -212,7 +216,7 @@ class ExplicitBatch(BatchStages):
         return [self.outward(self.K[i]) for i in range(self.s)]
 
     def damping(self, h: Floats, y: Array, y_new: Array) -> Floats:
-        """Return −hλ of each row of the last attempt, λ from two evaluations at the step's end.
+        """Return −hλ of each row, λ from two evaluations at the step's end.
 
         λ = <Δy, Δf>/<Δy, Δy> of the last stage and the probe (see `ButcherTableau.probe`): their
         difference is rich in what is damped most. Zero for a method without a probe.
@@ -353,6 +357,10 @@ class StabilisedBatch(BatchStages):
     def errors(self) -> list[Array]:
         """Return the method's estimate."""
         return [self.backend.detach(self.err)]
+
+    def damping(self, h: Floats, y: Array, y_new: Array) -> Floats:  # noqa: ARG002
+        """Return hρ of each row."""
+        return np.abs(h) * self.rho
 
     def advance(self, accept: Any, t: Floats, y: Array) -> None:
         """Get ready for the next step."""

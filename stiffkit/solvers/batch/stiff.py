@@ -40,6 +40,12 @@ class _LinearStages(BatchStages):
         """Factorisations, one call for all rows."""
         return self.linear.nlu
 
+    def damping(self, h: Floats, y: Array, y_new: Array) -> Floats:  # noqa: ARG002
+        """Return −h tr J of each row: in few dimensions the stiffest component rules the trace."""
+        trace = self.backend.xp.einsum("bii->b", self.backend.detach(self.J).real)
+        shrunk: Floats = -h * self.backend.host(trace)
+        return shrunk
+
     def start(self, f_0: Array) -> None:
         """Get ready to step, given f at the rows' times and states."""
         super().start(f_0)
