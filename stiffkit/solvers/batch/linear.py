@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,9 @@ class BatchAlgebra:
         self.reverse_mode = self.reverse_mode and not problem.y0.is_complex()
         self.time_mode: bool | None = None
         """Whether autograd sees what f does with t; None before that is known."""
+        self.timed = self.tried = False
+        """Whether autograd was seen to follow t, so that backward passes find ∂f/∂t too; whether
+        they were tried."""
         self.njev = self.nlu = 0
         self.eye = self.backend.vector(np.eye(self.n), problem.y0)
         if jac is not None and not callable(jac):
@@ -62,10 +66,11 @@ class BatchAlgebra:
         """Return ∂f/∂y and ∂f/∂t of each row, where f is `f_y`; steps `h` are about to be tried."""
         if self.jac is None and self.reverse_mode:
             time = self.problem.time(t)
-            found = self._reverse(time, y, with_time=True)
+            found = self._reverse(time, y, with_time=self.timed)
             if found is not None:
                 self.njev += 1
-                return found[0], self._trusted(found[1], t, y, f_y, h)
+                J, slope = found
+                return J, self.time_slope(t, y, f_y, h) if slope is None else slope
         return self.jacobian(t, y, f_y), self.time_slope(t, y, f_y, h)
 
     def jacobian(self, t: Floats, y: Array, f_y: Array) -> Array:
@@ -106,7 +111,9 @@ class BatchAlgebra:
                 self.forward_mode, p.nfev = False, calls
         return self._differences(time, y, f_y)
 
-    def _reverse(self, time: Array, y: Array, *, with_time: bool) -> tuple[Array, Array] | None:
+    def _reverse(
+        self, time: Array, y: Array, *, with_time: bool
+    ) -> tuple[Array, Array | None] | None:
         """Return ∂f/∂y and ∂f/∂t by n backward passes; None where f does not let them through."""
         torch, calls = self.backend.xp, self.problem.nfev
         keep = self.record and torch.is_grad_enabled()
@@ -119,7 +126,7 @@ class BatchAlgebra:
                 else:
                     state, moment = y.detach().requires_grad_(), time.detach().requires_grad_()
                 wrt = (state, moment) if with_time else (state,)
-                value = self.problem(moment, state)
+                value = self._tracked(moment if with_time else time, state)
                 if value.requires_grad:
                     rows = [
                         torch.autograd.grad(
@@ -136,10 +143,19 @@ class BatchAlgebra:
                     J = torch.stack([row[0] for row in rows], 1)
                     slope = torch.stack([row[1] for row in rows], 1) if with_time else None
                     return J, slope
-        except (RuntimeError, NotImplementedError, TypeError):
+        except (RuntimeError, NotImplementedError, TypeError, UserWarning):
             pass  # an operation without derivatives, or one that autograd does not see
         self.reverse_mode, self.problem.nfev = False, calls
         return None
+
+    def _tracked(self, time: Array, y: Array) -> Array:
+        """Return f; the first time torch's warning that f makes a number of y becomes an error."""
+        if self.tried:
+            return self.problem(time, y)
+        self.tried = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            return self.problem(time, y)
 
     def _differences(self, time: Array, y: Array, f_y: Array) -> Array:
         """Forward differences, a column of all rows at a time."""
@@ -173,7 +189,7 @@ class BatchAlgebra:
         """
         if self.time_mode is None:
             if bool((slope != 0).any()):
-                self.time_mode = True
+                self.time_mode = self.timed = True
             else:
                 other = self._time_difference(t, y, f_y, h)
                 self.time_mode = not bool((other != 0).any())
