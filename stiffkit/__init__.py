@@ -17,7 +17,7 @@ from .solvers import (
 )
 
 if TYPE_CHECKING:
-    from .solvers.batch import Backsolve, Checkpoints
+    from .solvers.batch import Backsolve, Checkpoints, StiffBackwardWarning
     from .solvers.compat import ode_solver, solve_ivp
     from .solvers.compiled import jit
     from .solvers.ensemble import ensemble, ensemble_iter
@@ -38,6 +38,7 @@ __all__ = [
     "Solution",
     "Status",
     "Step",
+    "StiffBackwardWarning",
     "diagnose",
     "ensemble",
     "ensemble_iter",
@@ -56,6 +57,7 @@ __all__ = [
 _ELSEWHERE = {
     "Backsolve": "solvers.batch",
     "Checkpoints": "solvers.batch",
+    "StiffBackwardWarning": "solvers.batch",
     "diagnose": "stiffness",
     "ensemble": "solvers.ensemble",
     "ensemble_iter": "solvers.ensemble",

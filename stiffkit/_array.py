@@ -20,6 +20,9 @@ __all__ = ["Array", "Backend", "backend_of", "is_torch", "to_numpy"]
 Array = Any
 """A NumPy array or a torch tensor."""
 
+Way = Callable[[Array], Array]
+"""From an array to another."""
+
 
 @contextmanager
 def quiet_arithmetic() -> Iterator[None]:
@@ -50,6 +53,9 @@ def quiet_arithmetic() -> Iterator[None]:
     with np.errstate(call=called, **heard):  # type: ignore[arg-type]
         yield
 
+
+SMALL = 32768
+"""Tensors with fewer numbers torch works on by one thread (its grain size), as NumPy does."""
 
 _KINDS = ("float32", "float64", "complex64", "complex128")
 
@@ -100,6 +106,10 @@ class Backend:
         """Return indices as `like` takes them."""
         return rows
 
+    def take(self, x: Array, rows: np.ndarray[Any, Any], axis: int) -> Array:
+        """Return some rows of `x` along an axis."""
+        return x.take(rows, axis)
+
     def overwrite(self, target: Array, values: Array, where: Array) -> None:
         """Put `values` into `target` in some places."""
         np.copyto(target, values, where=where)
@@ -148,6 +158,28 @@ class Backend:
 
         return target, scale
 
+    def bridge(self, y: Array, *, stay: bool = False) -> tuple[Backend, Way, Way]:  # noqa: ARG002
+        """Return the library whose calls cost least on arrays like `y`, the way there, and back.
+
+        A call of NumPy costs a third of torch's: small tensors on the CPU are better worked on
+        there, in the same memory, wherever autograd need not see it: tensors with a history are
+        refused. With `stay` the library is this one.
+        """
+        return self, _itself, _itself
+
+    def weighted_sum(self, terms: list[tuple[float, Array]]) -> Array:
+        """Return Σ w x over the pairs (w, x), from the first to the last."""
+        total: Any = 0.0
+        for weight, x in terms:
+            total = total + weight * x
+        return total
+
+    def along(self, h: np.ndarray[Any, Any], y: Array) -> Array:
+        """Return h, shape (b,), as a factor of arrays like y, shape (b, n)."""
+        column = self.real_like(h[:, None], y)
+        # Repeated: of short rows, NumPy multiplies one at a time.
+        return column if y.shape[1] > 16 else np.repeat(column, y.shape[1], 1)
+
     def move(self, y: Array, slope: Array, h: Array) -> Array:
         """Return y + h·slope; `slope` is used up."""
         slope *= h
@@ -155,7 +187,9 @@ class Backend:
 
     def row_norm(self, x: Array) -> Array:
         """Return the Euclidean norm of each row, shape (b,), of x of shape (b, n)."""
-        return np.sqrt((x.real**2 + x.imag**2 if x.dtype.kind == "c" else x * x).sum(1))
+        squares = x.real**2 + x.imag**2 if x.dtype.kind == "c" else x * x
+        # A product with ones: sum(1) of short rows takes four times as long.
+        return np.sqrt(squares.dot(np.ones(squares.shape[1], squares.dtype)))
 
     def detach(self, x: Array) -> Array:
         """Return `x` as autograd does not see it."""
@@ -271,6 +305,29 @@ class Backend:
         return False
 
 
+def _itself(x: Array) -> Array:
+    return x
+
+
+def _without_history(value: Array) -> Array:
+    """Return what f gave, detached; refuse it where autograd should have followed the solve."""
+    if value.requires_grad:
+        if sys.modules["torch"].is_grad_enabled():
+            msg = (
+                "f returns tensors that require gradients, but f(t0, y0) did not: give y0 with "
+                "requires_grad=True, or solve under torch.no_grad()"
+            )
+            raise ValueError(msg)
+        value = value.detach()
+    return value
+
+
+def _as_numpy(x: Array) -> Array:
+    """Return a tensor on the CPU as an array, in the same memory."""
+    x = _without_history(x)
+    return (x.resolve_conj() if x.is_complex() else x).numpy()
+
+
 class _Torch(Backend):
     def __init__(self) -> None:
         import torch
@@ -297,6 +354,9 @@ class _Torch(Backend):
 
     def index(self, rows: np.ndarray[Any, Any], like: Array) -> Array:
         return self.xp.from_numpy(rows).to(like.device)
+
+    def take(self, x: Array, rows: np.ndarray[Any, Any], axis: int) -> Array:
+        return x.index_select(axis, self.index(rows, x))
 
     def overwrite(self, target: Array, values: Array, where: Array) -> None:
         self.xp.where(where, values, target, out=target)
@@ -335,6 +395,16 @@ class _Torch(Backend):
 
         return target, scale
 
+    def weighted_sum(self, terms: list[tuple[float, Array]]) -> Array:
+        weight, x = terms[0]
+        total, add = weight * x, self.xp.add
+        for weight, x in terms[1:]:
+            total = add(total, x, alpha=weight)  # one call, and nothing for autograd to keep
+        return total
+
+    def along(self, h: np.ndarray[Any, Any], y: Array) -> Array:
+        return self.real_like(h[:, None], y)
+
     def move(self, y: Array, slope: Array, h: Array) -> Array:
         return self.xp.addcmul(y, slope, h)
 
@@ -348,18 +418,13 @@ class _Torch(Backend):
         return self.xp.abs(x.detach(), out=out)
 
     def writer(self, k: Array) -> Any:
-        copy, is_grad_enabled = k.copy_, self.xp.is_grad_enabled
+        copy = k.copy_
+        return lambda value: copy(_without_history(value))
 
-        def write(value: Array) -> None:
-            if value.requires_grad and is_grad_enabled():
-                msg = (
-                    "f returns tensors that require gradients, but f(t0, y0) did not: give y0 "
-                    "with requires_grad=True, or solve under torch.no_grad()"
-                )
-                raise ValueError(msg)
-            copy(value)
-
-        return write
+    def bridge(self, y: Array, *, stay: bool = False) -> tuple[Backend, Way, Way]:
+        if not stay and y.device.type == "cpu" and y.numel() < SMALL:
+            return _NUMPY, _as_numpy, self.xp.from_numpy
+        return self, _itself, _itself
 
     def time(self, t: float, like: Array) -> Any:
         """Return a 0-d tensor of the state's real dtype, on its device."""

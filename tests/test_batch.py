@@ -321,6 +321,29 @@ def test_an_exception_takes_the_partial_solution_along():
     assert (partial.stats["accepted"] > 0).all()
 
 
+@pytest.mark.parametrize("direction", [1.0, -1.0])
+def test_pairs_of_events_within_a_quarter_of_a_step_are_found(direction):
+    """g = (t − c)² − d² on a step from 0 to 1; the last sample's parabola stays above zero."""
+    centre, half = np.array([0.3, 0.56, 0.8, 0.4]), np.array([0.02, 0.005, 0.04, -1.0])
+
+    def g(t, y, c, d):
+        return (t * direction - c) ** 2 - d * np.abs(d)
+
+    s = sk.solve(
+        lambda t, y, c, d: np.zeros_like(y),
+        (0.0, direction),
+        np.ones((4, 1)),
+        "dopri5",
+        batched=True,
+        args=(centre, half),
+        events=[g],
+        grid=1,
+    )
+    exact = np.stack([centre - half, centre + half])[:, :3] * direction
+    np.testing.assert_allclose(s.events[0].t[:, :3], exact, rtol=1e-13)
+    assert np.isnan(s.events[0].t[:, 3]).all()
+
+
 def test_a_callback_stops_the_solve():
     s = sk.solve(
         lambda t, y: -y,

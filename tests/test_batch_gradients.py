@@ -1,9 +1,15 @@
 """Gradients of batched solves, and of implicit ones: exact for the steps, whatever the way."""
 
+import math
+import warnings
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 import stiffkit as sk
+from stiffkit.solvers.batch.linear import BatchAlgebra
+from stiffkit.solvers.batch.problem import make_batch_problem
 
 torch = pytest.importorskip("torch")
 
@@ -154,20 +160,85 @@ def test_the_adjoint_equation():
 
 def test_what_cannot_be_found_backward_is_told():
     y0 = torch.ones((2, 1), dtype=torch.float64, requires_grad=True)
-    y = sk.solve(
-        lambda t, y: -1e3 * (y - torch.cos(t)[:, None]),
-        (0.0, 1.0),
-        y0,
-        "dopri5",
-        t_eval=[1.0],
-        batched=True,
-        adjoint="backsolve",
-        rtol=1e-6,
-        max_steps=20_000,
-    ).y
+    with pytest.warns(sk.StiffBackwardWarning, match="deviations of sample"):
+        y = sk.solve(
+            lambda t, y: -1e3 * (y - torch.cos(t)[:, None]),
+            (0.0, 1.0),
+            y0,
+            "dopri5",
+            t_eval=[1.0],
+            batched=True,
+            adjoint="backsolve",
+            rtol=1e-6,
+            max_steps=20_000,
+        ).y
     # Backward in time the deviation grows by e^1000.
     with pytest.raises(RuntimeError, match="adjoint equation of sample 0 could not be solved"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("shrunk", [0.5, 2.0])
+@pytest.mark.parametrize("method", ["tsit5", "kvaerno3", "rodas5p", "rock4"])
+def test_backsolve_warns_where_damping_passes_the_tolerance(method, shrunk):
+    """Deviations of y' = −ky shrink by e^(−k); the second sample's by `shrunk` powers of rtol."""
+    rtol = 1e-4
+    k = torch.tensor([0.1, shrunk * math.log(1 / rtol)], dtype=torch.float64, requires_grad=True)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        sk.solve(
+            lambda t, y, k: -k[:, None] * y,
+            (0.0, 1.0),
+            torch.ones((2, 1), dtype=torch.float64),
+            method,
+            args=(k,),
+            batched=True,
+            adjoint=sk.Backsolve(method=sk.METHODS["tsit5"]),
+            rtol=rtol,
+        )
+    told = [w for w in seen if w.category is sk.StiffBackwardWarning]
+    assert len(told) == (shrunk > 1)
+    assert all("sample 1" in str(w.message) for w in told)
+
+
+@pytest.mark.parametrize("method", ["rodas5p", "kvaerno3"])
+def test_one_tensor_has_a_callback_as_elsewhere(method):
+    steps = []
+
+    def keep(step):
+        steps.append(step)
+        return len(steps) == 5
+
+    y0 = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    s = sk.solve(lambda t, y: -50 * y, (0.0, 1.0), y0, method, callback=keep)
+    assert s.status is sk.Status.interrupted
+    assert [step.t_new for step in steps] == s.t[1:].tolist()
+    assert all(a.t_new == b.t and torch.equal(a.y_new, b.y) for a, b in pairwise(steps))
+    assert all(step.tableau.name == method and step.estimate.shape == (2,) for step in steps)
+    torch.testing.assert_close(steps[0].k[0], -50 * y0)
+
+
+def test_jacobians_of_both_modes_and_their_derivatives_agree():
+    """Robertson's equation, driven: ∂f/∂y, ∂f/∂t, and the gradient of a sum of both."""
+    k = torch.tensor([[0.04, 1e4, 3e7], [0.1, 2e3, 1e5]], dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([[0.9, 1e-5, 0.1], [0.5, 1e-3, 0.4]], dtype=torch.float64)
+
+    def f(t, y, k):
+        a, b, c = k[:, 0] * y[:, 0], k[:, 1] * y[:, 1] * y[:, 2], k[:, 2] * y[:, 1] ** 2
+        return torch.stack([b - a + torch.sin(t), a - b - c, c * t], 1)
+
+    t = np.array([0.3, 0.7])
+    found = []
+    for reverse in (True, False):
+        problem = make_batch_problem(f, (t, 1.0), y, (k,))
+        algebra = BatchAlgebra(problem, record=True, reverse=reverse)
+        for _ in range(2):  # once autograd was seen to follow t, one pass gives both
+            J, f_t = algebra.derivatives(t, y, problem.first_slopes(), np.full(2, 0.1))
+        assert algebra.timed
+        found.append((J, f_t, *torch.autograd.grad((J**2).sum() + f_t.sum(), k)))
+        assert algebra.reverse_mode == reverse
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found[0][1][:, 0].detach(), torch.cos(torch.as_tensor(t)))
 
 
 def test_gradients_of_event_times():

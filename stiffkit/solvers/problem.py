@@ -357,7 +357,12 @@ def refuse_batched(method: Any, **given: Any) -> None:
     """
     for name, value in given.items():
         if value is not None:
-            msg = f"{name} is not for batched solves, nor for implicit methods on tensors"
+            why = (
+                "a Step has one time and one size, the rows of a batch have their own"
+                if name in ("guide", "observe")
+                else "each row has a dense matrix of its own, by jac, autograd or differences"
+            )
+            msg = f"{name} is not for batched solves, nor for implicit methods on tensors: {why}"
             raise ValueError(msg)
     if method.name in RADAU:
         msg = (

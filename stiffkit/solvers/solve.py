@@ -135,8 +135,7 @@ def solve(
         Called like `guide`, before it; the readings go to ``Solution.log`` under each hook's
         ``name`` or ``__name__`` (numbered where a name is taken).
     callback : callable, optional
-        ``callback(step)`` after each accepted step; a true return value stops the solve. (For a
-        tensor by an implicit method, or with `adjoint`, ``callback(t, y)``.)
+        ``callback(step)`` after each accepted step; a true return value stops the solve.
     on_attempt : callable, optional
         ``on_attempt(t, y, h, accepted)`` before each attempted step from (t, y) by h, with None for
         `accepted`, and once more with the verdict. With `batched` these are arrays, one entry for

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, final
 
-from .._array import Array, Backend
+from .._array import Array, Backend, backend_of
 from .dense import LiveSegment, Segment
 from .tableau import ButcherTableau
 
@@ -41,11 +41,8 @@ class StepFailed(Exception):
 
 def combine(row: Sequence[float], k: Sequence[Array]) -> Any:
     """Σ_j row_j k_j without the exact zeros, so that 0·inf cannot poison a sum."""
-    total: Any = 0.0
-    for weight, k_j in zip(row, k, strict=False):
-        if weight != 0.0:
-            total = total + weight * k_j
-    return total
+    terms = [(weight, k_j) for weight, k_j in zip(row, k, strict=False) if weight != 0.0]
+    return backend_of(terms[0][1]).weighted_sum(terms) if terms else 0.0
 
 
 def rk_step(

@@ -8,6 +8,7 @@ a piece at a time, when the gradient is wanted.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -25,7 +26,19 @@ from .loop import BatchRun
 from .problem import BatchProblem, Floats, broadcast_tolerance
 from .records import Records
 
-__all__ = ["Backsolve", "Checkpoints", "Tape", "backsolve", "make_adjoint", "replay"]
+__all__ = [
+    "Backsolve",
+    "Checkpoints",
+    "StiffBackwardWarning",
+    "Tape",
+    "backsolve",
+    "make_adjoint",
+    "replay",
+]
+
+
+class StiffBackwardWarning(UserWarning):
+    """Backsolve cannot find the solution again: it was damped by more than the tolerance keeps."""
 
 
 @dataclass(frozen=True)
@@ -302,11 +315,12 @@ def _slope(problem: BatchProblem, t: Array, y: Array, args: tuple[Any, ...]) -> 
 
 
 def backsolve(
-    forward: Callable[[BatchProblem, Any], BatchSolution],
+    forward: Callable[[BatchProblem, Any, Any], BatchSolution],
     backward: Callable[[BatchProblem, Any, Any], BatchSolution],
     problem: BatchProblem,
     times: Floats,
     parameters: tuple[Array, ...] | None,
+    rtol: Any,
 ) -> BatchSolution:
     """Solve without autograd, and let the gradient come from the adjoint equation, backward.
 
@@ -317,13 +331,20 @@ def backsolve(
     Parameters
     ----------
     forward, backward : callable
-        Solve a problem, with output at some times; the second calls ``on_step`` at each stage.
+        Solve a problem, with output at some times and ``on_step`` called at each step.
     problem : BatchProblem
         The problem.
     times : array, shape (n_t, B) or (n_t, 1)
         Output times.
     parameters : tuple of tensor or None
         What f depends on beside y and `args`; by default the leaves of f(t0, y0).
+    rtol : float or array
+        Relative tolerance of the forward solve.
+
+    Warns
+    -----
+    StiffBackwardWarning
+        If the solution of a sample was damped by more than 1/rtol on the way.
     """
     import torch
 
@@ -340,8 +361,15 @@ def backsolve(
 
         @staticmethod
         def forward(ctx: Any, *inputs: Array) -> Array:
+            damping = np.zeros(problem.size)
+
+            def add(index: Any, accept: Any, stages: Any, *step: Any) -> None:
+                t, t_new, y, y_new = step
+                damping[index] += np.where(accept, stages.damping(t_new - t, y, y_new), 0.0)
+
             with torch.no_grad():
-                kept.append(forward(problem, times))
+                kept.append(forward(problem, times, add))
+            _warn_of_damping(damping, rtol)
             ctx.save_for_backward(kept[0].y, *inputs)
             return kept[0].y
 
@@ -353,6 +381,20 @@ def backsolve(
 
     y = AdjointEquation.apply(problem.y0, *own, *parameters)  # type: ignore[no-untyped-call]
     return replace(kept[0], y=y)
+
+
+def _warn_of_damping(damping: Floats, rtol: Any) -> None:
+    """Warn where e^(−∫λ dt), by which deviations have shrunk, is beyond what rtol resolves."""
+    least = rtol if isinstance(rtol, float) else float(rtol.min())
+    worst = int(np.argmax(damping))
+    if damping[worst] > -math.log(least):
+        shrunk = f"1e-{damping[worst] / math.log(10):.0f}"
+        msg = (
+            f"backsolve: deviations of sample {worst} have shrunk by about {shrunk}, beyond what "
+            f"rtol = {least:.0e} keeps of them; the gradient may be wrong, or the backward solve "
+            "fail: take adjoint='checkpoints'"
+        )
+        warnings.warn(msg, StiffBackwardWarning, stacklevel=2)
 
 
 def _adjoint(
@@ -381,8 +423,11 @@ def _adjoint(
         product = torch.zeros_like(y) if product is None else product
         return torch.stack([f.detach(), -product], 1)
 
-    def on_step(rows: Any, t: Array, z: Array, weight: Array, args: tuple[Any, ...]) -> None:
-        z = z.reshape((-1, 2, n))
+    def on_step(index: Any, _: Any, stages: Any, t: Floats, t_new: Floats, *states: Array) -> None:
+        for time, z, weight in stages.quadrature(t, t_new - t, states[0]):
+            add(index, time, z.reshape((-1, 2, n)), weight, stages.problem.args)
+
+    def add(rows: Any, t: Array, z: Array, weight: Array, args: tuple[Any, ...]) -> None:
         with torch.enable_grad():
             given = tuple(
                 a.detach().requires_grad_() if m else a for a, m in zip(args, mine, strict=True)

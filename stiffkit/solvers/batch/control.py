@@ -23,7 +23,16 @@ class BatchErrorRatio:
         # As for one solve: with atol = 0 a component at rest at zero has the ratio 0, not 0/0.
         self.rtol, self.atol, self.backend = rtol, atol + backend.tiny(y), backend
         self.root = max(y.shape[1], 1) ** 0.5
-        self.norm = self._rms if norm is None else norm
+        self.norm, self.inward = norm, backend.detach
+        if norm is None:
+            self.norm = self._rms
+            self.backend, inward, _ = backend.bridge(y)
+            self.inward = lambda x: inward(backend.detach(x))
+            self.rtol, self.atol = (
+                tol if isinstance(tol, float) else self.inward(tol) for tol in (rtol, self.atol)
+            )
+        self.known: tuple[tuple[Array, Array], ...] = ()
+        """States of the last step and their moduli: the end of one is the start of the next."""
 
     def take(self, rows: Any) -> None:
         """Go on with some of the rows."""
@@ -34,10 +43,13 @@ class BatchErrorRatio:
 
     def __call__(self, errors: list[Array], y: Array, y_new: Array) -> Floats:
         """Return the ratios, shape (b,); NaN or inf where the error estimate is."""
-        backend, detach = self.backend, self.backend.detach
-        ends = [backend.absolute(detach(state)) for state in (y, y_new)]
-        scale = backend.xp.maximum(*ends) * self.rtol + self.atol
-        ratios = [self.norm(err / scale) for err in errors]
+        backend, known, inward = self.backend, self.known, self.inward
+        size = next((moduli for state, moduli in known if state is y), None)
+        size = backend.absolute(inward(y)) if size is None else size
+        size_new = backend.absolute(inward(y_new))
+        self.known = (y, size), (y_new, size_new)
+        scale = backend.xp.maximum(size, size_new) * self.rtol + self.atol
+        ratios: list[Floats] = [self.norm(inward(err) / scale) for err in errors]
         if len(ratios) == 1:
             return ratios[0]
         pairs = zip(*(ratio.tolist() for ratio in ratios), strict=True)
@@ -63,12 +75,13 @@ class BatchControl:
         start = controller.init()
         self.memory: Any = [start] * size
         if self.together:
-            self.memory = [np.full(size, part) for part in start]
+            self.memory = [*(np.full(size, part) for part in start[:-1]), None]
+            # The last entry, which rows were rejected, is None where none was.
 
     def take(self, rows: Any) -> None:
         """Go on with some of the rows."""
         if self.together:
-            self.memory = [part[rows] for part in self.memory]
+            self.memory = [None if part is None else part[rows] for part in self.memory]
         else:
             self.memory = [self.memory[i] for i in rows]
 
@@ -89,23 +102,31 @@ class BatchControl:
         return accept, factor
 
     def _filter(self, ratio: Floats, order: int) -> tuple[Any, Floats]:
-        """`PIDController.__call__` on arrays."""
+        """`pid_rule` on arrays; where no row is rejected, half of it."""
         pid: PIDController = self.controller  # type: ignore[assignment]
         k = order + 1
         r_1, r_2, f_1, f_2, rejected = self.memory
-        accept = ratio < 1.0
-        known = np.where(np.isfinite(ratio), ratio, np.inf)
         set_point = pid.safety**k
-        shrunk = np.maximum(pid.safety * np.maximum(known, 1.0) ** (-1 / k), pid.min_factor)
-        bounded = np.minimum(known, 1.0)
+        accept = ratio < 1.0
+        bounded = np.fmin(ratio, 1.0)  # of NaN, too
         factor = (np.maximum(bounded, 1e-12) / set_point) ** (-pid.beta_1 / k)
-        if pid.beta_2 or pid.beta_3:
-            factor = factor * (r_1 ** (-pid.beta_2 / k) * r_2 ** (-pid.beta_3 / k))
-        if pid.alpha_2 or pid.alpha_3:
-            factor = factor * (f_1**-pid.alpha_2 * f_2**-pid.alpha_3)
-        factor = np.clip(factor, pid.min_factor, np.where(rejected, 1.0, pid.max_factor))
-        factor = np.where(accept, factor, shrunk)
+        if pid.beta_2:
+            factor *= r_1 ** (-pid.beta_2 / k)
+        if pid.beta_3:
+            factor *= r_2 ** (-pid.beta_3 / k)
+        if pid.alpha_2:
+            factor *= f_1**-pid.alpha_2
+        if pid.alpha_3:
+            factor *= f_2**-pid.alpha_3
+        longest = pid.max_factor if rejected is None else np.where(rejected, 1.0, pid.max_factor)
+        factor = np.minimum(np.maximum(factor, pid.min_factor), longest)
         r = np.maximum(bounded, 1e-4) / set_point
+        if accept.all():
+            self.memory = [r, r_1, factor, f_1, None]
+            return accept, factor
+        known = np.where(np.isfinite(ratio), ratio, np.inf)
+        shrunk = np.maximum(pid.safety * np.maximum(known, 1.0) ** (-1 / k), pid.min_factor)
+        factor = np.where(accept, factor, shrunk)
         self.memory = [
             np.where(accept, r, r_1),
             np.where(accept, r_1, r_2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -33,13 +34,26 @@ class BatchSegment:
 
     def rows(self, rows: Any, t: Floats) -> Array:
         """Evaluate row ``rows[i]`` at time ``t[i]``; result of shape (len(rows), n)."""
-        P = self.P[:, self.backend.index(rows, self.P)]
+        P = self.backend.take(self.P, rows, 1)
         return self._at(t, self.t_0[rows], self.t_1[rows], P)
 
     def take(self, rows: Any) -> BatchSegment:
         """Return some of the rows."""
-        P = self.P[:, self.backend.index(rows, self.P)]
+        P = self.backend.take(self.P, rows, 1)
         return BatchSegment(self.t_0[rows], self.t_1[rows], P, self.backend)
+
+    @staticmethod
+    def joined(parts: Sequence[BatchSegment]) -> BatchSegment:
+        """Return the rows of all parts, one below the other; at least one part."""
+        if len(parts) == 1:
+            return parts[0]
+        backend = parts[0].backend
+        return BatchSegment(
+            np.concatenate([part.t_0 for part in parts]),
+            np.concatenate([part.t_1 for part in parts]),
+            backend.xp.concatenate([part.P for part in parts], 1),
+            backend,
+        )
 
     def _at(self, t: Floats, t_0: Floats, t_1: Floats, P: Array) -> Array:
         h = t_1 - t_0
@@ -84,14 +98,8 @@ class BatchDenseOutput:
     @cached_property
     def _joined(self) -> tuple[BatchSegment, Floats, list[Any]]:
         """All steps one below the other, their ends, and each sample's rows in order of time."""
-        parts, xp = [step[0] for step in self.steps], self.backend.xp
         owner, ends = (np.concatenate([step[k] for step in self.steps]) for k in (1, 2))
-        whole = BatchSegment(
-            np.concatenate([part.t_0 for part in parts]),
-            np.concatenate([part.t_1 for part in parts]),
-            xp.concatenate([part.P for part in parts], 1),
-            self.backend,
-        )
+        whole = BatchSegment.joined([step[0] for step in self.steps])
         order = np.argsort(owner, kind="stable")
         cuts = np.searchsorted(owner[order], np.arange(len(self.t0) + 1))
         return whole, ends, [order[a:b] for a, b in pairwise(cuts)]

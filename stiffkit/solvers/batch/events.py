@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ class BatchEvents:
     """Follows event functions from step to step, row by row.
 
     An event is where g changes sign, in the direction asked for, between two of the four samples
-    in a step; the time that is returned lies on the far side of the root. A pair of roots between
-    two samples is not seen.
+    in a step, or where it dips through zero and back between them, as in `EventFinder`. The time
+    that is returned lies on the far side of the root.
 
     Parameters
     ----------
@@ -80,14 +81,98 @@ class BatchEvents:
         for i in range(len(self.functions)):
             g = [self.old[i]]
             g += [self._host(i, problem, t, y) for t, y in zip(times[1:], states, strict=True)]
-            for a, b, g_a, g_b in zip(times, times[1:], g, g[1:], strict=False):
+            self.old[i] = np.where(accept, g[-1], self.old[i])
+            points = self._with_dips(i, problem, segment, times, g, accept)
+            for (a, g_a), (b, g_b) in pairwise(points):
                 rises = (g_a < 0) & (g_b >= 0) & (self.direction[i] >= 0)
                 falls = (g_a > 0) & (g_b <= 0) & (self.direction[i] <= 0)
                 here = accept & (rises | falls)
                 if here.any():
                     found.append((i, self._solve(i, problem, segment, a, b, g_a, g_b, here), here))
-            self.old[i] = np.where(accept, g[-1], self.old[i])
         return self._record(problem, segment, index, found) if found else None
+
+    def _with_dips(
+        self,
+        i: int,
+        problem: BatchProblem,
+        segment: BatchSegment,
+        times: list[Floats],
+        g: list[Floats],
+        accept: Any,
+    ) -> list[tuple[Floats, Floats]]:
+        """Return times and values, with points where g dips through zero between the samples."""
+        extra = []
+        for triple in zip(times, times[1:], times[2:], g, g[1:], g[2:], strict=False):
+            (t_a, t_m, t_b), (g_a, g_m, g_b) = triple[:3], np.abs(triple[3:])
+            sign = np.sign(triple[4])
+            alike = (
+                accept & (sign != 0) & (np.sign(triple[3]) == sign) & (np.sign(triple[5]) == sign)
+            )
+            with np.errstate(all="ignore"):
+                slope, later = (g_m - g_a) / (t_m - t_a), (g_b - g_m) / (t_b - t_m)
+                curvature = (later - slope) / (t_b - t_a)
+                vertex = (t_a + t_m) / 2 - slope / (2 * curvature)
+                value = g_a + slope * (vertex - t_a) + curvature * (vertex - t_a) * (vertex - t_m)
+                inside = (vertex - t_a) * (t_b - vertex) > 0
+                near = value < 0.5 * np.maximum(np.maximum(g_a, g_m), g_b)
+            look = alike & (curvature > 0) & inside & near
+            if look.any():
+                dip = self._dip(i, problem, segment, t_a, t_b, sign, look)
+                if dip is not None:
+                    extra.append(dip)
+        points = list(zip(times, g, strict=True))
+        if not extra:
+            return points
+        # A row that has no dip repeats its start, which comes first and changes nothing.
+        for t, value, there in extra:
+            points.append((np.where(there, t, times[0]), np.where(there, value, g[0])))
+        all_times, values = (np.stack(part) for part in zip(*points, strict=True))
+        order = np.argsort(all_times * problem.direction, axis=0, kind="stable")
+        sorted_times, sorted_values = (
+            np.take_along_axis(part, order, 0) for part in (all_times, values)
+        )
+        return list(zip(sorted_times, sorted_values, strict=True))
+
+    def _dip(
+        self,
+        i: int,
+        problem: BatchProblem,
+        segment: BatchSegment,
+        low: Floats,
+        high: Floats,
+        sign: Floats,
+        look: Any,
+    ) -> tuple[Floats, Floats, Any] | None:
+        """Search the least sign·g between two times by golden section, until it is below zero."""
+        golden = (5**0.5 - 1) / 2
+
+        def value(t: Floats) -> Floats:
+            t = np.where(look, t, segment.t_1)
+            return sign * self._host(i, problem, t, segment(t))
+
+        a, b = low, high
+        one, two = b - golden * (b - a), a + golden * (b - a)
+        v_one, v_two = value(one), value(two)
+        for _ in range(30):
+            crossed = look & ((v_one < 0) | (v_two < 0))
+            if (crossed == look).all():
+                break
+            left = v_one < v_two  # the minimum lies in [a, two]
+            moving = ~crossed  # where g has crossed, the point found stays
+            a, b = np.where(moving & ~left, one, a), np.where(moving & left, two, b)
+            new = np.where(left, b - golden * (b - a), a + golden * (b - a))
+            v_new = value(np.where(moving, new, segment.t_1))
+            one, two, v_one, v_two = (
+                np.where(moving, np.where(left, new, two), one),
+                np.where(moving, np.where(left, one, new), two),
+                np.where(moving, np.where(left, v_new, v_two), v_one),
+                np.where(moving, np.where(left, v_one, v_new), v_two),
+            )
+        crossed = look & ((v_one < 0) | (v_two < 0))
+        if not crossed.any():
+            return None
+        first = v_one <= v_two
+        return np.where(first, one, two), sign * np.where(first, v_one, v_two), crossed
 
     def _solve(
         self,

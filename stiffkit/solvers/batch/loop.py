@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ..._array import Array
-from ..._optional import require
 from ..control import first_step, norm_of_rows
 from ..loop import MAX_FAILURES, MAX_NON_FINITE
 from ..options import StepOptions
@@ -21,9 +20,10 @@ from .dense import BatchDenseOutput, BatchSegment
 from .events import BatchEvents
 from .problem import BatchProblem, Floats
 from .records import Records
+from .rows import BatchProgress, Rows, not_finite, out_of_steps, too_small
 from .stages import BatchStages
 
-__all__ = ["BatchProgress", "BatchRun"]
+__all__ = ["BatchRun"]
 
 COMPACT = 0.75
 """When fewer than this share of the rows still run, the others leave the batch."""
@@ -58,8 +58,8 @@ class BatchRun:
     tape : Tape, optional
         Where the accepted steps are noted.
     on_step : callable, optional
-        ``on_step(samples, t, z, weight, args)`` for each stage of an accepted step that counts:
-        its time, state and weight h b_i, shape (b, 1), 0 where a row rests.
+        ``on_step(index, accept, stages, t, t_new, y, y_new)`` for each step of the batch that some
+        rows accept; the others rest, with t_new = t. `index` tells the rows' samples.
     """
 
     def __init__(
@@ -88,11 +88,7 @@ class BatchRun:
         self.norm = norm_of_rows(steps.norm, problem.shape)
         self.table = steps.table(problem.t0, problem.t1)
         self.t, self.y, self.t1 = problem.t0.copy(), problem.y0, problem.t1.copy()
-        self.index = np.arange(B)
-        """The sample that each row belongs to."""
-        self.running = np.ones(B, bool)
-        self.status: list[Status | None] = [None] * B
-        self.message = [""] * B
+        self.rows = Rows(B)
         self.accepted, self.rejected = np.zeros(B, int), np.zeros(B, int)
         self.records = Records(problem, t_eval)
         self.segments: list[tuple[BatchSegment, Any, Floats]] | None = [] if dense else None
@@ -122,10 +118,10 @@ class BatchRun:
         if self.events is not None:
             self.events.start(p, record=record)
         broken = ~backend.rows_finite(f_0)
-        self.finish(broken, Status.non_finite, self._bad_start(f_0))
+        self.rows.finish(broken, Status.non_finite, self._bad_start(f_0))
         self.spoilt = (record or self.tape is not None) and bool(broken.any())
-        self.finish(self.running & (p.t0 == p.t1), Status.success)
-        if not self.running.any():
+        self.rows.finish(self.rows.running & (p.t0 == p.t1), Status.success)
+        if not self.rows.left:
             return False
         self.stages = self.make_stages(p, record=record)
         self.stages.start(f_0)
@@ -136,9 +132,9 @@ class BatchRun:
         assert stages is not None
         for times in table[1:]:
             if self._should_compact():
-                self._compact(np.flatnonzero(self.running))
-            active, t, y = self.running.copy(), self.t, self.y
-            h = np.where(active, times[self.index] - t, 0.0)
+                self._compact(np.flatnonzero(self.rows.running))
+            active, t, y = self.rows.running, self.t, self.y
+            h = np.where(active, times[self.rows.index] - t, 0.0)
             self._tell(h, None)
             y_new = stages.attempt(t, h, y)
             failed = np.zeros_like(active) if stages.failed is None else stages.failed
@@ -146,83 +142,89 @@ class BatchRun:
             accept = active & ~(failed | broken)
             self._log(active, h, np.full(len(h), math.nan), accept)
             self._tell(h, accept)
-            self.finish(active & failed, stages.failure)
-            self.finish(active & broken, Status.non_finite, self._why_broken(np.abs(h)))
+            self.rows.finish(active & failed, stages.failure)
+            self.rows.finish(active & broken, Status.non_finite, not_finite(self.t, np.abs(h)))
             if not accept.any():
                 return
             if self.record and not accept.all():
                 y_new = stages.attempt(t, np.where(accept, h, 0.0), y)
-            t_new = np.where(accept, times[self.index], t)
+            t_new = np.where(accept, times[self.rows.index], t)
             if self._accept(accept, t, t_new, y, y_new, bar):
                 return
 
     def _control_steps(self, bar: BatchProgress | None) -> None:
         p, backend, steps, stages = self.problem, self.backend, self.steps, self.stages
         assert stages is not None
-        order, direction = stages.error_order, p.direction
+        order, direction, rows = stages.error_order, p.direction, self.rows
+        limit = np.minimum if direction > 0 else np.maximum
         h_abs = self._first_steps(stages.f_0, order)
         ratio_of = BatchErrorRatio(self.rtol, self.atol, p.y0, backend, self.norm)
         control = BatchControl(steps.controller, p.size)
         B = p.size
-        retry, attempts = np.zeros(B, bool), np.zeros(B, int)
+        retry, attempts, troubled = np.zeros(B, bool), 0, False
         failures, non_finite, wall = np.zeros(B, int), np.zeros(B, int), self.t1.copy()
-        while self.running.any():
+        while rows.left:
             if self._should_compact():
-                rows = np.flatnonzero(self.running)
-                if self._compact(rows):
-                    ratio_of.take(rows)
-                    control.take(rows)
-                    h_abs, retry, attempts, failures, non_finite, wall = (
-                        x[rows] for x in (h_abs, retry, attempts, failures, non_finite, wall)
+                kept = np.flatnonzero(rows.running)
+                if self._compact(kept):
+                    ratio_of.take(kept)
+                    control.take(kept)
+                    h_abs, retry, failures, non_finite, wall = (
+                        x[kept] for x in (h_abs, retry, failures, non_finite, wall)
                     )
             t, y = self.t, self.y
+            if steps.max_step < math.inf:
+                h_abs = np.minimum(h_abs, steps.max_step)
             least = 10 * np.spacing(np.abs(t))
-            h_abs = np.minimum(h_abs, steps.max_step)
-            short = self.running & (h_abs < least)
+            short = rows.running & (h_abs < least)
             if short.any():
                 stuck = short & (retry | (steps.max_step < least))
-                self.finish(stuck, Status.step_too_small, self._why_small(h_abs, non_finite))
+                rows.finish(stuck, Status.step_too_small, too_small(t, h_abs, non_finite))
                 h_abs = np.where(short, least, h_abs)
-            out = self.running & (attempts >= steps.max_steps)
-            if out.any():
-                self.finish(out, Status.max_steps, self._why_out(h_abs))
-            active = self.running.copy()
-            if not active.any():
+            if attempts >= steps.max_steps:
+                why = out_of_steps(t, self.t1, h_abs, steps.max_steps)
+                rows.finish(rows.running, Status.max_steps, why)
+            if not rows.left:
                 break
-            attempts += active
-            t_new = t + h_abs * direction
-            t_new = np.where((t_new - self.t1) * direction >= 0, self.t1, t_new)
-            t_new = np.where(active, t_new, t)
+            active, all_active = rows.running, rows.all_run
+            attempts += 1  # of each row that still runs: all began together
+            t_new = limit(t + direction * h_abs, self.t1)
+            if not all_active:
+                t_new = np.where(active, t_new, t)
             h = t_new - t
             self._tell(h, None)
             y_new = stages.attempt(t, h, y)
-            errors = stages.errors()
-            ratio = ratio_of(errors, y, y_new)
+            ratio = ratio_of(stages.errors(), y, y_new)
             failed = stages.failed
             if failed is not None and failed.any():
                 ratio = np.where(failed, math.inf, ratio)
-            bad = ~np.isfinite(ratio)
             accept, factor = control(ratio, active, order)
-            accept &= active
+            if not all_active:
+                accept &= active
             self._log(active, h, ratio, accept)
             self._tell(h, accept)
-            reject = active & ~accept
-            self.rejected[self.index[reject]] += 1
-            if bad.any():
+            bad = None if ratio.max() < math.inf else ~np.isfinite(ratio)
+            if bad is not None:
+                troubled = True
                 factor = np.where(bad, 0.1, factor)
                 failures, non_finite = self._judge_bad(active & bad, failures, non_finite, h_abs)
                 wall = np.where(bad, t_new, wall)
-            h_abs = np.where(active, np.abs(h) * factor, h_abs)
+            length = np.abs(h)
+            h_abs = length * factor if all_active else np.where(active, length * factor, h_abs)
             if failed is not None and failed.any():
-                h_abs = np.where(failed, np.minimum(stages.longest, 0.5 * np.abs(h)), h_abs)
-            retry = ~accept
-            if not accept.any():
-                continue
-            failures = np.where(accept, 0, failures)
-            non_finite = np.where(accept & ((t_new - wall) * direction >= 0), 0, non_finite)
-            if self.record and bad.any():  # what is not finite would poison all gradients
+                h_abs = np.where(failed, np.minimum(stages.longest, 0.5 * length), h_abs)
+            retry, all_accepted = ~accept, bool(accept.all())
+            if not all_accepted:
+                self.rejected[rows.index] += active & retry
+                if not accept.any():
+                    continue
+            if troubled:
+                failures = np.where(accept, 0, failures)
+                non_finite = np.where(accept & ((t_new - wall) * direction >= 0), 0, non_finite)
+            if self.record and bad is not None:  # what is not finite would poison all gradients
                 y_new = stages.attempt(t, np.where(accept, h, 0.0), y)
-            if self._accept(accept, t, np.where(accept, t_new, t), y, y_new, bar):
+            t_end = t_new if all_accepted else np.where(accept, t_new, t)
+            if self._accept(accept, t, t_end, y, y_new, bar):
                 return
 
     def _accept(
@@ -231,27 +233,30 @@ class BatchRun:
         """Take a step of the batch; return whether nothing runs any more."""
         self._commit(accept, t, t_new, y, y_new)
         if bar is not None:
-            bar.update(self.running)
+            bar.update(self.rows.left)
         if self.callback is not None:
-            state = self.y.reshape((len(self.index), *self.problem.shape))
+            state = self.y.reshape((len(self.rows.index), *self.problem.shape))
             if self.callback(self.t, state, accept):
-                self.finish(self.running, Status.interrupted, lambda _: "stopped by the callback")
-        return not self.running.any()
+                self.rows.finish(
+                    self.rows.running, Status.interrupted, lambda _: "stopped by the callback"
+                )
+        return not self.rows.left
 
     def _tell(self, h: Floats, accept: Any) -> None:
         """Show an attempt: before it, and with the verdict."""
         if self.on_attempt is not None:
-            state = self.backend.copy(self.y).reshape((len(self.index), *self.problem.shape))
+            state = self.backend.copy(self.y).reshape((len(self.rows.index), *self.problem.shape))
             self.on_attempt(self.t, state, h, accept)
 
     def _log(self, active: Any, h: Floats, ratio: Floats, accept: Any) -> None:
         if self.log is not None:
-            row = {"index": self.index, "active": active, "t": self.t}
+            row = {"index": self.rows.index, "active": active, "t": self.t}
             self.log.append({**row, "h": h, "ratio": ratio, "accepted": accept})
 
     def _commit(self, accept: Any, t: Floats, t_new: Floats, y: Array, y_new: Array) -> None:
         """Take the accepted rows' steps: outputs, events, the next step's start."""
-        stages, backend = self.stages, self.backend
+        stages, backend, rows = self.stages, self.backend, self.rows
+        index = rows.index
         assert stages is not None
         mask = None if accept.all() else backend.mask(accept[:, None], y)
         y_end = y_new if mask is None else backend.xp.where(mask, y_new, y)
@@ -259,40 +264,39 @@ class BatchRun:
         if (
             self.segments is not None
             or self.events is not None
-            or self.records.inside(self.index, accept, t_new)
+            or self.records.inside(index, accept, t_new)
         ):
             segment = stages.segment(t, t_new, y, y_end)
         ended = None
         if segment is not None and self.events is not None:
-            ended = self.events.step(self.problem, segment, self.index, accept)
+            ended = self.events.step(self.problem, segment, index, accept)
             if ended is not None:
                 stop, t_stop, y_stop = ended
                 t_new = np.where(stop, t_stop, t_new)
                 y_end = backend.xp.where(backend.mask(stop[:, None], y), y_stop, y_end)
         if segment is not None and self.segments is not None:
-            rows = np.flatnonzero(accept)
-            self.segments.append((segment.take(rows), self.index[rows], t_new[rows]))
-        self.accepted[self.index[accept]] += 1
+            made = np.flatnonzero(accept)
+            self.segments.append((segment.take(made), index[made], t_new[made]))
+        self.accepted[index] += accept
         if self.tape is not None:
-            self.tape.add(self.index[accept], t[accept], t_new[accept])
+            self.tape.add(index[accept], t[accept], t_new[accept])
         if self.on_step is not None:
-            for time, z, weight in stages.quadrature(t, t_new - t, y):
-                self.on_step(self.index, time, z, weight, self.problem.args)
-        self.records.step(self.index, accept, t_new, y_end, segment)
-        done = self.running & (t_new == self.t1)
-        over = done if ended is None else done | ended[0]
-        goes_on = bool((self.running & ~over).any())
+            self.on_step(index, accept, stages, t, t_new, y, y_end)
+        self.records.step(index, accept, t_new, y_end, segment)
+        done = (t_new == self.t1) & rows.running
+        over = done if ended is None else (done | ended[0]) & rows.running
+        goes_on = rows.left > np.count_nonzero(over)
         if goes_on:
             stages.advance(mask, t_new, y_end)
         self.t, self.y = t_new, backend.protect(y_end)
         if ended is not None:
-            self.finish(
+            rows.finish(
                 ended[0],
                 Status.event,
                 lambda i: f"a terminal event occurred at t = {float(t_new[i])!r}",
             )
         if done.any():
-            self.finish(self.running & done, Status.success)
+            rows.finish(rows.running & done, Status.success)
         if goes_on and (self.record or self.tape is not None):
             self._leave_spoilt()
 
@@ -325,14 +329,6 @@ class BatchRun:
 
     # Ends -----------------------------------------------------------------------------------------
 
-    def finish(self, rows: Any, status: Status, why: Callable[[int], str] | None = None) -> None:
-        """End some rows; `why` tells the message of a row."""
-        for i in np.flatnonzero(rows & self.running):
-            sample = self.index[i]
-            self.status[sample] = status
-            self.message[sample] = status.value if why is None else why(int(i))
-        self.running = self.running & ~rows
-
     def _judge_bad(
         self, bad: Any, failures: Any, non_finite: Any, h_abs: Floats
     ) -> tuple[Any, Any]:
@@ -344,7 +340,7 @@ class BatchRun:
         failures, non_finite = failures + failed, non_finite + broken
         stuck = broken & ~self.backend.rows_finite(stages.f_0)
         least = 10 * np.spacing(np.abs(self.t))
-        self.finish(
+        self.rows.finish(
             failed & ((failures >= MAX_FAILURES) | (stages.longest < least)),
             stages.failure,
             lambda i: (
@@ -352,29 +348,20 @@ class BatchRun:
                 "row"
             ),
         )
-        self.finish(
+        self.rows.finish(
             stuck | (broken & (non_finite >= MAX_NON_FINITE)),
             Status.non_finite,
-            self._why_broken(h_abs),
+            not_finite(self.t, h_abs),
         )
         return failures, non_finite
-
-    def _why_broken(self, h_abs: Floats) -> Callable[[int], str]:
-        def why(i: int) -> str:
-            return (
-                f"f, or the state, is not finite within the step after "
-                f"t = {float(self.t[i])!r} by {float(h_abs[i])!r}"
-            )
-
-        return why
 
     def _leave_spoilt(self) -> None:
         """End rows whose next step would start from an f that is not finite."""
         assert self.stages is not None
         broken = ~self.backend.rows_finite(self.stages.f_0)
         self.spoilt = self.spoilt or bool(broken.any())
-        self.finish(
-            self.running & broken,
+        self.rows.finish(
+            self.rows.running & broken,
             Status.non_finite,
             lambda i: f"f is not finite at t = {float(self.t[i])!r}",
         )
@@ -386,35 +373,10 @@ class BatchRun:
 
         return why
 
-    def _why_small(self, h_abs: Floats, non_finite: Any) -> Callable[[int], str]:
-        def why(i: int) -> str:
-            cause = (
-                "f is not finite beyond it"
-                if non_finite[i]
-                else "the solution may be singular there"
-            )
-            return (
-                f"the step size {float(h_abs[i]):.3g} fell below the spacing of times at "
-                f"t = {float(self.t[i])!r}: {cause}, or f is discontinuous, or the tolerances are "
-                "too tight for the dtype"
-            )
-
-        return why
-
-    def _why_out(self, h_abs: Floats) -> Callable[[int], str]:
-        def why(i: int) -> str:
-            return (
-                f"made max_steps = {self.steps.max_steps} attempts and reached "
-                f"t = {float(self.t[i])!r} of {float(self.t1[i])!r}; the last step size was "
-                f"{float(h_abs[i]):.3g}"
-            )
-
-        return why
-
     def interrupt(self, error: BaseException) -> None:
         """End whatever still runs: an exception came through."""
-        self.finish(
-            self.running,
+        self.rows.finish(
+            self.rows.running,
             Status.interrupted,
             lambda i: f"interrupted at t = {float(self.t[i])!r} by {error!r}",
         )
@@ -422,8 +384,8 @@ class BatchRun:
     # Compaction -----------------------------------------------------------------------------------
 
     def _should_compact(self) -> bool:
-        left, rows = int(self.running.sum()), len(self.running)
-        few = left <= COMPACT * rows or (self.spoilt and left < rows)
+        left, size = self.rows.left, len(self.rows.running)
+        few = left <= COMPACT * size or (self.spoilt and left < size)
         return self.may_compact is not False and few
 
     def _compact(self, rows: Any) -> bool:
@@ -448,7 +410,7 @@ class BatchRun:
             stages.start(part.lasting(part.time(self.t[rows]), self.y[rows]))
             self.spoilt = False
         self.t, self.y, self.t1 = self.t[rows], self.y[rows], self.t1[rows]
-        self.index, self.running = self.index[rows], self.running[rows]
+        self.rows.take(rows)
         return True
 
     def _same(self, part: BatchProblem, rows: Any) -> bool:
@@ -475,8 +437,8 @@ class BatchRun:
         return BatchSolution(
             t=t,
             y=y,
-            status=tuple(s if s is not None else Status.interrupted for s in self.status),
-            message=tuple(self.message),
+            status=tuple(s if s is not None else Status.interrupted for s in self.rows.status),
+            message=tuple(self.rows.message),
             stats={
                 "nfev": self.problem.nfev,
                 "accepted": self.accepted,
@@ -489,30 +451,6 @@ class BatchRun:
             interpolant=interpolant,
             count=self.records.count,
         )
-
-
-class BatchProgress:
-    """A tqdm bar that counts the samples that have ended, or nothing."""
-
-    def __init__(self, problem: BatchProblem, *, enabled: bool) -> None:
-        self.problem, self.bar = problem, None
-        if enabled:
-            tqdm = require("tqdm.auto", "diffusion", "progress=True").tqdm
-            layout = "{l_bar}{bar}| {n:.0f} of {total:.0f} samples done [{elapsed}<{remaining}]"
-            self.bar = tqdm(total=problem.size, bar_format=layout)
-
-    def update(self, running: Any) -> None:
-        """Show how many samples have ended."""
-        if self.bar is not None:
-            self.bar.update(self.problem.size - int(running.sum()) - self.bar.n)
-
-    def __enter__(self) -> BatchProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.update(self.bar.total - self.bar.n)
-            self.bar.close()
 
 
 def _log_arrays(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:

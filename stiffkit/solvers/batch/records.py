@@ -13,6 +13,9 @@ from .problem import BatchProblem, Floats
 
 __all__ = ["Records"]
 
+BLOCK = 100_000
+"""Steps are kept, and evaluated together, until their polynomials have this many coefficients."""
+
 
 class Records:
     """States as they come, sample by sample, and their place in the result.
@@ -31,9 +34,15 @@ class Records:
         """Times that each sample has reached."""
         self.pieces: list[tuple[Any, Any, Floats, Array]] = []
         """Place in time, sample, time, state of the rows that came together."""
+        self.waiting: list[tuple[Any, Any, Any, Any, BatchSegment]] = []
+        """Steps that are still to be evaluated: what they have reached, and their polynomials."""
+        self.room = BLOCK
         self.sign = problem.direction
-        self.rising = None if t_eval is None else np.ascontiguousarray(t_eval * self.sign)
-        """Times in the order of their size."""
+        self.rising: Floats | None = None
+        """Times in the order of their size, and inf for no more."""
+        if t_eval is not None:
+            ends = np.full((1, t_eval.shape[1]), math.inf)
+            self.rising = np.concatenate([t_eval * self.sign, ends])
         first = problem.t0 if t_eval is None else t_eval[:1].sum(0)
         some = t_eval is None or len(t_eval) > 0
         here = np.flatnonzero(some & np.broadcast_to(first == problem.t0, problem.size))
@@ -44,30 +53,49 @@ class Records:
 
     def inside(self, index: Any, accept: Any, t_new: Floats) -> bool:
         """Whether a time that is asked for lies inside an accepted step, not at its end."""
-        if self.rising is None or not len(self.rising):
+        if self.rising is None:
             return False
-        samples = index[accept]
-        return bool((self._next(samples, self.count[samples]) < t_new[accept] * self.sign).any())
+        soon = self._next(index, self.count[index]) < t_new * self.sign
+        return bool((soon & accept).any())
 
     def _next(self, samples: Any, count: Any) -> Floats:
         """Return the time that each sample waits for, in the order of their size; inf for none."""
         assert self.rising is not None
-        n_t, width = self.rising.shape
-        at = self.rising[np.minimum(count, n_t - 1), samples if width > 1 else 0]
-        return np.where(count < n_t, at, np.inf)
+        at: Floats = self.rising[count, samples if self.rising.shape[1] > 1 else 0]
+        return at
 
     def _reached(self, samples: Any, t: Floats) -> Any:
         """How many of its times each sample has passed at t."""
         assert self.rising is not None
         if self.rising.shape[1] == 1:
-            return np.searchsorted(self.rising[:, 0], t, side="right")
+            return np.searchsorted(self.rising[:-1, 0], t, side="right")
         count = self.count[samples]
         while (due := self._next(samples, count) <= t).any():
             count = count + due
         return count
 
-    def due(self, index: Any, accept: Any, t_new: Floats) -> tuple[Any, Any, Any, Floats]:
+    def reach(self, index: Any, accept: Any, t_new: Floats) -> tuple[Any, Any, Any, Any]:
         """Count what the accepted rows' steps have reached.
+
+        Returns
+        -------
+        rows, samples : array of int, shape (r,)
+            Accepted rows of the batch, and the samples they belong to.
+        start, many : array of int, shape (r,)
+            Place in the result of the first state that is due, and how many are.
+        """
+        rows = np.flatnonzero(accept)
+        samples = index[rows]
+        start = self.count[samples]
+        if self.t_eval is None:
+            many = np.ones_like(start)
+        else:
+            many = self._reached(samples, t_new[rows] * self.sign) - start
+        self.count[samples] = start + many
+        return rows, samples, start, many
+
+    def due(self, index: Any, accept: Any, t_new: Floats) -> tuple[Any, Any, Any, Floats]:
+        """Count what the accepted rows' steps have reached, and tell it one by one.
 
         Returns
         -------
@@ -76,34 +104,52 @@ class Records:
         times : array, shape (M,)
             Where it is due.
         """
-        rows = np.flatnonzero(accept)
-        samples, ends = index[rows], t_new[rows]
-        times = self.t_eval
-        if times is None:
-            place, at = self.count[samples], ends
-            self.count[samples] += 1
-            return rows, samples, place, at
-        if not len(times):
-            return rows[:0], rows[:0], rows[:0], ends[:0]
-        many = self._reached(samples, ends * self.sign) - self.count[samples]
-        place = np.repeat(self.count[samples], many) + _ranges(many)
-        self.count[samples] += many
+        rows, samples, start, many = self.reach(index, accept, t_new)
+        if self.t_eval is None:
+            return rows, samples, start, t_new[rows]
+        return self._one_by_one(rows, samples, start, many)
+
+    def _one_by_one(
+        self, rows: Any, samples: Any, start: Any, many: Any
+    ) -> tuple[Any, Any, Any, Floats]:
+        assert self.t_eval is not None
+        first = np.cumsum(many) - many
+        place = np.arange(many.sum()) + np.repeat(start - first, many)
         rows, samples = np.repeat(rows, many), np.repeat(samples, many)
-        return rows, samples, place, times[place, samples if times.shape[1] > 1 else 0]
+        column = samples if self.t_eval.shape[1] > 1 else 0
+        return rows, samples, place, self.t_eval[place, column]
 
     def step(
         self, index: Any, accept: Any, t_new: Floats, y_end: Array, segment: BatchSegment | None
     ) -> None:
         """Record what the accepted rows' steps have reached."""
+        if self.t_eval is not None and segment is not None:
+            self.waiting.append((*self.reach(index, accept, t_new), segment))
+            self.room -= math.prod(segment.P.shape)
+            if self.room <= 0:
+                self._evaluate()
+            return
         rows, samples, place, at = self.due(index, accept, t_new)
         if len(rows):
-            inside = self.t_eval is not None
-            i = self.problem.backend.index(rows, y_end)
-            y = segment.rows(rows, at) if inside and segment is not None else y_end[i]
+            y = self.problem.backend.take(y_end, rows, 0)
             self.pieces.append((place, samples, at, y))
+
+    def _evaluate(self) -> None:
+        """Evaluate the steps that were kept, all at once: there may be few rows in each."""
+        if not self.waiting:
+            return
+        rows, samples, start, many, segments = zip(*self.waiting, strict=True)
+        offsets = np.cumsum([0, *(len(segment.t_0) for segment in segments)])
+        shifted = [own + offset for own, offset in zip(rows, offsets, strict=False)]
+        whole = (np.concatenate(part) for part in (shifted, samples, start, many))
+        joined_rows, joined_samples, place, at = self._one_by_one(*whole)
+        y = BatchSegment.joined(segments).rows(joined_rows, at)
+        self.pieces.append((place, joined_samples, at, y))
+        self.waiting, self.room = [], BLOCK
 
     def arrays(self) -> tuple[Array, Array]:
         """Return times, shape (n_t, B), and states, shape (n_t, B, *shape); NaN where none is."""
+        self._evaluate()
         p, backend = self.problem, self.problem.backend
         n_t = len(self.t_eval) if self.t_eval is not None else int(self.count.max(initial=0))
         shape = (n_t, p.size)
@@ -118,9 +164,3 @@ class Records:
             values = backend.xp.concatenate([piece[3] for piece in self.pieces])
             y = backend.scatter(y, place, samples, values)
         return backend.times(t, p.y0), y.reshape((*shape, *p.shape))
-
-
-def _ranges(many: Any) -> Any:
-    """0, 1, ..., m−1 for each m, one after another."""
-    ends = np.cumsum(many)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - many, many)

@@ -10,21 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from ..._array import backend_of, to_numpy
+from ..._array import backend_of, quiet_arithmetic, to_numpy
 from ..options import StepOptions, event_functions
 from ..rosenbrock import RosenbrockTableau
 from ..solution import BatchSolution, Solution
 from ..stabilised import StabilisedMethod
+from ..step import Step
 from .adjoint import Backsolve, Checkpoints, Tape, backsolve, make_adjoint, replay
 from .events import BatchEvents
 from .linear import BatchAlgebra
-from .loop import BatchProgress, BatchRun
+from .loop import BatchRun
 from .problem import (
     BatchProblem,
     broadcast_tolerance,
     check_batch_times,
     make_batch_problem,
 )
+from .rows import BatchProgress
 from .stages import BatchStages, ExplicitBatch, StabilisedBatch
 from .stiff import DirkBatch, RosenbrockBatch
 
@@ -45,6 +47,7 @@ def solve_batch(
     events: Any = None,
     callback: Callable[..., Any] | None = None,
     on_attempt: Callable[..., Any] | None = None,
+    on_step: Callable[..., Any] | None = None,
     progress: bool = False,
     log: bool = False,
     radius: Any = None,
@@ -53,6 +56,8 @@ def solve_batch(
     args: Sequence[Any] = (),
 ) -> BatchSolution:
     """Solve many problems of one shape; arguments as for `stiffkit.solve`.
+
+    `on_step` is that of `BatchRun`.
 
     Returns
     -------
@@ -83,8 +88,14 @@ def solve_batch(
         if times is None:
             times = np.stack([problem.t0, problem.t1])
 
-        def forward(p: BatchProblem, at: Any) -> BatchSolution:
+        def forward(p: BatchProblem, at: Any, notice: Any) -> BatchSolution:
+            def both(*step: Any) -> None:
+                notice(*step)
+                if on_step is not None:
+                    on_step(*step)
+
             hooks: dict[str, Any] = {"log": log, "callback": callback, "on_attempt": on_attempt}
+            hooks["on_step"] = both
             return _finish(start(p, at, method, (rtol, atol), **hooks), progress)
 
         tols = kind.tolerances(rtol, atol, problem)
@@ -94,7 +105,7 @@ def solve_batch(
             hooks: dict[str, Any] = {"on_step": on_step, "on_attempt": kind.on_attempt}
             return _finish(start(p, at, kind.method or method, tols, by, **hooks), False)
 
-        return backsolve(forward, backward, problem, times, kind.parameters)
+        return backsolve(forward, backward, problem, times, kind.parameters, rtol)
     tape = Tape(problem.size) if isinstance(kind, Checkpoints) else None
     run = start(
         problem,
@@ -106,6 +117,7 @@ def solve_batch(
         log=log,
         callback=callback,
         on_attempt=on_attempt,
+        on_step=on_step,
         tape=tape,
     )
     if tape is None:
@@ -119,7 +131,7 @@ def solve_batch(
 def _finish(run: BatchRun, progress: bool) -> BatchSolution:
     """Run to the end; an exception takes the partial solution along."""
     try:
-        with run.backend.quiet(), BatchProgress(run.whole, enabled=progress) as bar:
+        with quiet_arithmetic(), BatchProgress(run.whole, enabled=progress) as bar:
             run.integrate(bar)
     except BaseException as error:
         run.interrupt(error)
@@ -147,7 +159,7 @@ def _make_stages(
         return StabilisedBatch(problem, method, radius)
     if not isinstance(method, RosenbrockTableau) and method.explicit:
         return ExplicitBatch(problem, method, dense=dense, record=record)
-    linear = BatchAlgebra(problem, jac, record=record)
+    linear = BatchAlgebra(problem, jac, record=record, reverse=not correct)
     if isinstance(method, RosenbrockTableau):
         return RosenbrockBatch(problem, method, linear)
     own = [tol if isinstance(tol, float) else tol[rows] for tol in tolerances]
@@ -159,8 +171,7 @@ def solve_one(
 ) -> Solution:
     """Solve one problem as a batch of one: what only the batched loop can do with tensors.
 
-    That is implicit methods, and gradients by checkpoints or the adjoint equation. `callback` gets
-    t and y of the sample in place of a Step.
+    That is implicit methods, and gradients by checkpoints or the adjoint equation.
     """
     for name in ("events", "jac", "radius"):
         value = given.get(name)
@@ -175,7 +186,9 @@ def solve_one(
     given["args"] = tuple(given.get("args", ()))
     callback = given.get("callback")
     if callback is not None:
-        given["callback"] = lambda t, y, _: callback(t[0], y[0])
+        last: list[Step] = []
+        given["on_step"] = lambda *step: last.append(_one_step(method, y0.shape, *step))
+        given["callback"] = lambda *_: callback(last.pop())
     on_attempt = given.get("on_attempt")
     if on_attempt is not None:
         given["on_attempt"] = lambda t, y, h, accepted: on_attempt(
@@ -188,6 +201,20 @@ def solve_one(
             error.solution = error.solution[0]
         raise
     return many[0]
+
+
+def _one_step(
+    tableau: Any, shape: tuple[int, ...], index: Any, accept: Any, stages: BatchStages, *step: Any
+) -> Step:
+    """Return the step of a batch of one, in arrays that later steps leave alone."""
+    del index, accept  # there is one row, and it has accepted
+    t, t_new, y, y_new = step
+    own = [stages.problem.backend.copy(x).reshape(shape) for x in (y, y_new, *stages.slopes())]
+    estimate = None
+    if not isinstance(stages, ExplicitBatch):
+        estimate = stages.errors()[0].reshape(shape)
+    start, end = float(t[0]), float(t_new[0])
+    return Step(tableau, start, end - start, own[0], own[2:], own[1], end, estimate)
 
 
 def _lifted(g: Callable[..., Any], name: str) -> Callable[..., Any]:

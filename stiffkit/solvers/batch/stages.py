@@ -51,9 +51,13 @@ class BatchStages(ABC):
     def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
         """Compute the stages of steps from (t, y) by h, both of shape (b,); return y_new."""
 
-    def quadrature(self, t: Floats, h: Floats, y: Array) -> Iterator[tuple[Array, Array, Array]]:
-        """Yield times, states and weights h b_i of the last attempt's stages where b_i ≠ 0."""
-        raise NotImplementedError
+    def slopes(self) -> list[Array]:
+        """Return the last attempt's stage derivatives, k_1 and what else the method has."""
+        return [self.f_0]
+
+    @abstractmethod
+    def damping(self, h: Floats, y: Array, y_new: Array) -> Floats:
+        """Return −hλ of each row's last attempt, λ being of what is damped most; an estimate."""
 
     @abstractmethod
     def errors(self) -> list[Array]:
@@ -106,7 +110,7 @@ class ExplicitBatch(BatchStages):
 
     The stages lie in one buffer of shape (m, b, n), so that each combination is one
     matrix-vector product; where autograd needs their history they are a list, and combined one by
-    one.
+    one. `inward` and `outward` lead to the library that the buffer belongs to, and back.
     """
 
     def __init__(
@@ -118,9 +122,13 @@ class ExplicitBatch(BatchStages):
         self.slot = self.s - 1 if tableau.fsal else self.s
         self.m = self.slot + 1 + (len(tableau.dense.c) if dense else 0)
         self.lists = [[float(a) for a in row] for row in tableau.rows]
-        self.weights = self.backend.vector(tableau.rows, problem.y0)
-        self.bubble: Array = self.backend.vector(tableau.bubble, problem.y0) if dense else None
-        self.rest = 1 - np.asarray(tableau.c)
+        self.outer, y_0 = self.backend, problem.y0
+        self.backend, self.inward, self.outward = self.outer.bridge(y_0, stay=record)
+        self.weights = self.backend.vector(tableau.rows, self.inward(y_0))
+        self.bubble: Array = None
+        if dense:
+            self.bubble = self.backend.vector(tableau.bubble, self.weights)
+        self.rest = 1 - np.asarray(tableau.c)[1:, None]
         self.h: Array = None
         self.y_new: Array = None
         self.K: Any = None
@@ -131,81 +139,105 @@ class ExplicitBatch(BatchStages):
         if self.record:
             self.K = [None] * self.m
             return
-        self.K = self.backend.empty((self.m, b, n), self.problem.y0)
+        empty, product, s = self.backend.empty, self.backend.product, self.s
+        self.K = empty((self.m, b, n), self.weights)
+        self.f_0 = self.outward(self.K[0])
         flat = self.K.reshape((self.m, b * n))
-        product = self.backend.product
-        s = self.s
         # Each combination of stages is made in one and the same place, and used at once.
-        flat_sum = self.backend.empty((b * n,), self.problem.y0)
+        flat_sum = empty((b * n,), self.weights)
         self.sum = flat_sum.reshape((b, n))
         self.write = [self.backend.writer(self.K[i]) for i in range(self.m)]
-        self.products = {
-            (i, m): product(self.weights[i, :m], flat[:m], flat_sum)
-            for i, m in [
-                *((i, i) for i in range(1, s)),
-                *((j, s) for j in range(s, len(self.lists))),
-            ]
-        }
+        widths = [*range(s), *[s] * (len(self.lists) - s)]
+        """How many stages each row of A, b and the error rows weighs."""
+        self.products = [
+            product(self.weights[i, :m], flat[:m], flat_sum) for i, m in enumerate(widths)
+        ]
 
-    def _weigh(self, row: int, m: int) -> Array:
-        """Σ_{j < m} a_ij k_j for row i of A, b and the error rows."""
+    def _weigh(self, row: int) -> Array:
+        """Σ_j a_ij k_j, over the stages before, for row i of A; over all for b and error rows."""
         if self.record:
-            return combine(self.lists[row][:m], self.K)
-        self.products[row, m]()
+            return combine(self.lists[row], self.K)
+        self.products[row]()
         return self.sum
 
     def _put(self, i: int, value: Array) -> None:
-        if self.record:
-            self.K[i] = value
-        else:
-            self.write[i](value)
+        """Keep f of the problem's own library as stage i."""
+        if not self.record:
+            self.write[i](self.inward(value))
+        else:  # what has no history may be a buffer that f uses again
+            self.K[i] = value if value.requires_grad else self.backend.copy(value)
 
     def start(self, f_0: Array) -> None:
         """Get ready to step, given f at the rows' times and states."""
         self._put(0, f_0)
-        self.f_0 = self.K[0]
+        if self.record:
+            self.f_0 = f_0
 
     def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
         """Compute the stages; see `BatchStages`."""
-        s, move, problem = self.s, self.backend.move, self.problem
+        s, move, problem, put = self.s, self.backend.move, self.problem, self._put
+        y_0, outward = self.inward(y), self.outward
         t_new = t + h
         # Times are counted back from the end: t + (t_new − t) may round to a time past the span.
-        times = list(problem.time(t_new - self.rest[:, None] * h))
-        self.h = self.backend.real_like(h[:, None], y)
+        times = problem.time(t_new - self.rest * h)
+        self.h = self.backend.along(h, y_0)
         self._end = None
-        self.y_new = y
-        for i in range(1, s):
-            self.y_new = move(y, self._weigh(i, i), self.h)
-            self._put(i, problem(times[i], self.y_new))
+        y_new = y
+        for i, time in enumerate(times, 1):
+            y_new = outward(move(y_0, self._weigh(i), self.h))
+            put(i, problem(time, y_new))
         if not self.tableau.fsal:
-            self.y_new = move(y, self._weigh(s, s), self.h)
-        return self.y_new
+            y_new = outward(move(y_0, self._weigh(s), self.h))
+        self.y_new = y_new
+        return y_new
 
     def quadrature(self, t: Floats, h: Floats, y: Array) -> Iterator[tuple[Array, Array, Array]]:
         """Yield times, states and weights h b_i of the last attempt's stages where b_i ≠ 0."""
-        weight, still = self.backend.real_like(h[:, None], y), h == 0
+        weight, still = self.outer.real_like(h[:, None], y), h == 0
         # The stages of a row that was rejected need not be finite.
-        rests = self.backend.mask(still[:, None], y) if still.any() else None
+        rests = self.outer.mask(still[:, None], y) if still.any() else None
         for i, b_i in enumerate(self.lists[self.s]):
             if b_i != 0.0:
-                z = y + weight * self._weigh(i, i) if i else y
-                z = z if rests is None else self.backend.xp.where(rests, y, z)
-                yield self.problem.time(t + (1 - self.rest[i]) * h), z, weight * b_i
+                z = y + weight * self.outward(self._weigh(i)) if i else y
+                z = z if rests is None else self.outer.xp.where(rests, y, z)
+                yield self.problem.time(t + self.tableau.c[i] * h), z, weight * b_i
 
     def errors(self) -> list[Array]:
         """Estimates of the local error."""
         with self.backend.no_grad():
             rows = range(self.s + 1, len(self.lists))
-            errors = [self.h * self._weigh(j, self.s) for j in rows]
+            errors = [self.h * self._weigh(j) for j in rows]
             if not self.tableau.fsal:  # a state that overflows is in no stage yet
-                errors[0] = errors[0] + 0.0 * self.y_new
-            return errors
+                errors[0] = errors[0] + 0.0 * self.inward(self.y_new)
+            return [self.outward(err) for err in errors]
+
+    def slopes(self) -> list[Array]:
+        """Return the last attempt's stage derivatives."""
+        return [self.outward(self.K[i]) for i in range(self.s)]
+
+    def damping(self, h: Floats, y: Array, y_new: Array) -> Floats:
+        """Return −hλ of each row, λ from two evaluations at the step's end.
+
+        λ = <Δy, Δf>/<Δy, Δy> of the last stage and the probe (see `ButcherTableau.probe`): their
+        difference is rich in what is damped most. Zero for a method without a probe.
+        """
+        i = self.tableau.probe
+        if i is None or not self.tableau.fsal:
+            return np.zeros_like(h)
+        backend, outer = self.backend, self.outer
+        with outer.no_grad():
+            z = y + outer.real_like(h[:, None], y) * self.outward(self._weigh(i))
+            change = self.inward(outer.detach(y_new - z))
+            bend = self.K[self.s - 1] - self.K[i]
+            scalar = [backend.host((change * x).sum(1)) for x in (backend.detach(bend), change)]
+        good = scalar[1] > 0
+        shrunk: Floats = -h * np.divide(scalar[0], scalar[1], out=np.zeros_like(h), where=good)
+        return shrunk
 
     def f_end(self, t: Floats, y: Array) -> Array:
         """Return f at the end: the last stage of an FSAL method."""
-        if self.tableau.fsal:
-            return self.K[self.slot]
-        self._put(self.slot, super().f_end(t, y))
+        if not self.tableau.fsal:
+            self._put(self.slot, self.problem(self.problem.time(t), y))
         return self.K[self.slot]
 
     def advance(self, accept: Any, t: Floats, y: Array) -> None:
@@ -218,28 +250,30 @@ class ExplicitBatch(BatchStages):
         elif accept is None:
             self.write[0](end)
         else:
-            self.backend.overwrite(self.K[0], end, accept)
+            self.backend.overwrite(self.K[0], end, self.inward(accept))
 
     def segment(self, t: Floats, t_new: Floats, y: Array, y_new: Array) -> BatchSegment:
         """Return the method's own dense output; evaluates its extra stages for all rows."""
         self.slope_at_end(t_new, y_new)
         dense, xp = self.tableau.dense, self.backend.xp
-        h = self.backend.real_like((t_new - t)[:, None], y) if len(dense.c) else None
+        y_0, y_1 = self.inward(y), self.inward(y_new)
+        h = self.backend.along(t_new - t, y_0) if len(dense.c) else None
         for i, (c_i, a_i) in enumerate(zip(dense.c, dense.A, strict=True), self.slot + 1):
             time = self.problem.time(t_new - (1 - c_i) * (t_new - t))
-            self._put(i, self.problem(time, y + h * combine(a_i, self.K)))
+            state = self.outward(y_0 + h * combine(a_i, self.K))
+            self._put(i, self.problem(time, state))
         K = xp.stack(self.K) if self.record else self.K
         q, m = self.bubble.shape
-        Q = (self.bubble @ (K[:m] - K[0]).reshape((m, -1))).reshape((q, *y.shape))
-        P = xp.concatenate([y[None], y_new[None], Q])
-        return BatchSegment(t, t_new, P, self.backend)
+        Q = (self.bubble @ (K[:m] - K[0]).reshape((m, -1))).reshape((q, *y_0.shape))
+        P = xp.concatenate([y_0[None], y_1[None], Q])
+        return BatchSegment(t, t_new, self.outward(P), self.outer)
 
     def take(self, problem: BatchProblem, rows: Any) -> None:
         """Go on with some of the rows."""
-        self.f_0 = self.K[0]
         super().take(problem, rows)
+        f_0 = self.f_0
         self._allocate()
-        self.start(self.f_0)
+        self.start(f_0)
 
 
 @final
@@ -323,6 +357,10 @@ class StabilisedBatch(BatchStages):
     def errors(self) -> list[Array]:
         """Return the method's estimate."""
         return [self.backend.detach(self.err)]
+
+    def damping(self, h: Floats, y: Array, y_new: Array) -> Floats:  # noqa: ARG002
+        """Return hρ of each row."""
+        return np.abs(h) * self.rho
 
     def advance(self, accept: Any, t: Floats, y: Array) -> None:
         """Get ready for the next step."""

@@ -40,6 +40,12 @@ class _LinearStages(BatchStages):
         """Factorisations, one call for all rows."""
         return self.linear.nlu
 
+    def damping(self, h: Floats, y: Array, y_new: Array) -> Floats:  # noqa: ARG002
+        """Return −h tr J of each row: in few dimensions the stiffest component rules the trace."""
+        trace = self.backend.xp.einsum("bii->b", self.backend.detach(self.J).real)
+        shrunk: Floats = -h * self.backend.host(trace)
+        return shrunk
+
     def start(self, f_0: Array) -> None:
         """Get ready to step, given f at the rows' times and states."""
         super().start(f_0)
@@ -75,8 +81,7 @@ class RosenbrockBatch(_LinearStages):
         """Compute the stages; see `BatchStages`."""
         tableau, problem, linear = self.tableau, self.problem, self.linear
         if not self.fresh:
-            self.J = linear.jacobian(t, y, self.f_0)
-            self.f_t = linear.time_slope(t, y, self.f_0, h)
+            self.J, self.f_t = linear.derivatives(t, y, self.f_0, h)
             self.fresh = True
         solve = linear.solver(self.J, h * tableau.gamma)
         self.h, self._end = self.backend.real_like(h[:, None], y), None
@@ -222,6 +227,10 @@ class DirkBatch(_LinearStages):
         with self.backend.no_grad():
             K = [self.backend.detach(k) for k in self.K]
             return [self.solve(self.h * combine(self.e, K))]
+
+    def slopes(self) -> list[Array]:
+        """Return the last attempt's stage derivatives."""
+        return self.K
 
     def bubbles(self, t: Floats, t_new: Floats, y: Array, y_new: Array) -> list[Array]:
         """Return the method's own dense output, or the cubic Hermite."""
