@@ -125,3 +125,27 @@ def test_extrapolation_at_rest_and_to_zero_noise_is_finite():
         lambda t, y: 0 * y, (1.0, 0.0), np.ones((2, 3)), "heun", grid=3, guide=FittedExtrapolation()
     )
     np.testing.assert_array_equal(still.y[-1], np.ones((2, 3)))
+
+
+def test_guard_leaves_steps_above_the_datas_scale_to_heun():
+    scales = np.array([0.05, 0.5, 2.0])  # of three directions, and a sample along each
+    f, sigmas, acted = probability_flow(gaussian(scales**2)), karras_sigmas(9), []
+    guarded, plain = FittedExtrapolation(guard=True), FittedExtrapolation()
+
+    def guide(step, probe):
+        # Along one direction a = S²/(S² + σ²): S is what is measured, but at the first step.
+        inside = step.t_new <= (scales if probe is not None else np.full(3, 0.5))
+        factors = [one.reading(step, probe)["factor"] for one in (plain, guarded)]
+        np.testing.assert_array_equal(factors[1], np.where(inside, factors[0], 0.0))
+        moved, free = guarded(step, probe), plain(step, probe)
+        np.testing.assert_array_equal(moved, np.where(inside[:, None], free, step.y_new))
+        acted.append(inside)
+        return moved
+
+    span, x0 = (sigmas[0], sigmas[-1]), sigmas[0] * np.eye(3)
+    guided = sk.solve(f, span, x0, "heun", grid=sigmas, guide=guide).y[-1]
+    heun = sk.solve(f, span, x0, "heun", grid=sigmas).y[-1]
+    exact = x0 * np.sqrt((scales**2 + span[1] ** 2) / (scales**2 + span[0] ** 2))
+    assert (np.diag(abs(guided - exact)) < 0.8 * np.diag(abs(heun - exact))).all()
+    assert (np.diff(np.sum(acted, axis=0)) > 0).all()
+    assert not np.all(acted)
