@@ -28,6 +28,7 @@ SAMPLERS = {
     "heun": ("heun", None),
     "erk": ("heun", ERKGuidance(0.5, 0.5)),
     "fx": ("heun", FittedExtrapolation()),
+    "fx, guarded": ("heun", FittedExtrapolation(guard=True)),
     "dpmpp2m": ("dpmpp2m", None),
     "unipc3": ("unipc3", None),
     "deis4": ("deis4", None),

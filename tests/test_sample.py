@@ -299,7 +299,7 @@ def test_controlled_samples_are_what_they_are_alone(sampler):
     rng, classes = np.random.default_rng(3), np.arange(20) % 3
     denoiser = DataDenoiser(0.5 * rng.standard_normal((20, 5)), 0.1, classes=classes)
     noise, labels = rng.standard_normal((count, 5)), [i % 3 for i in range(count)]
-    weights = np.linspace(1.0, 3.0, count)
+    weights = np.linspace(1.0, 3.0, count).tolist()
 
     def run(i):
         guided = classifier_free_guidance(denoiser, weights[i], interval=(0.1, 10.0))
@@ -386,6 +386,18 @@ def test_a_sample_that_fails_leaves_the_others_alone():
     np.testing.assert_array_equal(error.sigma[good], SIGMAS[-1])
     assert 0.5 <= error.sigma[1] < SIGMAS[0]
     assert error.trace.calls.sum() <= error.trace.evaluations
+
+
+def test_a_stop_does_not_hide_a_failure():
+    def broken(x, sigma, labels):
+        return np.where(np.array(labels)[:, None, None] == 1, np.nan, DATA(x, sigma))
+
+    options = {"rtol": 1e-3, "callback": lambda step: step.i == 2}
+    with pytest.raises(RuntimeError, match="sample 1 at sigma = 20 ") as e:
+        sample(broken, NOISE, SIGMAS, labels=[0, 1, 0, 0], **options)
+    assert e.value.solution.status[1] is sk.Status.non_finite
+    assert e.value.solution.status[0] is sk.Status.interrupted
+    assert (e.value.sigma[[0, 2, 3]] < 20).all()
 
 
 @pytest.mark.parametrize("sampler", ["dopri5", "bosh3", "vern7"])

@@ -124,8 +124,9 @@ def of_samples(labels: Any, rows: Any, count: int) -> Any:
 
 
 def interrupted(solution: BatchSolution) -> bool:
-    """Whether the callback stopped a run."""
-    return Status.interrupted in solution.status
+    """Whether the callback stopped a run in which no sample had failed."""
+    ends = set(solution.status)
+    return Status.interrupted in ends and ends <= {Status.interrupted, Status.success}
 
 
 def _replaced(target: Array, rows: Any, values: Array) -> Array:

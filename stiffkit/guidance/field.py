@@ -95,6 +95,7 @@ class GuidedDenoiser:
         """
         weight = self.weight
         if not callable(weight) and np.ndim(weight):
+            weight = weight if hasattr(weight, "ndim") else to_numpy(weight)
             weight = weight[backend_of(weight).index(rows, weight)]
         strong, weak = (guide_of(denoiser, rows) for denoiser in (self.strong, self.weak))
         return replace(self, strong=strong, weak=weak, weight=weight)
@@ -323,7 +324,8 @@ def cfg_plus_plus(
     def strength(sigma: Any) -> Any:
         level = to_numpy(sigma) * (1 - 1e-6)  # float32 rounds the grid's values
         above = len(levels) - 1 - np.searchsorted(rising, level)
-        return weight / (1 - ratios[np.maximum(above, 0)])
+        w = weight / (1 - ratios[np.maximum(above, 0)])
+        return w if np.ndim(w) else float(w)
 
     weak = _unlabelled(denoiser if unconditional is None else unconditional, null)
     return GuidedDenoiser(denoiser, weak, strength, _linear)
