@@ -6,7 +6,7 @@ sampler with network and state in double precision, at 50 noise levels; the data
 "solver" is the error at these levels itself, against the converged flow. Float16 runs on the CPU
 here, where the network would use float32 by itself. Writes docs/data/sampler_costs.json.
 
-    python benchmarks/sampler_costs.py [--only overhead|rounding] [--out FILE]
+    python benchmarks/sampler_costs.py [--only overhead|rounding] [--images N] [--out FILE]
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def rounding(count=4, steps=50):
             for state in ("float32", "float64"):
                 x = drawn(net, getattr(torch, state), **options)
                 row[f"{short}, {state}"] = rms(x - reference)
+        print(name, row, flush=True)
     return {"images": count, "steps": steps, "rows": table}
 
 
@@ -97,14 +98,16 @@ def main():
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=("overhead", "rounding"))
+    parser.add_argument("--images", type=int, default=4, help="of rounding")
     parser.add_argument("--out", type=Path, default=DATA)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    for part in (overhead, rounding):
-        if arguments.only in (None, part.__name__):
-            result[part.__name__] = part()
-            print(part.__name__, json.dumps(result[part.__name__], indent=1))
+    parts = {"overhead": overhead, "rounding": lambda: rounding(arguments.images)}
+    for name, part in parts.items():
+        if arguments.only in (None, name):
+            result[name] = part()
+            print(name, json.dumps(result[name], indent=1), flush=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
