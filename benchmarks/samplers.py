@@ -346,6 +346,7 @@ def quality(data, calls=QUALITY_CALLS, count=2000, batch=100, test=10_000):
     net = fashion_mnist()
     reference = efficientnet_features(shipped_model.images(data, "t10k", test))
     side, parts = net.img_resolution, range(0, count, batch)
+    count = batch * len(parts)  # whole batches
     noise = {
         i: torch.randn(batch, 1, side, side, generator=torch.Generator().manual_seed(i))
         for i in parts
@@ -439,6 +440,9 @@ def main():
     parser.add_argument("--only", choices=("exact", "images", "shipped"))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument(
+        "--samples", type=int, default=2000, help="of the shipped network's quality"
+    )
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -455,7 +459,9 @@ def main():
     if "shipped" in parts:
         network_part(result, "shipped", shipped_problems(1 if quick else 4), **few)
         write(out, result)
-        small = {"count": 20, "batch": 20, "test": 100} if quick else {}
+        small = {"count": arguments.samples}
+        if quick:
+            small = {"count": 20, "batch": 20, "test": 100}
         result["quality"] = quality(arguments.data, **few, **small)
         write(out, result)
 
