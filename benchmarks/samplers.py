@@ -4,10 +4,13 @@ A cell is a problem, a number of calls and a seed; its error is the mean distanc
 from those of the converged flow with the same noise. Reported are geometric means over cells of the
 error over Heun's (Karras' grid, ρ = 7, as many calls), the worst cell, and distances to data with
 Heun's and the converged flow's beside them. Two sets of exact problems: what has constants was
-tuned on "tuning" alone, and "report" is what the documentation shows. Writes
-docs/data/samplers.json.
+tuned on "tuning" alone, and "report" is what the documentation shows. The shipped network's samples
+are compared with test images, too: Fréchet and kernel distance on EfficientNet-Lite0 features
+(extra "metrics", and Debian's dataset-fashion-mnist). Writes docs/data/samplers.json.
 
-    python benchmarks/samplers.py [--only exact|images|shipped] [--out FILE]
+    python benchmarks/samplers.py [--only exact|images|shipped] [--quick] [--out FILE]
+
+--quick goes through all of a part with few samples and calls, and writes nothing without --out.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from pathlib import Path
 
 import _galaxy
 import numpy as np
+import shipped_model
 import torch
 
 import stiffkit as sk
@@ -34,7 +38,12 @@ from stiffkit.diffusion import (
     probability_flow,
     sample,
 )
-from stiffkit.diffusion.shipped import fashion_mnist
+from stiffkit.diffusion.metrics import (
+    efficientnet_features,
+    frechet_distance,
+    kernel_distance,
+)
+from stiffkit.diffusion.shipped import fashion_mnist, to_pixels
 from stiffkit.guidance import (
     ERKGuidance,
     FittedExtrapolation,
@@ -45,6 +54,7 @@ from stiffkit.guidance import (
 DATA = Path(__file__).parents[1] / "docs" / "data" / "samplers.json"
 CALLS = (7, 11, 15, 21, 31, 63)
 IMAGE_CALLS = (7, 11, 15, 21, 31)
+QUALITY_CALLS = (7, 11, 15, 21, 35)
 SEEDS = (0, 1, 2)
 GRIDS = {"karras7": karras_sigmas, "logsnr": logsnr_sigmas}
 MULTISTEP = (
@@ -69,6 +79,7 @@ def single_steps():
         "erk paper": ("heun", lambda n: ERKGuidance(*paper_schedule(n))),
         "erk (.5, .5)": ("heun", lambda _: ERKGuidance(0.5, 0.5)),
         "fx": ("heun", lambda _: FittedExtrapolation()),
+        "fx, guarded": ("heun", lambda _: FittedExtrapolation(guard=True)),
         "dpm2": ("dpm2", no_guide),
     }
 
@@ -326,6 +337,52 @@ def finite_set(calls=CALLS, count=64):
     return rows
 
 
+def quality(data, calls=QUALITY_CALLS, count=2000, batch=100, test=10_000):
+    """Fréchet and kernel distance of the shipped network's samples to the test images.
+
+    The noise is the same for all rows, and every class comes as often. Training images are the
+    floor.
+    """
+    net = fashion_mnist()
+    reference = efficientnet_features(shipped_model.images(data, "t10k", test))
+    side, parts = net.img_resolution, range(0, count, batch)
+    count = batch * len(parts)  # whole batches
+    noise = {
+        i: torch.randn(batch, 1, side, side, generator=torch.Generator().manual_seed(i))
+        for i in parts
+    }
+
+    def distances(images):
+        features = efficientnet_features(images)
+        kid = kernel_distance(features, reference)[0]
+        return [float(f"{v:.4g}") for v in (frechet_distance(features, reference), kid)]
+
+    def drawn(**options):
+        labels = [torch.arange(i, i + batch) % net.label_dim for i in parts]
+        x = [
+            sample(net, noise[i], labels=own, **options)
+            for i, own in zip(parts, labels, strict=True)
+        ]
+        return distances(to_pixels(net, torch.cat(x)))
+
+    rows = {}
+
+    def add(name, row):
+        rows[name] = row
+        cells = row.items() if isinstance(row, dict) else [("", row)]
+        print(f"  {name:16}", *(f"{c}: {fd:.2f} {kid:.3g} " for c, (fd, kid) in cells), flush=True)
+
+    print(f"\nshipped network, {count} images: FD-EffLite0 and KID to {test} test images")
+    add("training images", distances(shipped_model.images(data, "train", count)))
+    add("converged flow", drawn(rtol=1e-4, sampler="tsit5"))
+    for name, (sampler, guide) in single_steps().items():
+        levels = {c: (c + 1) // 2 for c in calls}
+        add(name, {c: drawn(steps=n, sampler=sampler, guide=guide(n)) for c, n in levels.items()})
+    for name in ("dpmpp2m", "unipc3", "deis3", "deis4", "sk44"):
+        add(name, {c: drawn(steps=c, sampler=name) for c in calls})
+    return {"calls": list(calls), "images": count, "rows": rows}
+
+
 def kept(tables, calls):
     """Return what is written of a set: a summary, and errors averaged over seeds."""
     errors = {
@@ -344,45 +401,75 @@ def show(title, table, base="heun @ karras7"):
         print(f"  {name:24} {r['mean']:8.4f} {r['worst']:9.3f} {r['wins']:6.2f}")
 
 
+def exact_part(result, calls=CALLS, count=16, many=1000):
+    """Measure the exact problems."""
+    for which in ("tuning", "report"):
+        start = time.perf_counter()
+        problems = exact_problems(which)
+        tables = {name: measure(exact_problem(d, count), calls) for name, d in problems.items()}
+        result[which] = kept(tables, calls)
+        show(which, result[which]["summary"])
+        print(f"  ({time.perf_counter() - start:.0f} s)")
+    result["finite"] = finite_set(calls, 4 * count)
+    tables, few = {}, calls[::2]
+    for name, (guided, labels) in guided_problems(count).items():
+        n = guided.strong.means.shape[1]
+        conditional = functools.partial(guided, labels=labels)
+        tables[name] = measure(exact_problem(conditional, count, n=n), few)
+    result["guided"] = kept(tables, few)
+    show("guided", result["guided"]["summary"])
+    report = exact_problems("report")
+    names = list(report)[:6]
+    result["distances"] = {name: distances(report[name], count=many) for name in names}
+
+
+def network_part(result, key, problems, calls=IMAGE_CALLS):
+    """Measure networks: a set of problems that are made when their turn comes."""
+    few, tables = ("dpmpp2m", "unipc3", "deis3", "deis4", "sk34", "sk44"), {}
+    for name, make in problems.items():
+        tables[name] = measure(make(), calls, few)
+        show(name, summary({name: tables[name]}))
+    if tables:
+        result[key] = kept(tables, calls)
+        show(key, result[key]["summary"])
+
+
 def main():
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=("exact", "images", "shipped"))
-    parser.add_argument("--out", type=Path, default=DATA)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument(
+        "--samples", type=int, default=2000, help="of the shipped network's quality"
+    )
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    if arguments.only in (None, "exact"):
-        for which in ("tuning", "report"):
-            start = time.perf_counter()
-            problems = exact_problems(which)
-            tables = {name: measure(exact_problem(d)) for name, d in problems.items()}
-            result[which] = kept(tables, CALLS)
-            show(which, result[which]["summary"])
-            print(f"  ({time.perf_counter() - start:.0f} s)")
-        result["finite"] = finite_set()
-        tables = {}
-        for name, (guided, labels) in guided_problems().items():
-            n = guided.strong.means.shape[1]
-            conditional = functools.partial(guided, labels=labels)
-            tables[name] = measure(exact_problem(conditional, n=n), (7, 15, 31))
-        result["guided"] = kept(tables, (7, 15, 31))
-        show("guided", result["guided"]["summary"])
-        report = exact_problems("report")
-        result["distances"] = {name: distances(report[name]) for name in list(report)[:6]}
-    few = ("dpmpp2m", "unipc3", "deis3", "deis4", "sk34", "sk44")
-    for key, problems in (("images", image_problems), ("shipped", shipped_problems)):
-        if arguments.only not in (None, key):
-            continue
-        tables = {}
-        for name, make in problems().items():
-            tables[name] = measure(make(), IMAGE_CALLS, few)
-            show(name, summary({name: tables[name]}))
-        if tables:
-            result[key] = kept(tables, IMAGE_CALLS)
-            show(key, result[key]["summary"])
-    text = re.sub(r"\[\s+([^\[\]]*?)\s+\]", r"[\1]", json.dumps(result, indent=1))
-    arguments.out.write_text(re.sub(r",\s+(?=-?\d)", ", ", text) + "\n")
+    quick, out = arguments.quick, arguments.out or (None if arguments.quick else DATA)
+    result = json.loads(out.read_text()) if out is not None and out.exists() else {}
+    parts = [arguments.only] if arguments.only else ["exact", "images", "shipped"]
+    few = {"calls": (7, 15)} if quick else {}
+    if "exact" in parts:
+        exact_part(result, **few, **({"count": 2, "many": 50} if quick else {}))
+        write(out, result)
+    if "images" in parts:
+        network_part(result, "images", image_problems(1 if quick else 4), **few)
+        write(out, result)
+    if "shipped" in parts:
+        network_part(result, "shipped", shipped_problems(1 if quick else 4), **few)
+        write(out, result)
+        small = {"count": arguments.samples}
+        if quick:
+            small = {"count": 20, "batch": 20, "test": 100}
+        result["quality"] = quality(arguments.data, **few, **small)
+        write(out, result)
+
+
+def write(out, result):
+    if out is not None:
+        text = re.sub(r"\[\s+([^\[\]]*?)\s+\]", r"[\1]", json.dumps(result, indent=1))
+        out.write_text(re.sub(r",\s+(?=-?\d)", ", ", text) + "\n")
 
 
 if __name__ == "__main__":

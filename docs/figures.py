@@ -22,7 +22,15 @@ from figures_implicit import implicit_methods, implicit_table
 from figures_peers import drawings as peers_drawings
 from figures_peers import measured as peers_measured
 from figures_peers import tables as peers_tables
-from figures_samplers import distances_table, networks, samplers, samplers_table
+from figures_samplers import (
+    cells_table,
+    distances_table,
+    networks,
+    overhead_table,
+    rounding_table,
+    samplers,
+    samplers_table,
+)
 from figures_shipped import shipped_quality, shipped_samples, shipped_sizes
 from figures_stabilised import stabilised
 from figures_stiff import digits_table, work_precision, work_precision_table
@@ -58,6 +66,9 @@ def make(out: Path) -> None:
         **END_VALUES,
         "samplers": samplers_table,
         "samplers_distances": distances_table,
+        "sampler_cells": cells_table,
+        "sampler_overhead": overhead_table,
+        "sampler_rounding": rounding_table,
         "shipped_sizes": shipped_sizes,
         "shipped_quality": shipped_quality,
     }

@@ -21,8 +21,13 @@ def _load() -> dict[str, Any]:
 def samplers_table() -> str:
     """Error over Heun's and UniPC's: geometric mean and worst cell, on every set."""
     data = _load()
-    sets = [key for key in ("report", "guided", "images") if key in data]
-    title = {"report": "exact, held out", "guided": "exact, guided", "images": "networks"}
+    sets = [key for key in ("report", "guided", "images", "shipped") if key in data]
+    title = {
+        "report": "exact, held out",
+        "guided": "exact, guided",
+        "images": "networks",
+        "shipped": "the shipped one",
+    }
     lines = [
         "| sampler @ grid | " + " | ".join(f"{title[s]}: ÷ Heun (worst)" for s in sets) + " |",
         "|:--|" + "--:|" * len(sets),
@@ -50,6 +55,46 @@ def distances_table() -> str:
         cells = [f"{1e3 * table[p][name][1]:.2f}" for p in problems]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def cells_table() -> str:
+    """The worst cells over UniPC-3, as the benchmark has them and with new samples."""
+    rows = json.loads((DATA.parent / "sampler_cells.json").read_text(encoding="utf-8"))
+    lines = [
+        "| cell | in the benchmark | new samples | by seed | one call fewer, one more |",
+        "|:--|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        (fewer, *_), (mean, _, low, high), (more, *_) = row["again"].values()
+        grid = {"karras7": "Karras", "logsnr": "log"}[row["grid"]]
+        lines.append(
+            f"| {row['problem']}, {grid}, {row['calls']} calls | {row['before']:.2f} | {mean:.2f} "
+            f"| {low:.2f} to {high:.2f} | {fewer:.2f}, {more:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def rounding_table() -> str:
+    """What short dtypes of network and state add to the error, on the shipped network."""
+    rows = _costs()["rounding"]["rows"]
+    kinds = list(next(iter(rows.values())))
+    lines = ["| sampler | " + " | ".join(kinds) + " |", "|:--|" + "--:|" * len(kinds)]
+    lines += [
+        f"| {n} | " + " | ".join(f"{r[k]:.1e}" for k in kinds) + " |" for n, r in rows.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def overhead_table() -> str:
+    """Process time of the loop over that of the shipped network."""
+    shares = _costs()["overhead"]
+    lines = ["| " + " | ".join(shares) + " |", "|" + "--:|" * len(shares)]
+    lines.append("| " + " | ".join(f"{100 * v:.1f} %" for v in shares.values()) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _costs() -> dict[str, Any]:
+    return dict(json.loads((DATA.parent / "sampler_costs.json").read_text(encoding="utf-8")))
 
 
 def samplers() -> Any:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import stiffkit as sk
 from stiffkit.diffusion import gaussian, karras_sigmas, probability_flow
 from stiffkit.guidance import FittedExtrapolation, ModeCorrection
-from stiffkit.guidance.extrapolation import fitted_factor
+from stiffkit.guidance.extrapolation import fitted_factor, seen_slope
 
 PROBED = [name for name, tableau in sk.EXPLICIT.items() if tableau.probe is not None]
 HEUN_BY_HAND = sk.ButcherTableau(
@@ -125,3 +125,87 @@ def test_extrapolation_at_rest_and_to_zero_noise_is_finite():
         lambda t, y: 0 * y, (1.0, 0.0), np.ones((2, 3)), "heun", grid=3, guide=FittedExtrapolation()
     )
     np.testing.assert_array_equal(still.y[-1], np.ones((2, 3)))
+
+
+def test_guard_leaves_steps_above_the_datas_scale_to_heun():
+    scales = np.array([0.05, 0.5, 2.0])  # of three directions, and a sample along each
+    f, sigmas, acted = probability_flow(gaussian(scales**2)), karras_sigmas(9), []
+    guarded, plain = FittedExtrapolation(guard=True), FittedExtrapolation()
+
+    def guide(step, probe):
+        # Along one direction a = S²/(S² + σ²): S is what is measured, but at the first step.
+        inside = step.t_new <= (scales if probe is not None else np.full(3, 0.5))
+        factors = [one.reading(step, probe)["factor"] for one in (plain, guarded)]
+        # κ loses digits where its denominator is small: steps to a much smaller σ.
+        np.testing.assert_allclose(factors[1], np.where(inside, factors[0], 0.0), atol=1e-6)
+        moved = guarded(step, probe)
+        expected = step.y_new + factors[1][:, None] * step.err
+        np.testing.assert_allclose(moved, expected, rtol=0, atol=1e-12)
+        acted.append(inside)
+        return moved
+
+    span, x0 = (sigmas[0], sigmas[-1]), sigmas[0] * np.eye(3)
+    guided = sk.solve(f, span, x0, "heun", grid=sigmas, guide=guide).y[-1]
+    heun = sk.solve(f, span, x0, "heun", grid=sigmas).y[-1]
+    exact = x0 * np.sqrt((scales**2 + span[1] ** 2) / (scales**2 + span[0] ** 2))
+    assert (np.diag(abs(guided - exact)) < 0.8 * np.diag(abs(heun - exact))).all()
+    assert (np.diff(np.sum(acted, axis=0)) > 0).all()
+    assert not np.all(acted)
+
+
+@pytest.mark.parametrize("method", ["heun", "bosh3", "dopri5"])
+@given(a=st.floats(0.0, 1.0), s=st.floats(0.01, 50.0), r=st.floats(0.05, 0.95))
+def test_change_of_the_slope_within_a_step_gives_the_datas_a(method, a, s, r):
+    tableau = sk.METHODS[method]
+    rate = lambda t: t * (1 - a) / (s**2 * a + (1 - a) * t**2) if a < 1 else 0.0  # noqa: E731
+    x, h = np.array([[1.0, -2.0], [0.5, 3.0]]), (r - 1) * s
+    c = float(tableau.c[1])
+    k = [rate(s) * x, rate(s + c * h) * (x + c * h * rate(s) * x)]
+    step = sk.Step(tableau, s, h, x, k, x, r * s, x)
+    found = seen_slope(step).ravel()
+    if a == 1:  # f = 0 says nothing
+        assert np.isfinite(found).all()
+    elif 1 - a > 1e-6:
+        np.testing.assert_allclose(found, a, rtol=0, atol=1e-9 / r**2)
+
+
+def test_guarded_factor_mixes_what_two_slopes_say():
+    from stiffkit.diffusion import GaussianMixture
+
+    f = probability_flow(GaussianMixture(np.array([[0.4, 0.0], [-0.4, 0.2]]), std=0.3))
+    x0 = 0.8 * np.random.default_rng(0).standard_normal((5, 2))
+    used = []
+
+    def guide(step, probe):
+        guarded = FittedExtrapolation(guard=True).reading(step, probe)
+        plain = FittedExtrapolation().reading(step, probe)
+        if probe is not None:
+            other = fitted_factor(step.tableau, seen_slope(step).ravel(), step.t_new / step.t)
+            dx = step.y - probe.z
+            cosine = (dx * step.err).sum(1) / np.linalg.norm(dx, axis=1)
+            weight = (cosine / np.linalg.norm(step.err, axis=1)) ** 2
+            mixed = weight * plain["factor"] + (1 - weight) * other
+            acts = guarded["factor"] != 0
+            np.testing.assert_allclose(guarded["factor"][acts], mixed[acts], rtol=1e-9)
+            used.extend(acts)
+        return step.y_new
+
+    sk.solve(f, (0.8, 0.01), x0, "heun", grid=karras_sigmas(8, 0.01, 0.8), guide=guide)
+    assert np.any(used)
+
+
+@pytest.mark.parametrize("method", ["heun", "bosh3"])
+def test_guarded_extrapolation_keeps_the_order_and_finite_states(method):
+    f = probability_flow(gaussian(np.array([1.0, 0.04, 2.0])))
+    x0 = 3.0 * np.random.default_rng(0).standard_normal((4, 3))
+    exact = sk.solve(f, (3.0, 0.3), x0, "dop853", rtol=1e-13, atol=1e-14).y[-1]
+    errors = []
+    for n in (40, 80):
+        guide = FittedExtrapolation(guard=True)
+        run = sk.solve(f, (3.0, 0.3), x0, method, grid=n, guide=guide)
+        errors.append(abs(run.y[-1] - exact).max())
+    assert np.log2(errors[0] / errors[1]) > sk.METHODS[method].order - 0.4
+    still = sk.solve(
+        lambda t, y: 0 * y, (1.0, 0.0), x0, method, grid=3, guide=FittedExtrapolation(guard=True)
+    )
+    np.testing.assert_array_equal(still.y[-1], x0)

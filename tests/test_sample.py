@@ -21,7 +21,15 @@ from stiffkit.diffusion import (
     probability_flow,
     sample,
 )
-from stiffkit.guidance import ERKGuidance, FittedExtrapolation, ModeCorrection
+from stiffkit.diffusion.adaptive import of_samples
+from stiffkit.guidance import (
+    ERKGuidance,
+    FittedExtrapolation,
+    ModeCorrection,
+    adaptive_projected_guidance,
+    cfg_plus_plus,
+    classifier_free_guidance,
+)
 
 DATA = DataDenoiser(0.5 * np.random.default_rng(0).standard_normal((20, 2, 3)), 0.1)
 NOISE = np.random.default_rng(1).standard_normal((4, 2, 3))
@@ -273,15 +281,166 @@ def test_controlled_error_follows_the_tolerance_and_calls_are_counted(sampler):
         calls = []
 
         def counted(x, sigma, calls=calls):
-            calls.append(float(sigma))
+            calls.append((len(x), sigma))
             return denoiser(x, sigma)
 
         x, trace = sample(counted, noise, rtol=rtol, sampler=sampler, trace=True)
         assert trace.nfev == len(calls)
-        assert abs(calls[-1] - 0.002) < 1e-15
+        assert trace.evaluations == sum(size for size, _ in calls)
+        assert calls[-1] == (len(noise), 0.002)
         errors.append(abs(x - exact).max())
     assert errors[0] < 0.3
     assert errors[1] < 5e-3
+
+
+@pytest.mark.parametrize("sampler", ["dopri5", "bosh3", "heun", "vern7"])
+def test_controlled_samples_are_what_they_are_alone(sampler):
+    count = 7
+    rng, classes = np.random.default_rng(3), np.arange(20) % 3
+    denoiser = DataDenoiser(0.5 * rng.standard_normal((20, 5)), 0.1, classes=classes)
+    noise, labels = rng.standard_normal((count, 5)), [i % 3 for i in range(count)]
+    weights = np.linspace(1.0, 3.0, count).tolist()
+
+    def run(i):
+        guided = classifier_free_guidance(denoiser, weights[i], interval=(0.1, 10.0))
+        return sample(guided, noise[i], rtol=1e-3, sampler=sampler, labels=labels[i], trace=True)
+
+    x, trace = run(slice(None))
+    alone = [run(slice(i, i + 1)) for i in range(count)]
+    # The flow of two modes multiplies rounding; the tolerance is far above both.
+    np.testing.assert_allclose(x, np.concatenate([y for y, _ in alone]), rtol=0, atol=1e-8)
+    assert trace.calls.tolist() == [one.nfev for _, one in alone]
+    assert all(one.calls.tolist() == [one.nfev] for _, one in alone)
+    assert len(set(trace.calls)) > 1
+    assert trace.solution.success
+    assert trace.calls.sum() <= trace.evaluations
+    if SAMPLERS[sampler].fsal:
+        # At most a quarter of the rows at hand rest; a call says whether the denoiser takes a part.
+        assert trace.evaluations <= trace.calls.sum() / 0.75 + count
+    for i, (_, one) in enumerate(alone):
+        ran = np.isfinite(trace.ratio[:, i])
+        np.testing.assert_allclose(trace.ratio[ran, i], one.ratio[:, 0], rtol=1e-6, atol=1e-9)
+        ends = np.array(trace.sigma_next)[ran, i]
+        np.testing.assert_allclose(ends, np.array(one.sigma_next)[:, 0], rtol=1e-6)
+
+
+def test_strengths_of_a_guide_follow_each_sample_level():
+    rng = np.random.default_rng(4)
+    denoiser = DataDenoiser(0.5 * rng.standard_normal((9, 4)), 0.2, classes=np.arange(9) % 3)
+    noise, labels = rng.standard_normal((3, 4)), np.arange(3)
+    guided = cfg_plus_plus(denoiser, 0.6, karras_sigmas(12))
+    x = sample(guided, noise, rtol=1e-4, labels=labels)
+    for i in range(3):
+        alone = sample(guided, noise[i : i + 1], rtol=1e-4, labels=labels[i : i + 1])
+        np.testing.assert_allclose(x[i : i + 1], alone, rtol=0, atol=1e-8)
+    guided = adaptive_projected_guidance(denoiser, 2.0, momentum=-0.5)
+    with pytest.raises(ValueError, match="momentum needs all samples at one noise level"):
+        sample(guided, noise, rtol=1e-3, labels=labels)
+
+
+def test_controlled_state_dtype_gradients_and_network_dtype():
+    spread = torch.tensor([0.1, 0.5, 1.0, 2.0])[:, None, None]  # labels with an entry per sample
+
+    def net(x, sigma, labels):
+        assert x.dtype == torch.bfloat16
+        return x * (labels**2 / (labels**2 + sigma.reshape(-1, 1, 1) ** 2)).to(x.dtype)
+
+    def run(dtype, net_dtype=None):
+        denoiser = NetworkDenoiser(net if net_dtype else exact, "x0", dtype=net_dtype)
+        noise = torch.as_tensor(NOISE, dtype=torch.float64)
+        return sample(denoiser, noise, rtol=1e-3, labels=spread.to(dtype), dtype=dtype)
+
+    def exact(x, sigma, labels):
+        return x * labels**2 / (labels**2 + sigma.reshape(-1, 1, 1) ** 2)
+
+    reference = run(torch.float64)
+    single = run(torch.float32)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), reference, rtol=1e-3, atol=1e-3)
+    half = run(torch.float32, torch.bfloat16)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half.double(), reference, rtol=0.1, atol=0.1)
+    noise = torch.as_tensor(NOISE).requires_grad_()
+    x = sample(NetworkDenoiser(exact, "x0"), noise, rtol=1e-6, labels=spread.double())
+    (slope,) = torch.autograd.grad(x.sum(), noise)
+    # The flow of a Gaussian is linear: x is the noise times its derivative.
+    torch.testing.assert_close(slope * noise, x, rtol=1e-5, atol=1e-7)
+
+
+def test_a_sample_that_fails_leaves_the_others_alone():
+    rtol, labels = 1e-3, [0, 1, 0, 0]
+
+    def broken(x, sigma, labels):
+        wrong = (np.array(labels) == 1) & (np.asarray(sigma) < 0.5)
+        return np.where(wrong[:, None, None], np.nan, DATA(x, sigma))
+
+    with pytest.raises(RuntimeError, match=r"1 of 4 samples .* sample 1 at sigma = 0\.[5-9]") as e:
+        sample(broken, NOISE, SIGMAS, rtol=rtol, labels=labels, trace=True)
+    error, whole = e.value, sample(DATA, NOISE, SIGMAS, rtol=rtol)
+    good = np.array([True, False, True, True])
+    np.testing.assert_allclose(error.samples[good], whole[good], rtol=0, atol=1e-9)
+    assert np.isnan(error.samples[1]).all()
+    assert error.solution.status[1] is sk.Status.non_finite
+    np.testing.assert_array_equal(error.solution.succeeded, good)
+    assert np.isfinite(error.states).all()
+    np.testing.assert_array_equal(error.sigma[good], SIGMAS[-1])
+    assert 0.5 <= error.sigma[1] < SIGMAS[0]
+    assert error.trace.calls.sum() <= error.trace.evaluations
+
+
+def test_a_stop_does_not_hide_a_failure():
+    def broken(x, sigma, labels):
+        return np.where(np.array(labels)[:, None, None] == 1, np.nan, DATA(x, sigma))
+
+    options = {"rtol": 1e-3, "callback": lambda step: step.i == 2}
+    with pytest.raises(RuntimeError, match="sample 1 at sigma = 20 ") as e:
+        sample(broken, NOISE, SIGMAS, labels=[0, 1, 0, 0], **options)
+    assert e.value.solution.status[1] is sk.Status.non_finite
+    assert e.value.solution.status[0] is sk.Status.interrupted
+    assert (e.value.sigma[[0, 2, 3]] < 20).all()
+
+
+@pytest.mark.parametrize("sampler", ["dopri5", "bosh3", "vern7"])
+def test_callback_sees_the_controlled_steps_of_each_sample_and_may_stop(sampler):
+    seen, stop = [], 5
+    options = {"rtol": 1e-3, "sampler": sampler}
+    x = sample(DATA, NOISE, SIGMAS, callback=seen.append, **options)
+    levels = np.array([step.sigma_next for step in seen])
+    assert [step.i for step in seen] == list(range(len(seen)))
+    assert (np.diff(levels, axis=0) <= 0).all()
+    np.testing.assert_array_equal(levels[-1], SIGMAS[-1])
+    np.testing.assert_allclose(DATA(seen[-1].x, SIGMAS[-1]), x, rtol=1e-12)
+    np.testing.assert_allclose(seen[0].denoised, DATA(NOISE * SIGMAS[0], SIGMAS[0]), rtol=1e-9)
+    for before, step in pairwise(seen):
+        np.testing.assert_array_equal(step.sigma, before.sigma_next)
+        np.testing.assert_allclose(step.denoised, DATA(before.x, step.sigma), rtol=1e-9)
+    stopped, trace = sample(
+        DATA, NOISE, SIGMAS, callback=lambda step: step.i == stop, trace=True, **options
+    )
+    np.testing.assert_allclose(stopped, seen[stop + 1].denoised, rtol=1e-12)
+    assert sk.Status.interrupted in trace.solution.status
+
+
+def test_controlled_trace_is_drawn():
+    import matplotlib.pyplot as plt
+
+    _, trace = sample(DATA, NOISE, SIGMAS, rtol=1e-3, trace=True)
+    axes = trace.plot()
+    assert len(axes) == 2
+    drawn = sum(len(line.get_xdata()) for line in axes[1].lines)
+    assert drawn == np.isfinite(trace.ratio).sum()
+    plt.close("all")
+
+
+def test_labels_of_some_samples():
+    rows, table = np.array([2, 0]), np.arange(12).reshape(4, 3)
+    labels = {"classes": [3, 1, 4, 1], "pair": (table, "all"), "shared": table[:2], "none": None}
+    part = of_samples(labels, rows, 4)
+    assert part["classes"] == [4, 3]
+    np.testing.assert_array_equal(part["pair"][0], table[rows])
+    assert part["pair"][1] == "all"
+    assert part["shared"] is labels["shared"]
+    assert part["none"] is None
 
 
 # Trace, callback, progress ------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import _galaxy
 import numpy as np
 import pytest
+import sampler_cells
 import samplers
 import torch
 
@@ -40,6 +41,22 @@ def test_error_of_a_converged_run_is_none():
     errors = problem.error(800, "sk44", "logsnr")
     assert len(errors) == len(samplers.SEEDS)
     assert max(errors) < 1e-7
+
+
+def test_worst_cells_are_found_and_measured_with_new_samples():
+    table = {
+        f"{name} @ {grid}": [1.0, 1.0] for name in ("sk44", "unipc3") for grid in samplers.GRIDS
+    }
+    table["sk44 @ logsnr"] = [1.2, 1.4]
+    data = {"report": {"calls": [7, 11], "errors": {"two modes, 2-D": table}}}
+    (cell,) = sampler_cells.worst_cells(data, 1.3)
+    assert cell == ("report", "two modes, 2-D", "logsnr", 11, 1.4)
+    problem = sampler_cells.fresh(*cell[:2])
+    ours, peer = (problem.error(11, name, "logsnr") for name in ("sk44", "unipc3"))
+    mean, _, low, high = sampler_cells.ratios(problem, "logsnr", 11)
+    assert low <= mean <= high
+    # `error` has other seeds in mind: the mean over all samples is the same.
+    np.testing.assert_allclose(mean, np.mean(ours) / np.mean(peer), atol=1e-3)
 
 
 @pytest.mark.skipif(_galaxy.find("hsc_ScoreNet32") is None, reason="galaxygrad is not installed")

@@ -11,8 +11,9 @@ import numpy as np
 
 from .._array import Array, backend_of
 from .._optional import require
-from ..guidance.field import call
-from ..solvers import Step, StepHook, solve
+from ..guidance.field import call, guide_of
+from ..solvers import Step, StepHook
+from .adaptive import AdaptiveRun, interrupted, of_samples
 from .arguments import (
     DEFAULT_SAMPLER,
     Method,
@@ -28,7 +29,6 @@ from .stepping import (
     SeededNoise,
     follow_multistep,
     follow_tableau,
-    stopped,
 )
 from .trace import Trace
 
@@ -36,15 +36,19 @@ __all__ = ["SampleStep", "probability_flow", "sample"]
 
 
 class SampleStep(NamedTuple):
-    """A step that was made, as callbacks see it."""
+    """A step that was made, as callbacks see it.
+
+    With error control each sample has levels of its own, and the three are arrays of shape (B,);
+    samples that rest, or have ended, start and end at one level.
+    """
 
     i: int
     """Number of the step, from 0."""
-    sigma: float
+    sigma: Any
     """Noise level at its start."""
-    sigma_hat: float
+    sigma_hat: Any
     """The same with churn."""
-    sigma_next: float
+    sigma_next: Any
     """Noise level at its end."""
     x: Array
     """State at its end."""
@@ -114,7 +118,8 @@ def sample(
         One seed per sample for the noise of `churn`.
     rtol, atol : float, optional
         Control the error instead of following the grid, of which only the ends count: by an
-        embedded pair in the time log σ, one step size for the whole batch. atol is rtol by default.
+        embedded pair in the time log σ, each sample with its own steps; those that have ended leave
+        the batch. The denoiser is called with levels of shape (B,). atol is rtol by default.
     dtype : optional
         Of the state; by default that of `noise`. See `NetworkDenoiser` for the network's own.
     trace : bool
@@ -136,6 +141,9 @@ def sample(
         the guide or churn.
     RuntimeError
         If the denoiser returned NaN or inf; the partial Solution is in its ``solution`` attribute.
+        With error control the other samples are finished before: ``samples`` has them (NaN for the
+        lost ones), ``states`` and ``sigma`` how far each came, and ``trace`` the Trace, if asked
+        for.
 
     Notes
     -----
@@ -163,11 +171,12 @@ def sample(
             msg = f"seeds must be one per sample, {len(x)}, not {len(source.generators)}"
             raise ValueError(msg)
     backend = backend_of(x)
-    run = _Run(denoiser, labels, guide, callback, levels, trace=trace, progress=progress)
+    around = {"trace": trace, "progress": progress}
+    run = _Run(denoiser, labels, guide, callback, levels, len(x), **around)
     with nullcontext() if backend.wants_grad(x) else backend.no_grad(), run:
         try:
             if rtol is not None:
-                D = _adaptive(run, x, levels, method, rtol, rtol if atol is None else atol)
+                D = _controlled(run, x, method, rtol, rtol if atol is None else atol)
             elif isinstance(method, Multistep):
                 D = follow_multistep(run.denoise, x, levels, method, run.hook)
             else:
@@ -177,10 +186,7 @@ def sample(
                 D = run.denoise(x, backend.time(end, x))
         except _Stop as stop:
             D = stop.denoised
-    if run.trace is None:
-        return D
-    run.trace.nfev = run.nfev
-    return D, run.trace
+    return D if run.trace is None else (D, run.trace)
 
 
 class _Stop(Exception):
@@ -201,13 +207,16 @@ class _Run:
         guide: StepHook | None,
         callback: Callable[[SampleStep], Any] | None,
         levels: list[float],
+        size: int,
         *,
         trace: bool,
         progress: bool,
     ) -> None:
         self.denoiser, self.labels, self.guide, self.callback = denoiser, labels, guide, callback
         self.levels, self.trace = levels, Trace() if trace else None
-        self.nfev = self.i = 0
+        self.size, self.i = size, 0
+        self.taken: tuple[Any, Callable[..., Array], Any] | None = None
+        """Rows of the batch that are left, with their denoiser and labels."""
         self.pair = getattr(guide, "pair", "stage")
         self.bar: Any = None
         if progress:
@@ -218,10 +227,17 @@ class _Run:
         watched = guide is not None or callback is not None or trace or progress
         self.hook = self._hook if watched else None
 
-    def denoise(self, x: Array, sigma: Any) -> Array:
-        """Call the denoiser, and count."""
-        self.nfev += 1
-        return call(self.denoiser, x, sigma, self.labels)
+    def denoise(self, x: Array, sigma: Any, rows: Any = None) -> Array:
+        """Call the denoiser, with some rows of the batch or all, and count."""
+        if self.trace is not None:
+            self.trace.nfev += 1
+            self.trace.evaluations += len(x)
+        if rows is None or len(rows) == self.size:
+            return call(self.denoiser, x, sigma, self.labels)
+        if self.taken is None or self.taken[0] is not rows:
+            labels = of_samples(self.labels, rows, self.size)
+            self.taken = rows, guide_of(self.denoiser, rows), labels
+        return call(self.taken[1], x, sigma, self.taken[2])
 
     def _hook(self, step: Step, probe: Any) -> Array:
         moved = step.y_new if self.guide is None else self.guide(step, probe)
@@ -229,17 +245,18 @@ class _Run:
             jacobian = getattr(self.denoiser, "jacobian", None)
             self.trace.record(step, probe, moved, self.guide, jacobian)
         D, s = step.y - step.t * step.k[0], self.levels[self.i]
-        self.passed(SampleStep(self.i, s, step.t, step.t_new, moved, D))
+        if self.passed(s, step.t, step.t_new, moved, D):
+            raise _Stop(D)
         return moved
 
-    def passed(self, step: SampleStep) -> None:
-        """Tell of a step that was made."""
-        self.i += 1
+    def passed(self, sigma: Any, sigma_hat: Any, sigma_next: Any, x: Array, D: Array) -> bool:
+        """Tell of a step that was made; return whether to stop."""
+        i, self.i = self.i, self.i + 1
         if self.bar is not None:
-            self.bar.postfix[0] = f"σ = {step.sigma_next:.3g}"
-            self.bar.update(math.log(self.levels[0] / step.sigma_next) - self.bar.n)
-        if self.callback is not None and self.callback(step):
-            raise _Stop(step.denoised)
+            self.bar.postfix[0] = f"σ = {np.max(sigma_next):.3g}"
+            self.bar.update(float(np.log(self.levels[0] / sigma_next).mean()) - self.bar.n)
+        step = SampleStep(i, sigma, sigma_hat, sigma_next, x, D)
+        return self.callback is not None and bool(self.callback(step))
 
     def __enter__(self) -> _Run:
         return self
@@ -249,23 +266,26 @@ class _Run:
             self.bar.close()
 
 
-def _adaptive(
-    run: _Run, x: Array, levels: list[float], method: Any, rtol: float, atol: float
-) -> Array:
-    """Solve dx/dlog σ = x − D with error control; D at the end."""
-    backend = backend_of(x)
+def _controlled(run: _Run, x: Array, method: Any, rtol: float, atol: float) -> Array:
+    """Solve with error control; D at the end."""
 
-    def f(t: Any, x: Array) -> Array:
-        return x - run.denoise(x, math.exp(t) if isinstance(t, float) else t.exp())
+    def passed(sigma: Any, sigma_next: Any, x: Array, D: Array) -> bool:
+        return run.passed(sigma, sigma, sigma_next, x, D)
 
-    def passed(step: Step) -> None:
-        s, s_new = math.exp(step.t), math.exp(step.t_new)
-        run.passed(SampleStep(run.i, s, s, s_new, step.y_new, step.y - step.k[0]))
-
-    span = math.log(levels[0]), math.log(levels[-1])
-    solution = solve(
-        f, span, x, method, rtol=rtol, atol=atol, t_eval=span[1:], callback=passed, detect=False
-    )
-    if not solution.success:
-        raise stopped(solution)
-    return run.denoise(solution.y[-1], backend.time(levels[-1], x))
+    adaptive = AdaptiveRun(run.denoise, x, run.levels, method, passed)
+    solution = adaptive.integrate(rtol, atol, log=run.trace is not None)
+    if run.trace is not None:
+        run.trace.control(solution, adaptive.calls(solution))
+    if interrupted(solution):
+        return adaptive.D
+    x, ended = solution.y[-1], solution.succeeded
+    D, rows = np.nan * x, np.flatnonzero(ended)
+    if len(rows):
+        at = backend_of(x).index(rows, x)
+        last = run.denoise(x[at], backend_of(x).time(run.levels[-1], x), rows)
+        if ended.all():
+            return last
+        D[at] = last
+    error = adaptive.error(solution, D)
+    error.trace = run.trace  # type: ignore[attr-defined]
+    raise error

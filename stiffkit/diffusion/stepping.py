@@ -183,13 +183,13 @@ def _solved(
     first, last = levels[0], levels[-1]
     solution = solve(flow, (first, last), x, method, grid=levels, t_eval=[last], guide=hook)
     if not solution.success:
-        raise stopped(solution)
+        raise stopped(solution, solution.message)
     return solution.y[-1]
 
 
-def stopped(solution: Solution) -> RuntimeError:
+def stopped(solution: Any, message: str) -> RuntimeError:
     """Return the error of a run that did not reach its end, with all that it computed."""
-    error = RuntimeError(f"sampling stopped: {solution.message}")
+    error = RuntimeError(f"sampling stopped: {message}")
     error.solution = solution  # type: ignore[attr-defined]
     return error
 
@@ -233,7 +233,7 @@ def follow_multistep(
         if not bool(backend.xp.isfinite(D).all()):
             message = f"the denoiser is not finite at sigma = {s_new!r}"
             t, counts = backend.times([s_new], x), {"nfev": i + 2}
-            raise stopped(Solution(t, x[None], Status.non_finite, message, counts))
+            raise stopped(Solution(t, x[None], Status.non_finite, message, counts), message)
     return D
 
 

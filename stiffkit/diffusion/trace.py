@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .._array import Array, backend_of
 from .._optional import require
 from ..solvers import Step
+from ..solvers.solution import BatchSolution
 from ..solvers.step import Probe
 from ..stiffness.secant import norm_ratio, rayleigh_quotient, secant_at_start
 
@@ -23,23 +24,31 @@ __all__ = ["Trace"]
 
 FloatArray = npt.NDArray[np.float64]
 
-COLUMNS = ("rho", "rayleigh", "z", "gate", "error", "correction", "alignment")
+COLUMNS = ("rho", "rayleigh", "z", "gate", "error", "correction", "alignment", "ratio")
 
 
 @dataclass
 class Trace:
     """Readings of a run: one row per step, one column per sample; NaN where there is none.
 
-    All but `alignment` cost no call of the network.
+    All but `alignment` cost no call of the network. With error control the steps are a sample's
+    own: `sigma`, `sigma_next` and `ratio` have an entry per sample too, for every attempt of the
+    batch, and the other readings are absent.
     """
 
-    sigma: list[float] = field(default_factory=list)
+    sigma: list[Any] = field(default_factory=list)
     """Noise level at each step's start."""
-    sigma_next: list[float] = field(default_factory=list)
+    sigma_next: list[Any] = field(default_factory=list)
     """Noise level at its end."""
     columns: dict[str, list[FloatArray]] = field(default_factory=lambda: {k: [] for k in COLUMNS})
     nfev: int = 0
-    """Calls of the denoiser."""
+    """Calls of the denoiser; a call with a batch is one."""
+    evaluations: int = 0
+    """Samples in all these calls together."""
+    calls: npt.NDArray[np.int_] | None = None
+    """With error control: calls that each sample needed, as if it were alone, shape (B,)."""
+    solution: BatchSolution | None = None
+    """With error control: statuses, counts and log of the solve, whose time is log σ."""
 
     @property
     def rho(self) -> FloatArray:
@@ -80,6 +89,24 @@ class Trace:
         Only for denoisers that know their Jacobian (`stiffkit.diffusion.GaussianMixture`, …).
         """
         return np.array(self.columns["alignment"])
+
+    @property
+    def ratio(self) -> FloatArray:
+        """Embedded error over the tolerance, of error-controlled steps; shape (attempts, B).
+
+        Below 1 the step was accepted.
+        """
+        return np.array(self.columns["ratio"])
+
+    def control(self, solution: BatchSolution, calls: npt.NDArray[np.int_]) -> None:
+        """Take over the log of an error-controlled solve in log σ."""
+        log = solution.log
+        assert log is not None
+        self.solution, self.calls = solution, calls
+        self.sigma, self.sigma_next = list(np.exp(log["t"])), list(np.exp(log["t"] + log["h"]))
+        for name, values in self.columns.items():
+            rows = log["ratio"] if name == "ratio" else np.full(log["ratio"].shape, math.nan)
+            values[:] = list(rows)
 
     def record(
         self, step: Step, probe: Any, moved: Array, guide: Any, jacobian: Callable[..., Any] | None
@@ -128,9 +155,11 @@ class Trace:
     def plot(self, axes: Any = None) -> Any:
         """Draw ρ̂ and λ̂, z, and error and correction over σ: medians and the middle 80 %.
 
+        With error control: the lengths of the steps, whether accepted, and the ratios.
+
         Parameters
         ----------
-        axes : sequence of three matplotlib axes, optional
+        axes : sequence of three matplotlib axes, with error control of two, optional
             By default a new figure.
 
         Returns
@@ -138,6 +167,8 @@ class Trace:
         sequence of axes
         """
         pyplot = require("matplotlib.pyplot", "plot", "Trace.plot")
+        if self.solution is not None:
+            return self._plot_steps(pyplot, axes)
         if axes is None:
             _, axes = pyplot.subplots(3, 1, figsize=(6, 7), sharex=True, layout="constrained")
         for ax, names in zip(
@@ -150,6 +181,20 @@ class Trace:
         axes[0].invert_xaxis()
         axes[1].set(ylabel="z")
         axes[2].set(yscale="log", ylabel="norm", xlabel="noise level σ")
+        return axes
+
+    def _plot_steps(self, pyplot: Any, axes: Any) -> Any:
+        if axes is None:
+            _, axes = pyplot.subplots(2, 1, figsize=(6, 5), sharex=True, layout="constrained")
+        sigma, length = np.array(self.sigma), np.log(np.array(self.sigma) / self.sigma_next)
+        taken = self.ratio < 1
+        for name, rows in (("accepted", taken), ("rejected", (length > 0) & ~taken)):
+            axes[0].plot(sigma[rows], length[rows], ".", label=name)
+            axes[1].plot(sigma[rows], self.ratio[rows], ".", label=name)
+        axes[0].set(xscale="log", yscale="log", ylabel="log σ/σ'")
+        axes[0].invert_xaxis()
+        axes[0].legend(loc="best")
+        axes[1].set(yscale="log", ylabel="error over tolerance", xlabel="noise level σ")
         return axes
 
     def _band(self, ax: Axes, name: str) -> None:

@@ -43,6 +43,13 @@ class FittedExtrapolation:
     ----------
     std : float
         Standard deviation of the data, 0.5 by EDM's convention.
+    guard : bool
+        Whether to move only the steps that end within the data's scale as measured, σ' ≤ S, which
+        is a ≥ (1 − a) (σ'/σ)². Above it, modes may still have to part, and there the lag of Euler's
+        predictor and the overshoot of Heun's result cancel in part, so that more exact steps end at
+        other modes than the flow. With c the cosine of the angle between Δx and x − x̂, the factor
+        is then c² ρ + (1 − c²) ρ', ρ' from the a with which the closure has the change of f that is
+        seen between the step's first two stages.
 
     Raises
     ------
@@ -56,6 +63,7 @@ class FittedExtrapolation:
     """
 
     std: float = 0.5
+    guard: bool = False
     pair: ClassVar[str] = "embedded"
     """What it needs of a method: an embedded row."""
 
@@ -72,8 +80,7 @@ class FittedExtrapolation:
         if step.t <= 0 or step.t_new < 0:
             msg = f"times must be noise levels, not negative, not {step.t!r} and {step.t_new!r}"
             raise ValueError(msg)
-        a = self.estimate(step, probe)
-        return step.y_new + fitted_factor(step.tableau, a, step.t_new / step.t) * step.err
+        return step.y_new + self._factor(step, probe, self.estimate(step, probe)) * step.err
 
     def estimate(self, step: Step, probe: Probe | None) -> Array:
         """Return a of each sample, shaped to broadcast against the state."""
@@ -88,8 +95,38 @@ class FittedExtrapolation:
 
     def reading(self, step: Step, probe: Probe | None) -> dict[str, Array]:
         """Return a and ρ, an entry per sample."""
-        a = self.estimate(step, probe).reshape(-1)
-        return {"a": a, "factor": fitted_factor(step.tableau, a, step.t_new / step.t)}
+        a = self.estimate(step, probe)
+        factor = self._factor(step, probe, a)
+        return {"a": a.reshape(-1), "factor": factor.reshape(-1)}
+
+    def _factor(self, step: Step, probe: Probe | None, a: Array) -> Array:
+        xp, r = backend_of(a).xp, step.t_new / step.t
+        factor = fitted_factor(step.tableau, a, r)
+        if not self.guard:
+            return factor
+        pair = find_pair("stage", step, probe)
+        if pair is not None:
+            # What was seen of the error's direction before says as much as that direction is kept.
+            u, v = (quotient(x, norm(x, xp), xp) for x in (pair.dx, step.err))
+            other = fitted_factor(step.tableau, seen_slope(step), r)
+            factor = other + inner(u, v) ** 2 * (factor - other)
+        return xp.where(a >= (1 - a) * r**2, factor, 0.0)
+
+
+def seen_slope(step: Step) -> Array:
+    """Return the a of each sample for which the closure has the change of f seen within the step.
+
+    From y = 1, y' = y σ/(S² + σ²) and an Euler step to r times the noise level its slope is
+    κ = r (1 − (1 − r) b)/(1 − (1 − r²) b) times that at the start, b = 1 − a; here
+    κ = ⟨f_2, f_1⟩/⟨f_1, f_1⟩ of the first two stages, kept where a is in [0, 3].
+    """
+    xp, (f, f_2) = backend_of(step.y).xp, step.k[:2]
+    r = 1 + float(step.tableau.c[1]) * step.h / step.t
+    size = norm(f, xp)
+    kappa = quotient(inner(quotient(f, size, xp), f_2), size, xp)
+    b = 1 - LARGEST
+    kappa = xp.clip(kappa, r * (1 - (1 - r) * b) / (1 - (1 - r**2) * b), 1.0)
+    return 1 - quotient(kappa - r, (1 - r) * (kappa * (1 + r) - r), xp)
 
 
 def fitted_factor(tableau: Any, a: Array, r: float) -> Array:

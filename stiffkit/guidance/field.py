@@ -8,12 +8,13 @@ is a number, an array with an entry per sample, or a function of σ that gives e
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from .._array import Array, backend_of, to_numpy
 from ._samples import inner, norm, quotient
@@ -75,7 +76,7 @@ class GuidedDenoiser:
         D = call(self.strong, x, sigma, labels)
         low, high = self.interval
         inside = (sigma > low) & (sigma <= high) if _many(sigma) else low < float(sigma) <= high
-        if inside is False:
+        if inside is False or (inside is not True and not bool(inside.any())):
             return D
         w = _column(self.weight(sigma) if callable(self.weight) else self.weight, x)
         if inside is not True:
@@ -83,6 +84,26 @@ class GuidedDenoiser:
         if isinstance(w, (int, float)) and w == 1 and self.rule is _linear:
             return D
         return self.rule(D, call(self.weak, x, sigma, labels), w, x, _column(sigma, x))
+
+    def take(self, rows: Any) -> GuidedDenoiser:
+        """Return the guided denoiser of some samples: strengths given per sample go along.
+
+        Parameters
+        ----------
+        rows : ndarray of int, shape (b,)
+            Samples of the batch.
+        """
+        weight = self.weight
+        if not callable(weight) and np.ndim(weight):
+            weight = weight if hasattr(weight, "ndim") else to_numpy(weight)
+            weight = weight[backend_of(weight).index(rows, weight)]
+        strong, weak = (guide_of(denoiser, rows) for denoiser in (self.strong, self.weak))
+        return replace(self, strong=strong, weak=weak, weight=weight)
+
+
+def guide_of(denoiser: Denoiser, rows: Any) -> Denoiser:
+    """Return the denoiser of some samples of a batch; but for guided ones it is the same."""
+    return denoiser.take(rows) if isinstance(denoiser, GuidedDenoiser) else denoiser
 
 
 def call(denoiser: Denoiser, x: Array, sigma: Any, labels: Any) -> Array:
@@ -176,12 +197,14 @@ def adaptive_projected_guidance(
         Largest length of u, per sample, positive.
     momentum : float
         Weight of the u before, above −1 and below 1; the paper's are negative. The memory ends
-        where σ rises or the shape changes: a new run begins there.
+        where σ rises or the shape changes: a new run begins there. It follows a grid: with error
+        control, where samples have levels of their own, it is refused.
 
     Raises
     ------
     ValueError
-        If `threshold` or `momentum` is out of range.
+        If `threshold` or `momentum` is out of range; at a call, if there is momentum and the
+        samples are at different noise levels.
 
     References
     ----------
@@ -199,7 +222,11 @@ def adaptive_projected_guidance(
     def rule(D: Array, weak: Array, w: Any, x: Array, sigma: Any) -> Array:  # noqa: ARG001
         xp, u = backend_of(D).xp, D - weak
         if momentum:
-            level = float(to_numpy(sigma).max())
+            levels = to_numpy(sigma)
+            level = float(levels.max())
+            if level > float(levels.min()):
+                msg = "momentum needs all samples at one noise level: it follows a grid, no rtol"
+                raise ValueError(msg)
             if before and level <= before[0] and before[1].shape == u.shape:
                 u = u + momentum * before[1]
             before[:] = level, u
@@ -292,12 +319,13 @@ def cfg_plus_plus(
     if not levels or not all(a > b for a, b in pairwise([*levels, 0.0])):
         msg = f"sigmas must be positive and falling, not {levels!r}"
         raise ValueError(msg)
-    rising, ratios = levels[::-1], [b / a for a, b in pairwise([*levels, 0.0])]
+    rising, ratios = levels[::-1], np.array([b / a for a, b in pairwise([*levels, 0.0])])
 
-    def strength(sigma: Any) -> float:
-        level = float(to_numpy(sigma).max()) * (1 - 1e-6)  # float32 rounds the grid's values
-        above = len(levels) - 1 - bisect.bisect_left(rising, level)
-        return weight / (1 - ratios[max(above, 0)])
+    def strength(sigma: Any) -> Any:
+        level = to_numpy(sigma) * (1 - 1e-6)  # float32 rounds the grid's values
+        above = len(levels) - 1 - np.searchsorted(rising, level)
+        w = weight / (1 - ratios[np.maximum(above, 0)])
+        return w if np.ndim(w) else float(w)
 
     weak = _unlabelled(denoiser if unconditional is None else unconditional, null)
     return GuidedDenoiser(denoiser, weak, strength, _linear)
