@@ -46,8 +46,8 @@ LOOKS = 2
 FAST = 0.05
 """hρ from which on a fast mode may be what makes the error."""
 
-TRIAL = 0.05
-"""Share of the calls so far that a trial of the implicit method may cost."""
+TRIAL = 0.15
+"""Share of the calls so far that all trials of the implicit method together may cost."""
 
 FLOPS = 2e9
 """Operations per second of dense linear algebra: an order of magnitude is enough."""
@@ -231,7 +231,7 @@ class Switcher:
         mode = proof.eigenvalue
         fast = abs(proof.h * mode) > FAST and mode.real * proof.h < 0
         trusted = proof.residual <= 0.2 * abs(mode)
-        most = int(TRIAL * self._calls() / (9 + self.columns))
+        most = int((TRIAL * self._calls() - self.tried) / (9 + self.columns))
         if not (
             self.has_implicit and fast and trusted and proof.accuracy_step > 4 * h and most > 3
         ):
