@@ -281,6 +281,61 @@ def test_what_f_returns_becomes_a_state(f, monkeypatch):
     assert taken
 
 
+@sk.jit
+def forced(t, y, a, b):
+    return a * y + t * b
+
+
+@sk.jit
+def forced_in_place(t, y, dy, a, b):
+    dy[:] = a * y + t * b
+
+
+@pytest.mark.parametrize("method", ["tsit5", "dop853"])
+def test_f_may_write_its_result(method, monkeypatch):
+    taken = loops(monkeypatch)
+    for y0 in ([1.0, 2.0], [[1.0, 2.0], [0.0, 1.0]]):
+        options = {"args": (-1.5, 0.1), "dense": True, "t_eval": [0.3, 1.0]}
+        returned = sk.solve(forced, (0.0, 3.0), y0, method, **options)
+        written = sk.solve(forced_in_place, (0.0, 3.0), y0, method, **options)
+        np.testing.assert_array_equal(written.y, returned.y)
+        assert written.stats == returned.stats
+    assert len(taken) == 4
+
+
+def test_f_that_writes_serves_the_interpreted_loop_too():
+    for options in ({"method": "rk4", "grid": 9}, {"method": "kvaerno4"}, {}):
+        returned, written = (
+            sk.solve(f, (0.0, 1.0), [1.0, 2.0], args=(-1.5, 0.1), **options)
+            for f in (forced, forced_in_place)
+        )
+        np.testing.assert_array_equal(written.y, returned.y)
+        assert written.stats == returned.stats
+
+
+def test_f_with_an_argument_too_many_is_told():
+    @numba.njit
+    def f(t, y, a):
+        return -a[0] * y
+
+    with pytest.raises(TypeError, match=r"3 arguments, that is f\(t, y, dy\).*args"):
+        sk.solve(f, (0.0, 1.0), [1.0], "tsit5")
+
+    @numba.njit
+    def half(t, y, dy):
+        dy[0] = -y[0]
+
+    assert "not finite at component 1" in sk.solve(half, (0.0, 1.0), [1.0, 1.0], "tsit5").message
+
+    @numba.njit
+    def by_default(t, y, a=2.0):
+        return -a * y
+
+    assert sk.solve(by_default, (0.0, 1.0), [1.0], "tsit5").y[-1, 0] == pytest.approx(
+        np.exp(-2), 1e-3
+    )
+
+
 def test_an_f_that_changes_size_is_told():
     @numba.njit
     def f(t, y):
@@ -330,6 +385,8 @@ class Halving:
         {"method": "rk4", "grid": 20},
         {"events": lambda t, y: y[0]},
         {"observe": lambda step, probe: step.h},
+        {"norm": lambda x: float(np.abs(x).max())},
+        {"on_attempt": lambda t, y, h, accepted: None},
         {"guide": lambda step, probe: step.y_new},
         {"callback": lambda step: step.t > 1},
         {"controller": Halving()},

@@ -217,6 +217,11 @@ def solve(
         return solve_tree(solve, arguments)  # type: ignore[no-any-return]
     if is_torch(y0) and (moves(t_span) or moves(t_eval)) and backend_of(y0).grad_enabled():
         return solve_moving(solve, arguments)  # type: ignore[no-any-return]
+    kind: Any = Run
+    if is_jitted(f):
+        from .compiled import CompiledRun, InPlace, writes
+
+        kind, f = partial(CompiledRun, f, args), InPlace(f) if writes(f, args) else f
     auto = isinstance(method, str) and method == "auto"
     tableau: Any
     if is_split(f):
@@ -285,11 +290,6 @@ def solve(
     if problem.y0.shape[0] == 0 and tableau.name not in EXPLICIT:
         tableau = EXPLICIT["tsit5"]  # there is nothing to be stiff, nor to be split
         problem = replace(problem, split=None)
-    kind: Any = Run
-    if is_jitted(f):
-        from .compiled import CompiledRun
-
-        kind = partial(CompiledRun, f, args)
     run: Run = kind(
         problem,
         tableau,

@@ -7,7 +7,7 @@ controllers or a `PIDController`. All else (``method="auto"``, other families, `
 interpreted loop around the compiled f, with the same results.
 """
 
-from .functions import jit
+from .functions import InPlace, jit, writes
 from .run import CompiledRun
 
-__all__ = ["CompiledRun", "jit"]
+__all__ = ["CompiledRun", "InPlace", "jit", "writes"]
