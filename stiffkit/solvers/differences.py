@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from .._array import Array, backend_of, is_torch
 from .colouring import Pattern
+from .control import where
 
 __all__ = ["Differences", "time_derivative"]
 
 Floats = npt.NDArray[Any]
 
-_ROUNDS = 3
+ROUNDS = 3
 """Second looks that one Jacobian may take at columns whose increment was a poor one."""
 
 
@@ -81,50 +82,51 @@ class Differences:
 
     def _entries(self, t: float, y: Floats, f_y: Floats) -> Floats:
         pattern, eps = self.pattern, float(np.finfo(y.dtype).eps)
-        acceptable, grow = eps**0.375, eps**-0.25
+        least = float(np.finfo(y.dtype).tiny) / eps
         size, size_f = np.abs(y), np.abs(f_y)
         top = float(size.max(initial=0.0)) or 1.0
         sign = np.where(f_y.real < 0, -1.0, 1.0).astype(size.dtype)
         own = np.maximum(size, self.scale)
-        s = np.maximum(own, self._learnt)
-        s, delta = _increments(y, sign, np.where(s > 0, s, top / grow))
+        s = first_sizes(own, self._learnt, top, eps, least)
+        delta = increments(y, sign, s, eps)
         f_near = self._f_near(t, y, delta, range(len(pattern.groups)))
         modes = np.geterr()
         with np.errstate(all="ignore"):
             entries, seen = self._quotients(f_near, f_y, delta), self._seen
-            for left in reversed(range(_ROUNDS + 1)):
+            for left in reversed(range(ROUNDS + 1)):
                 magnitude = np.abs(entries)
                 column = pattern.column_tops(magnitude)
                 terms = size_f + pattern.row_sums(magnitude * pattern.of_columns(size))  # F
                 seen = seen | (magnitude > 0)
                 rounding = seen * pattern.of_rows(eps * terms)
                 noise = pattern.column_tops(rounding)
-                wrong = ~np.isfinite(column)
-                empty = (column == 0) & (s < 0.1 * top)
-                again = wrong | empty | (noise > acceptable * delta * sign * column)
+                wrong, empty = ~np.isfinite(column), (column == 0) & (s < 0.1 * top)
+                again = wrong | empty | noisy(noise, delta * sign * column, eps)
                 if left == 0 or not again.any():
                     break
-                better = np.clip(np.sqrt(s) * np.sqrt(4 / eps * noise / column), s, grow * s)
-                better = np.where(empty, np.minimum(grow * s, top), np.where(wrong, s, better))
-                s_new, delta_new = _increments(y, np.where(wrong, -sign, sign), better)
+                s_new = better_sizes(s, noise, column, wrong, empty, top, eps, least)
+                delta_new = increments(y, where(wrong, -sign, sign), s_new, eps)
                 groups = [g for g, group in enumerate(pattern.groups) if again[group].any()]
                 with np.errstate(**modes):  # f warns as it would elsewhere
                     f_near = self._f_near(t, y, again * delta_new, groups)
                 fresh = self._quotients(f_near, f_y, delta_new)
                 column_new = pattern.column_tops(np.abs(fresh))
-                # Columns agree if they differ by the old one's noise, or by little of the new one.
-                little = pattern.of_columns(acceptable * np.abs(delta) * column_new)
-                moved = np.abs(fresh - entries) * pattern.of_columns(np.abs(delta))
-                excess = pattern.column_tops(moved - np.maximum(2 * rounding, little))
-                take = again & np.isfinite(column_new) & (wrong | empty | (excess <= 0))
+                gap = disagreement(
+                    np.abs(fresh - entries),
+                    rounding,
+                    pattern.of_columns(np.abs(delta)),
+                    pattern.of_columns(column_new),
+                    eps,
+                )
+                agree = pattern.column_tops(gap) <= 0
+                take = again & np.isfinite(column_new) & (wrong | empty | agree)
                 if not take.any():
                     break
                 entries = np.where(pattern.of_columns(take), fresh, entries)
                 s, delta = np.where(take, s_new, s), np.where(take, delta_new, delta)
                 sign = np.where(take & wrong, -sign, sign)
-            poor = noise > acceptable * math.sqrt(eps) * own * column
-            wanted = np.where(column > 0, np.minimum(s, 4 / eps * noise / column), s)
-        self._learnt = np.where(poor | (column == 0), wanted, 0.0)
+            poor = noisy(noise, eps**0.5 * own * column, eps)
+            self._learnt = learnt_sizes(s, noise, column, poor, eps)
         self._seen = magnitude > 0 if self._seen is True else seen
         return entries
 
@@ -142,12 +144,50 @@ class Differences:
         return self.pattern.spread(f_near - f_y[:, None]) / self.pattern.of_columns(delta)
 
 
-def _increments(y: Floats, sign: Floats, s: Floats) -> tuple[Floats, Floats]:
-    """Sizes, and δ = ±√u s as y + δ holds it: exactly, so that it is no source of error."""
-    info = np.finfo(y.dtype)
-    s = np.maximum(s, info.tiny / info.eps)
-    delta = (y + sign * np.sqrt(info.eps) * s) - y
-    return s, delta.real
+# The rules of the increments, component by component: `stiffkit.solvers.compiled` compiles this
+# very text for single numbers. u is `eps`, and `least` keeps δ a normal number; see the notes of
+# `Differences`.
+
+
+def first_sizes(own: Any, learnt: Any, top: Any, eps: float, least: float) -> Any:
+    """Return the sizes s, from the components' own and those that the last Jacobian asks for."""
+    s = np.maximum(own, learnt)
+    return np.maximum(where(s > 0, s, top / eps**-0.25), least)
+
+
+def increments(y: Any, sign: Any, s: Any, eps: float) -> Any:
+    """Return δ = ±√u s as y + δ holds it: exactly, so that it is no source of error."""
+    return ((y + sign * eps**0.5 * s) - y).real
+
+
+def noisy(noise: Any, change: Any, eps: float) -> Any:
+    """Whether a column's relative error, where it changes f by `change`, exceeds u^(3/8)."""
+    return noise > eps**0.375 * change
+
+
+def better_sizes(
+    s: Any, noise: Any, column: Any, wrong: Any, empty: Any, top: Any, eps: float, least: float
+) -> Any:
+    """Return the sizes for a second look."""
+    most = eps**-0.25 * s
+    better = np.minimum(np.maximum(np.sqrt(s) * np.sqrt(4 / eps * noise / column), s), most)
+    return np.maximum(where(empty, np.minimum(most, top), where(wrong, s, better)), least)
+
+
+def disagreement(moved: Any, rounding: Any, delta: Any, column_new: Any, eps: float) -> Any:
+    """Return by how much entries differ that agree but for noise, or little of the new column."""
+    return moved * delta - np.maximum(2 * rounding, eps**0.375 * delta * column_new)
+
+
+def learnt_sizes(s: Any, noise: Any, column: Any, poor: Any, eps: float) -> Any:
+    """Return the sizes that the next Jacobian is to start from, zero where the own ones do."""
+    wanted = where(column > 0, np.minimum(s, 4 / eps * noise / column), s)
+    return where(poor | (column == 0), wanted, 0.0)
+
+
+def time_increment(t: float, h: float, eps: float) -> float:
+    """Return the increment of `time_derivative`."""
+    return math.copysign(min(math.sqrt(eps * abs(h) * max(abs(t), abs(h))), abs(h)), h)
 
 
 def time_derivative(
@@ -179,8 +219,7 @@ def time_derivative(
     """
     backend = backend_of(y)
     eps = float(backend.xp.finfo(y.dtype).eps)
-    delta = math.copysign(min(math.sqrt(eps * abs(h) * max(abs(t), abs(h))), abs(h)), h)
-    time = t + delta
+    time = t + time_increment(t, h, eps)
     # f gets a tensor's times in the state's precision.
     given = (lambda s: float(backend.time(s, y))) if is_torch(y) else float
     step = given(time) - given(t)

@@ -221,7 +221,7 @@ def solve(
     if is_jitted(f):
         from .compiled import CompiledRun, InPlace, writes
 
-        kind, f = partial(CompiledRun, f, args), InPlace(f) if writes(f, args) else f
+        kind, f = partial(CompiledRun, f, jac, args), InPlace(f) if writes(f, args) else f
     auto = isinstance(method, str) and method == "auto"
     tableau: Any
     if is_split(f):

@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-__all__ = ["OPTIONS", "compiled", "function_at", "inlined", "part_of"]
+__all__ = ["OPTIONS", "compiled", "function_at", "inlined", "optional_at", "part_of"]
 
 OPTIONS: Any = {
     # NumPy's error model: a division by zero is inf or NaN, which the loop deals with.
@@ -65,3 +65,15 @@ def _at(_: Any, reference: Any, address: Any) -> Any:
 
 
 function_at: Any = intrinsic(_at)
+
+
+def optional_at(reference: Any, address: int) -> Any:
+    """Return the compiled function at an address, None where there is no reference."""
+    raise NotImplementedError
+
+
+@overload(optional_at, jit_options=OPTIONS)
+def _optional_at(reference, address):
+    if reference == types.none:
+        return lambda reference, address: None
+    return lambda reference, address: function_at(reference, address)

@@ -20,6 +20,7 @@ from .parts import (
     Z,
     attempt,
     change,
+    end_slope,
     errors,
     look,
     polynomial,
@@ -92,7 +93,7 @@ def _state(m, i, stages, w, h, out):
 
 
 @part_of(Explicit, attempt, forceinline=True)
-def _attempt(m, f, args, s, w, h):
+def _attempt(m, f, jac, args, s, w, h):
     W = w.W
     for i in range(1, m.s):
         _state(m, i, i, w, h, Z)
@@ -121,6 +122,7 @@ def _errors(m, s, w, h):
 @part_of(Explicit, polynomial)
 def _polynomial(m, f, args, s, w, h, path, place):
     W, first = w.W, m.s + 1 + m.n_errors
+    end_slope(m, f, args, s, w)
     for r in range(len(m.c) - m.s):
         end, c = m.end + 1 + r, m.c[m.s + r]
         for i in range(W.shape[1]):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..._optional import require
 
-__all__ = ["Function", "InPlace", "entry", "function", "jit", "rhs", "writes"]
+__all__ = ["Function", "InPlace", "entry", "given_jacobian", "jit", "rhs", "writes"]
 
 
 def jit(f: Callable[..., Any]) -> Any:
@@ -127,6 +127,26 @@ def rhs(f: Any, y: Any, args: Sequence[Any]) -> Function | None:
     return _of_type(f, y.dtype.char, y.ndim, further, writes(f, args))
 
 
+def given_jacobian(jac: Any, y: Any, args: Sequence[Any]) -> Function | None:
+    """Return a compiled ``jac(t, y, *args)`` for the kernel; None if it returns no such matrix."""
+    import numba
+
+    try:
+        further = tuple(map(numba.typeof, args))
+    except ValueError:  # an argument that numba has no type for
+        return None
+    return _matrix_of_type(jac, y.dtype.char, y.ndim, further)
+
+
+@lru_cache(maxsize=256)
+def _matrix_of_type(jac: Any, dtype: str, ndim: int, further: tuple[Any, ...]) -> Function | None:
+    import numba
+
+    scalar = numba.float64 if dtype == "d" else numba.complex128
+    state, matrix = (numba.types.Array(scalar, m, "C") for m in (ndim, 2))
+    return _function(jac, matrix(numba.float64, state, *further))
+
+
 @lru_cache(maxsize=256)
 def _of_type(
     f: Any, dtype: str, ndim: int, further: tuple[Any, ...], in_place: bool
@@ -135,13 +155,13 @@ def _of_type(
 
     state = numba.types.Array(numba.float64 if dtype == "d" else numba.complex128, ndim, "C")
     if in_place:
-        return function(f, numba.void(numba.float64, state, state, *further))
+        return _function(f, numba.void(numba.float64, state, state, *further))
     signature = state(numba.float64, state, *further)
     # As it is, f can come from numba's cache; what adapts it is compiled in each process.
-    return function(f, signature) or function(_adapted(f, len(further)), signature)
+    return _function(f, signature) or _function(_adapted(f, len(further)), signature)
 
 
-def function(f: Any, signature: Any) -> Function | None:
+def _function(f: Any, signature: Any) -> Function | None:
     """Return `f` as compiled for a signature; None where it has no such form."""
     import numba
 
@@ -170,18 +190,21 @@ def _adapted(f: Any, n: int) -> Any:
     return numba.njit(eval(text, {"f": f, "as_state": as_state}))
 
 
-def entry(kernel: Any, f: Function, arguments: Sequence[Any]) -> Any:
-    """Return the kernel compiled for `arguments`, the first of them a reference to f's type.
+def entry(kernel: Any, arguments: Sequence[Any]) -> Any:
+    """Return the kernel compiled for `arguments`.
 
-    f's type is its signature alone: a kernel serves all functions of one signature, and can be kept
-    on disk. To be called with arguments of these very types: the entry point checks none, which
-    saves more than a short solve takes.
+    The first is a reference to f's type, and f's type is its signature alone: a kernel serves all
+    functions of one signature, and can be kept on disk. So is the third one for a Jacobian. The
+    fifth and sixth are f's further arguments and the method. To be called with arguments of these
+    very types: the entry point checks none, which saves more than a short solve takes.
     """
     import numba
 
-    key = kernel, f.type
+    key = kernel, arguments[0], arguments[2], type(arguments[5])
     if key not in _ENTRIES:
-        types = (f.type, *map(numba.typeof, arguments[1:]))
-        kernel.compile(types)
-        _ENTRIES[key] = kernel.overloads[types].entry_point
+        types = [numba.typeof(argument) for argument in arguments]
+        for i in (0, 2):
+            types[i] = types[i] if arguments[i] is None else arguments[i]
+        kernel.compile(tuple(types))
+        _ENTRIES[key] = kernel.overloads[tuple(types)].entry_point
     return _ENTRIES[key]

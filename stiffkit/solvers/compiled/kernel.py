@@ -18,9 +18,9 @@ import numpy as np
 from numba.extending import overload
 
 from ...stiffness import detect
-from .. import control, loop
-from . import calls, explicit, parts
-from .calls import compiled, function_at, inlined
+from .. import control, differences, loop
+from . import calls, explicit, linear, parts, rosenbrock
+from .calls import compiled, function_at, inlined, optional_at
 from .parts import (
     ACCURACY,
     ATOL,
@@ -139,7 +139,6 @@ def _record(f, args, m, keeps, s, w, h, direction, records):
     n, place = W.shape[1], s.accepted if keeps else 0
     due = s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction < 0
     if due or keeps:
-        end_slope(m, f, args, s, w)
         polynomial(m, f, args, s, w, h, path, place)
     while s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction <= 0:
         if t_eval[s.i_eval] == s.t_new:
@@ -186,10 +185,12 @@ def _with_stamp(stamp):
 
     @numba.njit(nogil=True, cache=True, **{**calls.OPTIONS, "no_cpython_wrapper": False})
     def integrate(
-        reference, address, args, m, constants, order, hold, span, keeps, state, w, records
+        reference, address, jac_reference, jac_address, args, m, constants, order, hold, span,
+        keeps, state, w, records,
     ):  # fmt: skip
         stamp  # noqa: B018 - part of the key of the cache
         f = function_at(reference, address)
+        jac = optional_at(jac_reference, jac_address)
         s = state[0]
         t1, direction, max_step = span
         W = w.W
@@ -215,7 +216,7 @@ def _with_stamp(stamp):
                     s.t_new, s.limit = t1, END
             h = s.t_new - s.t
             if not s.pending:
-                failed = attempt(m, f, args, s, w, h)
+                failed = attempt(m, f, jac, args, s, w, h)
                 if failed > 0:
                     s.ratio = math.inf
                     _log(records.log, s, h)
@@ -257,7 +258,7 @@ def _with_stamp(stamp):
                     s.wait = s.countdown = s.interval
             s.pending = False
             _record(f, args, m, keeps, s, w, h, direction, records)
-            s.t = s.t_new
+            s.t, s.fresh = s.t_new, False
             for i in range(W.shape[1]):
                 W[Y, i] = W[Y_NEW, i]
             if s.t_new == t1:
@@ -270,6 +271,6 @@ def _with_stamp(stamp):
 
 
 # numba looks at this file alone to tell whether its cache is stale: the stamp is of the others.
-_SOURCES = control, detect, loop, calls, explicit, parts
+_SOURCES = control, detect, differences, loop, calls, explicit, linear, parts, rosenbrock
 _STAMP = hashlib.sha256(b"".join(Path(str(part.__file__)).read_bytes() for part in _SOURCES))
 integrate = _with_stamp(_STAMP.digest())

@@ -36,9 +36,9 @@ __all__ = [
     "square",
 ]
 
-LIMITS = ("first_step", "max_step", "end", "accuracy", "non_finite", "newton", "singular")
+LIMITS = ("first_step", "max_step", "end", "accuracy", "non_finite", "singular")
 """What set a step's size, by the number that the kernel logs."""
-FIRST_STEP, MAX_STEP, END, ACCURACY, NON_FINITE, NEWTON, SINGULAR = range(len(LIMITS))
+FIRST_STEP, MAX_STEP, END, ACCURACY, NON_FINITE, SINGULAR = range(len(LIMITS))
 
 DONE, PAUSE, LOOK, OUT_OF_STEPS, TOO_SMALL, NOT_FINITE, FAILED = range(7)
 """Why the kernel returned."""
@@ -53,9 +53,12 @@ STATE = np.dtype(
         # What was done since the kernel was entered.
         *((name, np.int64) for name in ("accepted", "rejected", "tried", "nfev", "room")),
         *((name, np.int64) for name in ("nfev_jac", "nfev_time", "njev", "nlu")),
+        # Of implicit methods: what the matrix was decomposed for, whether J was ever made.
+        *((name, np.float64) for name in ("h_solved", "c")),
+        *((name, np.bool_) for name in ("first_jac", "moving")),
         # Of failures: how many in a row, and what the last one proposes.
         ("failures", np.int64),
-        *((name, np.float64) for name in ("longest", "c")),
+        *((name, np.float64) for name in ("longest",)),
         # The detector's account, and what it looks at.
         *((name, np.int64) for name in ("countdown", "wait", "interval", "passed", "nfev_look")),
         ("calm", np.bool_),
@@ -99,7 +102,7 @@ class Records(NamedTuple):
     """The columns of the log, shape (room, 5)."""
 
 
-def attempt(m: Any, f: Any, args: Any, s: Any, w: Work, h: float) -> int:
+def attempt(m: Any, f: Any, jac: Any, args: Any, s: Any, w: Work, h: float) -> int:
     """Compute y_new of the step from (s.t, y) to s.t_new; return 0, or what it failed for."""
     raise NotImplementedError
 

@@ -7,13 +7,17 @@ from typing import Any, final
 
 import numpy as np
 
+from ..._optional import is_jitted
+from ..algebra import NOT_FINITE
 from ..control import ErrorRatio, PIDController
 from ..dense import Segment
-from ..loop import Run
+from ..linalg import singular
+from ..loop import FAILED, Run
 from ..options import Progress
+from ..rosenbrock import RosenbrockTableau
 from ..solution import Status
 from ..tableau import ButcherTableau
-from .functions import Function, entry, rhs
+from .functions import Function, entry, given_jacobian, rhs
 
 __all__ = ["CompiledRun"]
 
@@ -24,30 +28,33 @@ _RECORDS = 2**22
 
 @final
 class CompiledRun(Run):
-    """`Run`, with the steps of an explicit adaptive solve compiled; all else is inherited.
+    """`Run`, with the steps of an adaptive solve compiled where they can be; all else is inherited.
 
     Parameters
     ----------
     f : numba dispatcher
         The user's right-hand side.
+    jac : object
+        The user's Jacobian, or None.
     args : sequence
-        Its further arguments.
+        Further arguments of both.
     *arguments, **options
         As for `Run`.
     """
 
-    def __init__(self, f: Any, args: Sequence[Any], *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self, f: Any, jac: Any, args: Sequence[Any], *arguments: Any, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
-        self.f, self.args = f, tuple(args)
+        self.f, self.jac, self.args = f, jac, tuple(args)
         self.unseen = bool(self.hooks.wanted or self.finder or options["progress"])
         self.function: Function | None = None
+        self.function_jac: Function | None = None
 
     def _make_stages(self, f_0: Any) -> Any:
-        p, tableau, steps = self.problem, self.tableau, self.steps
+        p, steps = self.problem, self.steps
         fits = (
             not self.unseen
-            and isinstance(tableau, ButcherTableau)
-            and tableau.explicit
             and steps.grid is None
             and steps.norm is None
             and type(steps.controller) is PIDController
@@ -57,8 +64,23 @@ class CompiledRun(Run):
             and p.y0.shape[0] > 0
             and p.shape != ()
         )
-        self.function = rhs(self.f, p.y0.reshape(p.shape), self.args) if fits else None
-        return super()._make_stages(f_0) if self.function is None else _Rows(tableau, f_0)
+        tableau, y = self.tableau, p.y0.reshape(p.shape)
+        if fits and isinstance(tableau, ButcherTableau) and tableau.explicit:
+            self.function = rhs(self.f, y, self.args)
+            return super()._make_stages(f_0) if self.function is None else _Rows(tableau, f_0)
+        if fits and isinstance(tableau, RosenbrockTableau) and self._jacobian_fits(y):
+            self.function = rhs(self.f, y, self.args)
+        return super()._make_stages(f_0)
+
+    def _jacobian_fits(self, y: Any) -> bool:
+        """Whether the kernel makes J itself: dense, by differences or a compiled function."""
+        others = (value for name, value in self.stiff.items() if name != "jac")
+        if any(value is not None for value in others):
+            return False
+        if is_jitted(self.jac):
+            self.function_jac = given_jacobian(self.jac, y, self.args)
+            return self.function_jac is not None
+        return self.jac is None or (isinstance(self.jac, np.ndarray) and self.jac.ndim == 2)
 
     def _control_steps(self, bar: Progress) -> None:
         if self.function is None:
@@ -95,16 +117,37 @@ class _Stretches:
     def __init__(self, run: CompiledRun, f: Function) -> None:
         # Imported here, as it compiles nothing until it is called but takes numba's import.
         from . import kernel, parts
-        from .explicit import explicit
 
         p, steps, n = run.problem, run.steps, run.problem.y0.shape[0]
-        self.run, self.f, self.kernel, self.parts = run, f, kernel, parts
+        self.run, self.f, self.jac, self.kernel, self.parts = (
+            run,
+            f,
+            run.function_jac,
+            kernel,
+            parts,
+        )
         self.stages, self.n, self.dtype = run.stages, n, p.y0.dtype
-        self.method = explicit(run.tableau)
-        self.coefficients = len(run.tableau.bubble)
-        W, R = run.stages.W, np.empty((3, n))
+        self.method: Any
+        if isinstance(run.stages, _Rows):
+            from .explicit import explicit
+
+            self.method, W = explicit(run.tableau), run.stages.W
+            self.coefficients = len(run.tableau.bubble)
+        else:
+            from .rosenbrock import U, rosenbrock
+
+            linear = run.stages.linear
+            given = linear.source(p.t0, p.y0, run.stages.f_0) if run.jac is not None else None
+            constant = given if linear.source.constant else None
+            self.method = rosenbrock(run.tableau, n, self.dtype, constant)
+            if self.jac is not None:
+                self.method.linear.J[:] = given
+            W = np.zeros((U + run.tableau.n_stages, n), self.dtype)
+            W[parts.K] = run.stages.f_0
+            self.coefficients = len(run.tableau.H) or 2
+        R = np.empty((3, n))
         W[parts.Y], R[parts.RTOL], R[parts.ATOL] = p.y0, p.rtol, p.atol
-        self.y, self.y_new = W[parts.Y], W[parts.Y_NEW]
+        self.W, self.y, self.y_new = W, W[parts.Y], W[parts.Y_NEW]
         self.work = parts.Work(W, W.reshape(-1, *p.shape), R)
         self.t_eval = np.array(run.t_eval or (), dtype=float)
         self.y_eval = np.empty((len(self.t_eval), n), self.dtype)
@@ -121,6 +164,7 @@ class _Stretches:
         s["t"], s["wall"], s["i_eval"] = p.t0, p.t1, run.i_eval
         s["h_abs"], s["attempts_left"] = steps.first or 0.0, steps.max_steps
         s["r_1"], s["r_2"], s["f_1"], s["f_2"], s["rejected_last"] = steps.controller.init()
+        s["first_jac"] = True
         if run.detector is not None:
             s["calm"], s["interval"] = True, run.detector.interval
             s["countdown"] = s["wait"] = run.detector.wait
@@ -149,12 +193,18 @@ class _Stretches:
             run.end(Status.step_too_small, why)
         elif code == parts.NOT_FINITE:
             run.end(Status.non_finite, run._where_not_finite(self.y_new))
+        elif code == parts.FAILED:
+            limit, failures = parts.LIMITS[int(self.s["limit"])], int(self.s["failures"])
+            failed = NOT_FINITE if limit == "non_finite" else singular(float(self.s["c"]))
+            run.end(FAILED[limit], f"{failed} after t = {run.t!r}, {failures} times in a row")
 
     def _call(self) -> int:
         p, steps = self.run.problem, self.run.steps
         arguments = (
             self.f.type,
             self.f.address,
+            None if self.jac is None else self.jac.type,
+            0 if self.jac is None else self.jac.address,
             self.run.args,
             self.method,
             tuple(map(float, steps.controller.constants)),  # type: ignore[attr-defined]
@@ -166,7 +216,7 @@ class _Stretches:
             self.work,
             self.records,
         )
-        return int(entry(self.kernel.integrate, self.f, arguments)(*arguments))
+        return int(entry(self.kernel.integrate, arguments)(*arguments))
 
     def _make_room(self, room: int) -> None:
         path = (
@@ -190,8 +240,20 @@ class _Stretches:
         if not (tried or s["nfev"]):
             return
         run.accepted, run.rejected = run.accepted + accepted, run.rejected + int(s["rejected"])
-        self.stages.nfev += int(s["nfev"])
-        for name in ("accepted", "rejected", "tried", "nfev"):
+        spent = {name: int(s[name]) for name in ("nfev", "nfev_jac", "nfev_time", "njev", "nlu")}
+        if isinstance(self.stages, _Rows):
+            self.stages.nfev += spent["nfev"]
+        else:
+            linear = self.stages.linear
+            self.stages.calls += spent["nfev"]
+            linear.calls, linear.spent = (
+                linear.calls + spent["nfev_time"],
+                linear.spent + spent["nlu"],
+            )
+            linear.source.nfev += spent["nfev_jac"]
+            if not linear.source.constant:
+                linear.source.njev += spent["njev"]
+        for name in ("accepted", "rejected", "tried", *spent):
             s[name] = 0
         if run.detector is not None:
             self._settle(run.detector)
@@ -208,6 +270,8 @@ class _Stretches:
         """Give the run all that the solution is made from."""
         run, s = self.run, self.s
         run.t, run.y = float(s["t"]), self.y
+        if not isinstance(self.stages, _Rows):
+            self.stages.f_0 = self.W[self.parts.K]
         if run.t_eval is not None:
             first, last = run.i_eval, int(s["i_eval"])
             run.t_out += run.t_eval[first:last]
@@ -234,17 +298,17 @@ class _Stretches:
 
     def _look(self) -> None:
         """Show the detector a step with signs of stiffness, and let it prove its case."""
-        s, detector, stages, p = self.s, self.run.detector, self.stages, self.run.problem
+        s, detector, p = self.s, self.run.detector, self.run.problem
         assert detector is not None
         self._settle(detector)
         t_new = float(s["t_new"])
         h = t_new - float(s["t"])
         if detector.suspicious(h, *(float(s[key]) for key in ("ratio", "rise", "turn", "stage"))):
             ratio_of = ErrorRatio(p.rtol, p.atol, self.y, p.backend)
-            errs = stages.W[self.parts.ERR : self.parts.ERR + self.method.n_errors]
+            errs = self.W[self.parts.ERR : self.parts.ERR + self.method.n_errors]
             ratio_of(list(errs.copy()), self.y_new)
-            f_new = stages.W[self.method.end]
-            changes = self.y_new - self.y, f_new - stages.W[self.parts.K], ratio_of.norm
+            f_new = self.W[self.method.end]
+            changes = self.y_new - self.y, f_new - self.W[self.parts.K], ratio_of.norm
             detector.prove(p.f, t_new, self.y_new, f_new, errs[0], h, changes)
         s["calm"] = detector.state.name == "non_stiff"
         s["countdown"] = s["wait"] = detector.wait
