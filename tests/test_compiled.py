@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from _tolerance import gamma
+from compiled_pair import Interpreted, both, loops, run
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import ADAPTIVE, lotka_volterra, pendulum, riccati
@@ -19,7 +19,6 @@ from stiffkit import Status
 
 numba = pytest.importorskip("numba")
 
-run = __import__("stiffkit.solvers.compiled.run", fromlist=["run"])
 COMPILED = {f: sk.jit(f) for f in (pendulum, riccati, lotka_volterra)}
 
 
@@ -56,46 +55,6 @@ def fails_late(t, y):
     if t > 0.5:
         raise ValueError("no further")  # noqa: EM101, TRY003 - numba takes no other
     return -y
-
-
-class Interpreted:
-    """A compiled f that is not seen to be one: the loop around it is Python's."""
-
-    def __init__(self, f):
-        self.f = f
-
-    def __call__(self, *arguments):
-        return self.f(*arguments)
-
-
-def both(f, *arguments, **options):
-    """Solve with the compiled and with the interpreted loop; what must be equal is checked."""
-    ours = sk.solve(f, *arguments, **options)
-    theirs = sk.solve(Interpreted(f), *arguments, **options)
-    assert ours.status is theirs.status
-    assert ours.stats == theirs.stats
-    assert rounded(ours.message) == rounded(theirs.message)
-    assert ours.t.shape == theirs.t.shape
-    assert ours.y.shape == theirs.y.shape
-    assert ours.y.dtype == theirs.y.dtype
-    if options.get("log"):
-        assert list(ours.log) == list(theirs.log)
-        np.testing.assert_array_equal(ours.log["limit"], theirs.log["limit"])
-        np.testing.assert_array_equal(ours.log["accepted"], theirs.log["accepted"])
-    return ours, theirs
-
-
-def rounded(message):
-    """Numbers to three digits: those of two loops differ by rounding."""
-    return re.sub(r"\d+\.\d+(e[+-]\d+)?", lambda m: f"{float(m[0]):.3g}", message)
-
-
-def loops(monkeypatch):
-    """Count what runs: a solve that falls back takes no stretch."""
-    taken = []
-    take = run._Stretches.take
-    monkeypatch.setattr(run._Stretches, "take", lambda self: (taken.append(1), take(self))[1])
-    return taken
 
 
 PROBLEMS = [
@@ -381,7 +340,10 @@ class Halving:
     "options",
     [
         {"method": "auto"},
-        {"method": "rodas5p"},
+        {"method": "kvaerno4"},
+        {"method": "rodas5p", "bandwidth": (1, 1)},
+        {"method": "rodas5p", "jac": lambda t, y: np.eye(2)},
+        {"method": "rodas5p", "mass": np.ones(2)},
         {"method": "rk4", "grid": 20},
         {"events": lambda t, y: y[0]},
         {"observe": lambda step, probe: step.h},

@@ -139,7 +139,8 @@ def _differences(f, args, s, w, a, row):
             for i in range(n):
                 moved = abs(a.fresh[i, j] - J[i, j])
                 rounding = _EPS * D[TERMS, i] * (1.0 if a.seen[i, j] else 0.0)
-                gap = _top(_disagreement(moved, rounding, abs(delta), tops, _EPS), gap)
+                change = abs(D[DELTA, j])
+                gap = _top(_disagreement(moved, rounding, change, tops, _EPS), gap)
             if math.isfinite(tops) and (wrong or empty or gap <= 0):
                 some = True
                 D[LEARNT, j], D[DELTA, j] = better, delta
