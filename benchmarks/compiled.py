@@ -1,4 +1,4 @@
-"""Compiled solves against peers at equal digits: Lotka-Volterra and the Arenstorf orbit.
+"""Compiled solves against peers at equal digits: two smooth problems, and two stiff ones.
 
 Every solver runs over a range of tolerances; its time at so many correct digits of the end value is
 interpolated between its runs, log(time) over digits. The solvers take turns, and each time is the
@@ -40,8 +40,39 @@ PROBLEMS = {
     "lotka-volterra": ([1.0, 1.0], (0.0, 300.0), None),
     "arenstorf": (ARENSTORF, (0.0, PERIOD), ARENSTORF),
 }
-DIGITS = {"lotka-volterra": (5.0, 8.0), "arenstorf": (3.0, 6.0)}
-TOLERANCES = {"lotka-volterra": 10.0 ** -np.arange(5, 12), "arenstorf": 10.0 ** -np.arange(5, 12)}
+STIFF = {
+    # End values of the Test Set for IVP Solvers (Mazzia and Magherini, release 2.4, 2008).
+    "robertson": (
+        [1.0, 0.0, 0.0],
+        (0.0, 1e11),
+        [0.2083340149701255e-7, 0.8333360770334713e-13, 0.9999999791665050],
+    ),
+    "hires": (
+        [1.0, 0, 0, 0, 0, 0, 0, 0.0057],
+        (0.0, 321.8122),
+        [
+            0.7371312573325668e-3,
+            0.1442485726316185e-3,
+            0.5888729740967575e-4,
+            0.1175651343283149e-2,
+            0.2386356198831331e-2,
+            0.6238968252742796e-2,
+            0.2849998395185769e-2,
+            0.2850001604814231e-2,
+        ],
+    ),
+}
+PROBLEMS |= STIFF
+SMALL = {"robertson": 1e-6, "hires": 1e-4}
+"""Absolute over relative tolerance."""
+DIGITS = {
+    "lotka-volterra": (5.0, 7.0),
+    "arenstorf": (3.0, 6.0),
+    "robertson": (3.0, 5.0),
+    "hires": (3.0, 5.0),
+}
+TOLERANCES = {name: 10.0 ** -np.arange(5, 12) for name in PROBLEMS}
+TOLERANCES |= {name: 10.0 ** -np.arange(3, 10) for name in STIFF}
 
 
 def lotka_volterra(t, y):
@@ -77,8 +108,48 @@ def arenstorf_in_place(t, y, dy):
     dy[3] = z - 2 * u - (1 - MU) * z / a - MU * z / b
 
 
+def robertson_in_place(t, y, dy):
+    dy[0] = -0.04 * y[0] + 1e4 * y[1] * y[2]
+    dy[2] = 3e7 * y[1] * y[1]
+    dy[1] = -dy[0] - dy[2]
+
+
+def robertson(t, y):
+    a, c = -0.04 * y[0] + 1e4 * y[1] * y[2], 3e7 * y[1] * y[1]
+    return np.array([a, -a - c, c])
+
+
+def hires_in_place(t, y, dy):
+    k = 280.0 * y[5] * y[7]
+    dy[0] = -1.71 * y[0] + 0.43 * y[1] + 8.32 * y[2] + 0.0007
+    dy[1] = 1.71 * y[0] - 8.75 * y[1]
+    dy[2] = -10.03 * y[2] + 0.43 * y[3] + 0.035 * y[4]
+    dy[3] = 8.32 * y[1] + 1.71 * y[2] - 1.12 * y[3]
+    dy[4] = -1.745 * y[4] + 0.43 * y[5] + 0.43 * y[6]
+    dy[5] = -k + 0.69 * y[3] + 1.71 * y[4] - 0.43 * y[5] + 0.69 * y[6]
+    dy[6] = k - 1.81 * y[6]
+    dy[7] = -dy[6]
+
+
+def hires(t, y):
+    y = y.tolist() if isinstance(y, np.ndarray) else y
+    k = 280.0 * y[5] * y[7]
+    return [
+        -1.71 * y[0] + 0.43 * y[1] + 8.32 * y[2] + 0.0007,
+        1.71 * y[0] - 8.75 * y[1],
+        -10.03 * y[2] + 0.43 * y[3] + 0.035 * y[4],
+        8.32 * y[1] + 1.71 * y[2] - 1.12 * y[3],
+        -1.745 * y[4] + 0.43 * y[5] + 0.43 * y[6],
+        -k + 0.69 * y[3] + 1.71 * y[4] - 0.43 * y[5] + 0.69 * y[6],
+        k - 1.81 * y[6],
+        -k + 1.81 * y[6],
+    ]
+
+
 FUNCTIONS = {"lotka-volterra": lotka_volterra, "arenstorf": arenstorf}
+FUNCTIONS |= {"robertson": robertson, "hires": hires}
 IN_PLACE = {"lotka-volterra": lotka_volterra_in_place, "arenstorf": arenstorf_in_place}
+IN_PLACE |= {"robertson": robertson_in_place, "hires": hires_in_place}
 
 
 def solvers(name: str) -> dict[str, Callable[[float], Any]]:
@@ -87,34 +158,43 @@ def solvers(name: str) -> dict[str, Callable[[float], Any]]:
 
     import stiffkit as sk
 
-    f, (y0, span, _) = FUNCTIONS[name], PROBLEMS[name]
+    f, (y0, span, _), small = FUNCTIONS[name], PROBLEMS[name], SMALL.get(name, 1.0)
     compiled, in_place = sk.jit(f), sk.jit(IN_PLACE[name])
 
     def ours(g: Any, method: str) -> Callable[[float], Any]:
-        return lambda tol: sk.solve(g, span, y0, method, rtol=tol, atol=tol, max_steps=10**6).y[-1]
+        return lambda tol: sk.solve(
+            g, span, y0, method, rtol=tol, atol=tol * small, max_steps=10**6
+        ).y[-1]
 
     def scipy(method: str) -> Callable[[float], Any]:
-        return lambda tol: solve_ivp(f, span, y0, method, rtol=tol, atol=tol).y[:, -1]
+        return lambda tol: solve_ivp(f, span, y0, method, rtol=tol, atol=tol * small).y[:, -1]
 
-    methods = ("dopri5", "tsit5", "dop853", "vern7")
-    runs = {f"compiled {m}": ours(in_place, m) for m in methods}
-    runs["compiled dopri5, f returns"] = ours(compiled, "dopri5")
-    runs |= {"interpreted dopri5": ours(f, "dopri5")}
-    runs |= {f"SciPy {m}": scipy(m) for m in ("RK45", "DOP853", "LSODA")}
+    if name in STIFF:
+        runs = {f"compiled {m}": ours(in_place, m) for m in ("rodas4", "rodas5p", "ros34pw2")}
+        runs |= {"interpreted rodas5p": ours(f, "rodas5p")}
+        runs |= {f"SciPy {m}": scipy(m) for m in ("Radau", "BDF", "LSODA")}
+    else:
+        methods = ("dopri5", "tsit5", "dop853", "vern7")
+        runs = {f"compiled {m}": ours(in_place, m) for m in methods}
+        runs["compiled dopri5, f returns"] = ours(compiled, "dopri5")
+        runs |= {"interpreted dopri5": ours(f, "dopri5")}
+        runs |= {f"SciPy {m}": scipy(m) for m in ("RK45", "DOP853", "LSODA")}
     try:
         from sksundae.cvode import CVODE
     except ImportError:
         print("CVODE: scikit-sundae is not installed")
         return runs
 
+    kind = "BDF" if name in STIFF else "Adams"
+
     def rhs(t: float, y: Any, yp: Any) -> None:
         yp[:] = f(t, y)
 
     def cvode(tol: float) -> Any:
-        solver = CVODE(rhs, method="Adams", rtol=tol, atol=tol, max_num_steps=10**6)
+        solver = CVODE(rhs, method=kind, rtol=tol, atol=tol * small, max_num_steps=10**6)
         return solver.solve(np.array(span), np.array(y0)).y[-1]
 
-    return runs | {"CVODE Adams": cvode}
+    return runs | {f"CVODE {kind}": cvode}
 
 
 def diffrax_solvers(name: str) -> dict[str, Callable[[float], Any]]:
@@ -124,11 +204,15 @@ def diffrax_solvers(name: str) -> dict[str, Callable[[float], Any]]:
     import jax.numpy as jnp
 
     jax.config.update("jax_enable_x64", True)
-    y0, span, _ = PROBLEMS[name]
+    (y0, span, _), small = PROBLEMS[name], SMALL.get(name, 1.0)
 
     def vector_field(t, y, args):
         if name == "lotka-volterra":
             return jnp.stack([1.5 * y[0] - y[0] * y[1], y[0] * y[1] - 3.0 * y[1]])
+        if name in STIFF:
+            dy: list[Any] = [None] * len(y0)
+            IN_PLACE[name](t, y, dy)
+            return jnp.stack(dy)
         x, z, u, v = y
         a = ((x + MU) ** 2 + z**2) ** 1.5
         b = ((x - 1 + MU) ** 2 + z**2) ** 1.5
@@ -138,7 +222,7 @@ def diffrax_solvers(name: str) -> dict[str, Callable[[float], Any]]:
     def make(solver: Any) -> Callable[[float], Any]:
         @jax.jit
         def solve(tol):
-            controller = diffrax.PIDController(rtol=tol, atol=tol, pcoeff=0.2, icoeff=0.5)
+            controller = diffrax.PIDController(rtol=tol, atol=tol * small, pcoeff=0.2, icoeff=0.5)
             return diffrax.diffeqsolve(
                 diffrax.ODETerm(vector_field),
                 solver,
@@ -153,6 +237,8 @@ def diffrax_solvers(name: str) -> dict[str, Callable[[float], Any]]:
 
         return lambda tol: np.asarray(solve(tol))
 
+    if name in STIFF:
+        return {"diffrax Kvaerno5": make(diffrax.Kvaerno5())}
     kinds = {"Dopri5": diffrax.Dopri5(), "Tsit5": diffrax.Tsit5(), "Dopri8": diffrax.Dopri8()}
     return {f"diffrax {key}": make(solver) for key, solver in kinds.items()}
 
@@ -181,15 +267,21 @@ def least_times(runs: dict[str, Callable[[], Any]], repetitions: int) -> dict[st
 
 
 def work_precision(
-    solve: dict[str, Callable[[float], Any]], tolerances: Any, end: Any, repetitions: int
+    solve: dict[str, Callable[[float], Any]],
+    tolerances: Any,
+    end: Any,
+    repetitions: int,
+    *,
+    relative: bool,
 ) -> dict[str, list[tuple[float, float]]]:
-    """Return (digits, seconds) of each solver at each tolerance."""
+    """Return (digits, seconds) of each solver at each tolerance; `relative` to each component."""
     points: dict[str, list[tuple[float, float]]] = {key: [] for key in solve}
     for tol in tolerances:
         runs = {key: (lambda run=run, tol=float(tol): run(tol)) for key, run in solve.items()}
         times = least_times(runs, repetitions)
         for key, run in runs.items():
-            error = float(np.abs(run() - end).max() / np.abs(end).max())
+            size = np.abs(end) if relative else np.abs(end).max()
+            error = float((np.abs(run() - end) / size).max())
             points[key].append((-np.log10(max(error, 1e-16)), times[key]))
     return points
 
@@ -260,7 +352,11 @@ def main() -> None:
         ends = json.loads(sys.stdin.read())
         told = {
             name: work_precision(
-                diffrax_solvers(name), TOLERANCES[name], np.array(ends[name]), repetitions
+                diffrax_solvers(name),
+                TOLERANCES[name],
+                np.array(ends[name]),
+                repetitions,
+                relative=name in STIFF,
             )
             for name in PROBLEMS
         }
@@ -268,7 +364,13 @@ def main() -> None:
         return
     ends = {name: end_value(name).tolist() for name in PROBLEMS}
     points = {
-        name: work_precision(solvers(name), TOLERANCES[name], np.array(ends[name]), repetitions)
+        name: work_precision(
+            solvers(name),
+            TOLERANCES[name],
+            np.array(ends[name]),
+            repetitions,
+            relative=name in STIFF,
+        )
         for name in PROBLEMS
     }
     command = [options.python or sys.executable, __file__, "--diffrax-alone"]

@@ -25,6 +25,10 @@ _FIRST_ROOM, _MOST_ROOM = 1024, 16384
 _RECORDS = 2**22
 """Numbers that the records of one stretch may hold, about."""
 
+_LARGEST = 128
+"""Components of a system whose LU decomposition is plain loops: LAPACK's, which the interpreted
+loop calls, is faster from some 150 on."""
+
 
 @final
 class CompiledRun(Run):
@@ -74,6 +78,8 @@ class CompiledRun(Run):
 
     def _jacobian_fits(self, y: Any) -> bool:
         """Whether the kernel makes J itself: dense, by differences or a compiled function."""
+        if y.size > _LARGEST:
+            return False
         others = (value for name, value in self.stiff.items() if name != "jac")
         if any(value is not None for value in others):
             return False
@@ -237,19 +243,17 @@ class _Stretches:
         """Move the records and counts of the last stretch to where the solution is made from."""
         s, run = self.s, self.run
         accepted, tried = int(s["accepted"]), int(s["tried"])
-        if not (tried or s["nfev"]):
+        spent = {name: int(s[name]) for name in ("nfev", "nfev_jac", "nfev_time", "njev", "nlu")}
+        if not (tried or any(spent.values())):
             return
         run.accepted, run.rejected = run.accepted + accepted, run.rejected + int(s["rejected"])
-        spent = {name: int(s[name]) for name in ("nfev", "nfev_jac", "nfev_time", "njev", "nlu")}
         if isinstance(self.stages, _Rows):
             self.stages.nfev += spent["nfev"]
         else:
             linear = self.stages.linear
             self.stages.calls += spent["nfev"]
-            linear.calls, linear.spent = (
-                linear.calls + spent["nfev_time"],
-                linear.spent + spent["nlu"],
-            )
+            linear.calls += spent["nfev_time"]
+            linear.spent += spent["nlu"]
             linear.source.nfev += spent["nfev_jac"]
             if not linear.source.constant:
                 linear.source.njev += spent["njev"]
