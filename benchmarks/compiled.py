@@ -68,11 +68,11 @@ SMALL = {"robertson": 1e-6, "hires": 1e-4}
 DIGITS = {
     "lotka-volterra": (5.0, 7.0),
     "arenstorf": (3.0, 6.0),
-    "robertson": (3.0, 5.0),
-    "hires": (3.0, 5.0),
+    "robertson": (4.0, 6.0),
+    "hires": (4.0, 6.0),
 }
 TOLERANCES = {name: 10.0 ** -np.arange(5, 12) for name in PROBLEMS}
-TOLERANCES |= {name: 10.0 ** -np.arange(3, 10) for name in STIFF}
+TOLERANCES |= {name: 10.0 ** -np.arange(3, 11) for name in STIFF}
 
 
 def lotka_volterra(t, y):
@@ -259,6 +259,8 @@ def least_times(runs: dict[str, Callable[[], Any]], repetitions: int) -> dict[st
         for key, run in runs.items():
             if i > 0 and i * best[key] > 0.1:
                 continue
+            if inner[key] > 1:
+                run()  # the caches are full of what ran before
             start = time.process_time()
             for _ in range(inner[key]):
                 run()

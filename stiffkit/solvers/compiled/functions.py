@@ -87,7 +87,15 @@ class InPlace:
 
 
 def writes(f: Any, args: Sequence[Any]) -> bool:
-    """Whether a compiled f is of the form ``f(t, y, dy, *args)``: it asks for an argument more."""
+    """Whether a compiled f is of the form ``f(t, y, dy, *args)``: it asks for an argument more.
+
+    Parameters
+    ----------
+    f : numba dispatcher
+        The user's function.
+    args : sequence
+        Its further arguments.
+    """
     code, defaults = f.py_func.__code__, f.py_func.__defaults__ or ()
     takes_any = bool(code.co_flags & inspect.CO_VARARGS)
     return not takes_any and code.co_argcount - len(defaults) == 3 + len(args)
@@ -168,8 +176,8 @@ def _function(f: Any, signature: Any) -> Function | None:
     try:
         f.compile(signature.args)
         compiled = f.overloads[signature.args]
-    except (numba.core.errors.NumbaError, RuntimeError, KeyError):
-        return None  # as an f of fixed signatures does, which others convert to
+    except (numba.core.errors.NumbaError, RuntimeError, KeyError, TypeError):
+        return None  # as an f of fixed signatures does, which others convert to, or of defaults
     if compiled.signature.return_type != signature.return_type:
         return None
     address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
