@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from _tolerance import gamma
+from compiled_pair import Interpreted, both, loops, run
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import ADAPTIVE, lotka_volterra, pendulum, riccati
@@ -19,7 +19,6 @@ from stiffkit import Status
 
 numba = pytest.importorskip("numba")
 
-run = __import__("stiffkit.solvers.compiled.run", fromlist=["run"])
 COMPILED = {f: sk.jit(f) for f in (pendulum, riccati, lotka_volterra)}
 
 
@@ -56,46 +55,6 @@ def fails_late(t, y):
     if t > 0.5:
         raise ValueError("no further")  # noqa: EM101, TRY003 - numba takes no other
     return -y
-
-
-class Interpreted:
-    """A compiled f that is not seen to be one: the loop around it is Python's."""
-
-    def __init__(self, f):
-        self.f = f
-
-    def __call__(self, *arguments):
-        return self.f(*arguments)
-
-
-def both(f, *arguments, **options):
-    """Solve with the compiled and with the interpreted loop; what must be equal is checked."""
-    ours = sk.solve(f, *arguments, **options)
-    theirs = sk.solve(Interpreted(f), *arguments, **options)
-    assert ours.status is theirs.status
-    assert ours.stats == theirs.stats
-    assert rounded(ours.message) == rounded(theirs.message)
-    assert ours.t.shape == theirs.t.shape
-    assert ours.y.shape == theirs.y.shape
-    assert ours.y.dtype == theirs.y.dtype
-    if options.get("log"):
-        assert list(ours.log) == list(theirs.log)
-        np.testing.assert_array_equal(ours.log["limit"], theirs.log["limit"])
-        np.testing.assert_array_equal(ours.log["accepted"], theirs.log["accepted"])
-    return ours, theirs
-
-
-def rounded(message):
-    """Numbers to three digits: those of two loops differ by rounding."""
-    return re.sub(r"\d+\.\d+(e[+-]\d+)?", lambda m: f"{float(m[0]):.3g}", message)
-
-
-def loops(monkeypatch):
-    """Count what runs: a solve that falls back takes no stretch."""
-    taken = []
-    take = run._Stretches.take
-    monkeypatch.setattr(run._Stretches, "take", lambda self: (taken.append(1), take(self))[1])
-    return taken
 
 
 PROBLEMS = [
@@ -281,6 +240,61 @@ def test_what_f_returns_becomes_a_state(f, monkeypatch):
     assert taken
 
 
+@sk.jit
+def forced(t, y, a, b):
+    return a * y + t * b
+
+
+@sk.jit
+def forced_in_place(t, y, dy, a, b):
+    dy[:] = a * y + t * b
+
+
+@pytest.mark.parametrize("method", ["tsit5", "dop853"])
+def test_f_may_write_its_result(method, monkeypatch):
+    taken = loops(monkeypatch)
+    for y0 in ([1.0, 2.0], [[1.0, 2.0], [0.0, 1.0]]):
+        options = {"args": (-1.5, 0.1), "dense": True, "t_eval": [0.3, 1.0]}
+        returned = sk.solve(forced, (0.0, 3.0), y0, method, **options)
+        written = sk.solve(forced_in_place, (0.0, 3.0), y0, method, **options)
+        np.testing.assert_array_equal(written.y, returned.y)
+        assert written.stats == returned.stats
+    assert len(taken) == 4
+
+
+def test_f_that_writes_serves_the_interpreted_loop_too():
+    for options in ({"method": "rk4", "grid": 9}, {"method": "kvaerno4"}, {}):
+        returned, written = (
+            sk.solve(f, (0.0, 1.0), [1.0, 2.0], args=(-1.5, 0.1), **options)
+            for f in (forced, forced_in_place)
+        )
+        np.testing.assert_array_equal(written.y, returned.y)
+        assert written.stats == returned.stats
+
+
+def test_f_with_an_argument_too_many_is_told():
+    @numba.njit
+    def f(t, y, a):
+        return -a[0] * y
+
+    with pytest.raises(TypeError, match=r"3 arguments, that is f\(t, y, dy\).*args"):
+        sk.solve(f, (0.0, 1.0), [1.0], "tsit5")
+
+    @numba.njit
+    def half(t, y, dy):
+        dy[0] = -y[0]
+
+    assert "not finite at component 1" in sk.solve(half, (0.0, 1.0), [1.0, 1.0], "tsit5").message
+
+    @numba.njit
+    def by_default(t, y, a=2.0):
+        return -a * y
+
+    assert sk.solve(by_default, (0.0, 1.0), [1.0], "tsit5").y[-1, 0] == pytest.approx(
+        np.exp(-2), 1e-3
+    )
+
+
 def test_an_f_that_changes_size_is_told():
     @numba.njit
     def f(t, y):
@@ -326,10 +340,15 @@ class Halving:
     "options",
     [
         {"method": "auto"},
-        {"method": "rodas5p"},
+        {"method": "kvaerno4"},
+        {"method": "rodas5p", "bandwidth": (1, 1)},
+        {"method": "rodas5p", "jac": lambda t, y: np.eye(2)},
+        {"method": "rodas5p", "mass": np.ones(2)},
         {"method": "rk4", "grid": 20},
         {"events": lambda t, y: y[0]},
         {"observe": lambda step, probe: step.h},
+        {"norm": lambda x: float(np.abs(x).max())},
+        {"on_attempt": lambda t, y, h, accepted: None},
         {"guide": lambda step, probe: step.y_new},
         {"callback": lambda step: step.t > 1},
         {"controller": Halving()},

@@ -17,7 +17,9 @@ from .linalg import Banded, LinearSolveError, LinearSolver, linear_solver_for
 from .mass import Mass
 from .step import RHS, StepFailed
 
-__all__ = ["Algebra"]
+__all__ = ["NOT_FINITE", "Algebra"]
+
+NOT_FINITE = "the Jacobian is not finite"
 
 _INCREMENTS = (1e-3, 1e-4)
 """Relative increments of the quotients that a given Jacobian is compared with."""
@@ -102,8 +104,7 @@ class Algebra:
             return False
         J = self.source(t, y, f_y)
         if isinstance(J, np.ndarray) and np.count_nonzero(np.isfinite(J)) < J.size:
-            msg = "the Jacobian is not finite"
-            raise StepFailed(msg, 0.1 * abs(h), "non_finite")
+            raise StepFailed(NOT_FINITE, 0.1 * abs(h), "non_finite")
         if self.solver is None or type(J) is not type(self.J):
             self.spent = self.nlu
             self.solver = linear_solver_for(J, self.mass, rtol=self.accuracy, precond=self.precond)

@@ -415,17 +415,38 @@ def first_step(
 
     with np.errstate(all="ignore"):
         d_0, d_1 = rms(y_0 / scale), rms(f_0 / scale)
-        h_0 = np.where((d_0 < 1e-5) | (d_1 < 1e-5), 1e-6, 0.01 * d_0 / d_1)
-        h_0 = np.where(h_0 > 0, h_0, 1e-6)  # d_1 may overflow
-        h_0 = np.minimum(np.minimum(h_0, longest), max_step)  # f is never asked outside the span
+        h_0 = first_guess(d_0, d_1, longest, max_step)
         move = h_0 * direction
         f_1 = f(t_0 + (move if batched else float(move)), y_0 + along(move) * f_0)
         d_2 = rms((f_1 - f_0) / scale) / h_0
-        h_1 = np.where(
-            (d_1 <= 1e-15) & (d_2 <= 1e-15),
-            np.maximum(1e-6, h_0 * 1e-3),
-            (0.01 / np.maximum(d_1, d_2)) ** (1 / (order + 1)),
-        )
-        h = np.minimum(np.minimum(100 * h_0, h_1), np.minimum(longest, max_step))
-    h = np.where(np.isfinite(h) & (h > 0), h, h_0)
+        h = first_size(h_0, d_1, d_2, order, longest, max_step)
     return h if batched else float(h)
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """Return `numpy.where`, which `stiffkit.solvers.compiled` replaces for single numbers."""
+    return np.where(condition, x, y)
+
+
+def first_guess(d_0: Any, d_1: Any, longest: Any, max_step: Any) -> Any:
+    """Return the length of `first_step`'s probe, from the sizes of y_0 and f_0.
+
+    `stiffkit.solvers.compiled` compiles this very text.
+    """
+    h_0 = where((d_0 < 1e-5) | (d_1 < 1e-5), 1e-6, 0.01 * d_0 / d_1)
+    h_0 = where(h_0 > 0, h_0, 1e-6)  # d_1 may overflow
+    return np.minimum(np.minimum(h_0, longest), max_step)  # f is never asked outside the span
+
+
+def first_size(h_0: Any, d_1: Any, d_2: Any, order: int, longest: Any, max_step: Any) -> Any:
+    """Return the first step, from the sizes of f_0 and of its derivative.
+
+    `stiffkit.solvers.compiled` compiles this very text.
+    """
+    h_1 = where(
+        (d_1 <= 1e-15) & (d_2 <= 1e-15),
+        np.maximum(1e-6, h_0 * 1e-3),
+        (0.01 / np.maximum(d_1, d_2)) ** (1 / (order + 1)),
+    )
+    h = np.minimum(np.minimum(100 * h_0, h_1), np.minimum(longest, max_step))
+    return where(np.isfinite(h) & (h > 0), h, h_0)

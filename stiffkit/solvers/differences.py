@@ -12,12 +12,13 @@ import numpy.typing as npt
 
 from .._array import Array, backend_of, is_torch
 from .colouring import Pattern
+from .control import where
 
 __all__ = ["Differences", "time_derivative"]
 
 Floats = npt.NDArray[Any]
 
-_ROUNDS = 3
+ROUNDS = 3
 """Second looks that one Jacobian may take at columns whose increment was a poor one."""
 
 
@@ -70,8 +71,8 @@ class Differences:
     ) -> None:
         self.f, self.pattern, self.scale = f, pattern, scale
         self.nfev = self.njev = 0
-        self._learnt: Any = None
-        """Sizes s that the last Jacobian asks for in place of |y|, if any."""
+        self._learnt: Any = 0.0
+        """Sizes s that the last Jacobian asks for in place of |y|."""
         self._seen: Any = True
         """Which entries were ever nonzero; before the first Jacobian that is any of them."""
 
@@ -81,19 +82,18 @@ class Differences:
         return self.pattern.matrix(self._entries(t, y, f_y))
 
     def _entries(self, t: float, y: Floats, f_y: Floats) -> Floats:
-        pattern, seen = self.pattern, self._seen
-        eps, root, acceptable, grow = _constants(y.dtype)
+        pattern, seen, n = self.pattern, self._seen, len(y)
+        eps, least = _units(y.dtype)
         size, size_f = np.abs(y), np.abs(f_y)
+        top = float(size.max(initial=0.0)) or 1.0
+        sign = np.where(f_y.real < 0, -1.0, 1.0).astype(size.dtype)
         own = np.maximum(size, self.scale)
-        s = own if self._learnt is None else np.maximum(own, self._learnt)
-        plain = s is own and np.count_nonzero(s) == len(s)
-        if not plain:
-            s = np.where(s > 0, s, (float(size.max()) or 1.0) / grow)
-        s, delta = _increments(y, np.copysign(root, f_y.real + 0.0), s)
+        s = first_sizes(own, self._learnt, top, eps, least)
+        delta = increments(y, sign, s, eps)
         f_near = self._f_near(t, y, delta, range(len(pattern.groups)))
-        for left in reversed(range(_ROUNDS + 1)):
+        for left in reversed(range(ROUNDS + 1)):
             with np.errstate(all="ignore"):
-                if left == _ROUNDS:
+                if left == ROUNDS:
                     entries = self._quotients(f_near, f_y, delta)
                 magnitude = np.abs(entries)
                 column = pattern.column_tops(magnitude)
@@ -101,52 +101,42 @@ class Differences:
                 seen = seen | (magnitude > 0)
                 rounding = seen * pattern.of_rows(eps * terms)
                 noise = pattern.column_tops(rounding)
-                width = np.abs(delta)
-                limit = acceptable * width * column
-                # Nearly always all is well, and this says so; of NaN, inf − inf and 0 it does not.
-                well = np.count_nonzero((noise - limit <= 0) & (column > 0)) == len(y)
-                if left == 0 or well:
+                poor = noisy(noise, delta * sign * column, eps)
+                # Nearly always all is well, and this says so.
+                well = (column > 0) & (column < math.inf) & ~poor
+                if left == 0 or np.count_nonzero(well) == n:
                     break
-                top = float(size.max()) or 1.0
-                wrong = ~np.isfinite(column)
-                empty = (column == 0) & (s < 0.1 * top)
-                again = wrong | empty | (noise > limit)
+                wrong, empty = ~np.isfinite(column), (column == 0) & (s < 0.1 * top)
+                again = wrong | empty | poor
                 if not again.any():
                     break
-                better = np.clip(np.sqrt(s) * np.sqrt(4 / eps * noise / column), s, grow * s)
-                better = np.where(empty, np.minimum(grow * s, top), np.where(wrong, s, better))
-                step = np.copysign(root, np.where(wrong, -delta, delta))
-                s_new, delta_new = _increments(y, step, better)
+                s_new = better_sizes(s, noise, column, wrong, empty, top, eps, least)
+                delta_new = increments(y, where(wrong, -sign, sign), s_new, eps)
                 groups = [g for g, group in enumerate(pattern.groups) if again[group].any()]
                 shifts = again * delta_new
-            f_near = self._f_near(t, y, shifts, groups)
+            f_near = self._f_near(t, y, shifts, groups)  # f warns as it would elsewhere
             with np.errstate(all="ignore"):
                 fresh = self._quotients(f_near, f_y, delta_new)
                 column_new = pattern.column_tops(np.abs(fresh))
-                # Columns agree if they differ by the old one's noise, or by little of the new one.
-                little = pattern.of_columns(acceptable * width * column_new)
-                moved = np.abs(fresh - entries) * pattern.of_columns(width)
-                excess = pattern.column_tops(moved - np.maximum(2 * rounding, little))
-                take = again & np.isfinite(column_new) & (wrong | empty | (excess <= 0))
+                gap = disagreement(
+                    np.abs(fresh - entries),
+                    rounding,
+                    pattern.of_columns(np.abs(delta)),
+                    pattern.of_columns(column_new),
+                    eps,
+                )
+                agree = pattern.column_tops(gap) <= 0
+                take = again & np.isfinite(column_new) & (wrong | empty | agree)
                 if not take.any():
                     break
                 entries = np.where(pattern.of_columns(take), fresh, entries)
                 s, delta = np.where(take, s_new, s), np.where(take, delta_new, delta)
-        # Where the sizes are the components' own, a good column is one that asks for no other.
-        quick = plain and well and left == _ROUNDS
-        self._learnt = None if quick else self._wanted(s, own, column, noise)
+                sign = np.where(take & wrong, -sign, sign)
+        with np.errstate(all="ignore"):
+            poor = noisy(noise, eps**0.5 * own * column, eps)
+            self._learnt = learnt_sizes(s, noise, column, poor, eps)
         self._seen = magnitude > 0 if self._seen is True else seen
         return entries
-
-    def _wanted(self, s: Floats, own: Floats, column: Floats, noise: Floats) -> Any:
-        """Return the sizes to start with in the place of `own` next time, None for none."""
-        eps, root, acceptable, _ = _constants(own.dtype)
-        with np.errstate(all="ignore"):
-            poor = (noise > acceptable * root * own * column) | (column == 0)
-            if not poor.any():
-                return None
-            wanted = np.where(column > 0, np.minimum(s, 4 / eps * noise / column), s)
-        return np.where(poor, wanted, 0.0)
 
     def _f_near(self, t: float, y: Floats, delta: Floats, groups: Iterable[int]) -> Floats:
         """Values f(t, y + δ), δ of one group of columns only, for each of `groups`; else 0."""
@@ -164,27 +154,56 @@ class Differences:
 
 
 @cache
-def _constants(dtype: np.dtype[Any]) -> tuple[float, float, float, float]:
-    """Return u, √u, the noise that a column may have, and by how much an increment may grow."""
-    eps = float(np.finfo(dtype).eps)
-    return eps, eps**0.5, eps**0.375, eps**-0.25
-
-
-def _increments(y: Floats, step: Floats, s: Floats) -> tuple[Floats, Floats]:
-    """Sizes, and δ = ±√u s as y + δ holds it: exactly, so that it is no source of error.
-
-    `step` is ±√u.
-    """
-    s = np.maximum(s, _least(y.dtype))
-    delta = (y + step * s) - y
-    return s, delta.real
-
-
-@cache
-def _least(dtype: np.dtype[Any]) -> float:
-    """Return the least size of a component."""
+def _units(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Return the unit of rounding, and the least size of a component."""
     info = np.finfo(dtype)
-    return float(info.tiny / info.eps)
+    return float(info.eps), float(info.tiny / info.eps)
+
+
+# The rules of the increments, component by component: `stiffkit.solvers.compiled` compiles this
+# very text for single numbers. u is `eps`, and `least` keeps δ a normal number; see the notes of
+# `Differences`.
+
+
+def first_sizes(own: Any, learnt: Any, top: Any, eps: float, least: float) -> Any:
+    """Return the sizes s, from the components' own and those that the last Jacobian asks for."""
+    s = np.maximum(own, learnt)
+    return np.maximum(where(s > 0, s, top / eps**-0.25), least)
+
+
+def increments(y: Any, sign: Any, s: Any, eps: float) -> Any:
+    """Return δ = ±√u s as y + δ holds it: exactly, so that it is no source of error."""
+    return ((y + sign * eps**0.5 * s) - y).real
+
+
+def noisy(noise: Any, change: Any, eps: float) -> Any:
+    """Whether a column's relative error, where it changes f by `change`, exceeds u^(3/8)."""
+    return noise > eps**0.375 * change
+
+
+def better_sizes(
+    s: Any, noise: Any, column: Any, wrong: Any, empty: Any, top: Any, eps: float, least: float
+) -> Any:
+    """Return the sizes for a second look."""
+    most = eps**-0.25 * s
+    better = np.minimum(np.maximum(np.sqrt(s) * np.sqrt(4 / eps * noise / column), s), most)
+    return np.maximum(where(empty, np.minimum(most, top), where(wrong, s, better)), least)
+
+
+def disagreement(moved: Any, rounding: Any, delta: Any, column_new: Any, eps: float) -> Any:
+    """Return by how much entries differ that agree but for noise, or little of the new column."""
+    return moved * delta - np.maximum(2 * rounding, eps**0.375 * delta * column_new)
+
+
+def learnt_sizes(s: Any, noise: Any, column: Any, poor: Any, eps: float) -> Any:
+    """Return the sizes that the next Jacobian is to start from, zero where the own ones do."""
+    wanted = where(column > 0, np.minimum(s, 4 / eps * noise / column), s)
+    return where(poor | (column == 0), wanted, 0.0)
+
+
+def time_increment(t: float, h: float, eps: float) -> float:
+    """Return the increment of `time_derivative`."""
+    return math.copysign(min(math.sqrt(eps * abs(h) * max(abs(t), abs(h))), abs(h)), h)
 
 
 def time_derivative(
@@ -216,8 +235,7 @@ def time_derivative(
     """
     backend = backend_of(y)
     eps = float(backend.xp.finfo(y.dtype).eps)
-    delta = math.copysign(min(math.sqrt(eps * abs(h) * max(abs(t), abs(h))), abs(h)), h)
-    time = t + delta
+    time = t + time_increment(t, h, eps)
     # f gets a tensor's times in the state's precision.
     given = (lambda s: float(backend.time(s, y))) if is_torch(y) else float
     step = given(time) - given(t)

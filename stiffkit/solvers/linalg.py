@@ -23,6 +23,7 @@ __all__ = [
     "LinearSolver",
     "SingularMatrix",
     "linear_solver_for",
+    "singular",
 ]
 
 Solve = Callable[[Array], Array]
@@ -193,7 +194,8 @@ def _scalar(c: Any) -> Any:
     return complex(c) if isinstance(c, complex | np.complexfloating) else float(c)
 
 
-def _singular(c: Any) -> SingularMatrix:
+def singular(c: Any) -> SingularMatrix:
+    """Return the error that says so of M − c J."""
     return SingularMatrix(f"M − c J is singular or not finite at c = {c!r}")
 
 
@@ -220,7 +222,7 @@ class _Dense:
         self.nlu += 1
         lu, pivots, info = getrf(A, overwrite_a=True)
         if info > 0 or not finite:
-            raise _singular(c)
+            raise singular(c)
         return lambda r: getrs(lu, pivots, r)[0]
 
 
@@ -253,7 +255,7 @@ class _Band:
         self.nlu += 1
         lu, pivots, info = gbtrf(A, ml, mu, overwrite_ab=True)
         if info > 0 or not finite:
-            raise _singular(c)
+            raise singular(c)
         return lambda r: gbtrs(lu, ml, mu, r, pivots)[0]
 
 
@@ -280,7 +282,7 @@ class _Sparse:
         try:
             lu = _splu(A, self.ordering)
         except SingularMatrix as error:
-            raise _singular(c) from error
+            raise singular(c) from error
         return lambda r: lu.solve(np.asarray(r, dtype))
 
 
@@ -381,7 +383,7 @@ class _Torch:
         lu, pivots, info = torch.linalg.lu_factor_ex(torch.where(bad[..., None, None], self.M, A))
         bad = bad | (info > 0)
         if J.ndim == 2 and bool(bad):
-            raise _singular(c)
+            raise singular(c)
 
         def solve(r: Array) -> Array:
             x = torch.linalg.lu_solve(lu, pivots, r.to(lu.dtype)[..., None])[..., 0]

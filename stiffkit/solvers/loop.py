@@ -84,7 +84,7 @@ class Run:
         self.breaks = [p.t0]
         self.t_eval = None if t_eval is None else check_times("t_eval", t_eval, p.t0, p.t1)
         self.i_eval = 0
-        self.t_out: list[float] = []
+        self.t_out: Any = []
         self.y_out: list[Array] = []
         self.may_interpolate = dense or bool(events) or t_eval is not None
         self.nfev_first = 0
@@ -124,23 +124,26 @@ class Run:
             self.switcher = Switcher(p, dense=self.may_interpolate, options=self.stiff)
             self.stages, self.tableau = self.switcher.start(f_0), self.switcher.explicit
             self.watch()
-        elif isinstance(self.tableau, ButcherTableau) and self.tableau.explicit:
-            self.stages = make_stages(
+        else:
+            self.stages = self._make_stages(f_0)
+        return True
+
+    def _make_stages(self, f_0: Array) -> Any:
+        p = self.problem
+        if isinstance(self.tableau, ButcherTableau) and self.tableau.explicit:
+            return make_stages(
                 p.f,
                 self.tableau,
                 p.y0,
                 f_0,
-                backend,
+                p.backend,
                 dense=self.may_interpolate,
                 record=self.hooks.guide is not None,
             )
-        else:  # the rooms of the stiff methods are entered when a solve needs them
-            from .stiff import start_stiff
+        # The rooms of the stiff methods are entered when a solve needs them.
+        from .stiff import start_stiff
 
-            self.stages = start_stiff(
-                p, self.tableau, f_0, fixed=self.steps.grid is not None, **self.stiff
-            )
-        return True
+        return start_stiff(p, self.tableau, f_0, fixed=self.steps.grid is not None, **self.stiff)
 
     def watch(self) -> StiffnessDetector | None:
         """Begin to look for stiffness, where the method is one to look at."""

@@ -84,8 +84,10 @@ def solve(
         every step after it; in all other cases at every call. A pair ``(f_explicit, f_implicit)``
         stands for their sum: the second, the stiff one, is treated implicitly, the first
         explicitly. Each of them is then checked at every call. With a function that numba has
-        compiled, such as `stiffkit.jit` returns, the whole loop of an explicit method is compiled:
-        see `stiffkit.solvers.compiled`.
+        compiled, such as `stiffkit.jit` returns, the whole loop of an explicit or Rosenbrock method
+        is compiled: see `stiffkit.solvers.compiled`. Such a function may also be of the form
+        ``f(t, y, dy, *args)``, with one argument more than `args` explains: it writes dy/dt to dy
+        and returns nothing.
     t_span : (float, float)
         t0 and t1; t1 < t0 integrates backward. An infinite t1 stands for the largest float: an
         event, `callback` or `max_steps` will end the solve. With t0 = t1 the solution is y0.
@@ -217,6 +219,11 @@ def solve(
         return solve_tree(solve, arguments)  # type: ignore[no-any-return]
     if is_torch(y0) and (moves(t_span) or moves(t_eval)) and backend_of(y0).grad_enabled():
         return solve_moving(solve, arguments)  # type: ignore[no-any-return]
+    kind: Any = Run
+    if is_jitted(f):
+        from .compiled import CompiledRun, InPlace, writes
+
+        kind, f = partial(CompiledRun, f, jac, args), InPlace(f) if writes(f, args) else f
     auto = isinstance(method, str) and method == "auto"
     tableau: Any
     if is_split(f):
@@ -285,11 +292,6 @@ def solve(
     if problem.y0.shape[0] == 0 and tableau.name not in EXPLICIT:
         tableau = EXPLICIT["tsit5"]  # there is nothing to be stiff, nor to be split
         problem = replace(problem, split=None)
-    kind: Any = Run
-    if is_jitted(f):
-        from .compiled import CompiledRun
-
-        kind = partial(CompiledRun, f, args)
     run: Run = kind(
         problem,
         tableau,

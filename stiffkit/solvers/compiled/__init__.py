@@ -1,13 +1,18 @@
-"""Explicit adaptive solves whose whole loop numba compiles; imported when f is compiled.
+"""Adaptive solves whose whole loop numba compiles; imported when f is compiled.
 
-Compiled are the explicit methods on float64 and complex128 states of any shape, with every option
-of the tolerances, of the steps and of `t_eval`, `dense`, `log`, `detect` and `args`, and the named
-controllers or a `PIDController`. All else (``method="auto"``, other families, `grid`, `events`,
-`guide`, `observe`, `callback`, `progress`, your own controllers, single precision) runs the
-interpreted loop around the compiled f, with the same results.
+Compiled are the explicit and the Rosenbrock methods on float64 and complex128 states of any shape,
+with every option of the tolerances, of the steps and of `t_eval`, `dense`, `log`, `detect` and
+`args`, and the named controllers or a `PIDController`. Jacobians are dense: by differences, by a
+compiled `jac`, or a constant matrix. All else (``method="auto"``, other families, `grid`, `events`,
+`guide`, `observe`, `callback`, `progress`, `norm`, your own controllers, banded, sparse and
+matrix-free Jacobians, `mass`, single precision) runs the interpreted loop around the compiled f,
+with the same results.
+
+`kernel` is the loop. What families of methods do of their own (`explicit`, `rosenbrock`) are the
+parts that `parts` names; numba chooses them by the type of the method's NamedTuple.
 """
 
-from .functions import jit
+from .functions import InPlace, jit, writes
 from .run import CompiledRun
 
-__all__ = ["CompiledRun", "jit"]
+__all__ = ["CompiledRun", "InPlace", "jit", "writes"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..._optional import require
 
-__all__ = ["Function", "entry", "jit", "rhs"]
+__all__ = ["Function", "InPlace", "entry", "given_jacobian", "jit", "rhs", "writes"]
 
 
 def jit(f: Callable[..., Any]) -> Any:
@@ -20,7 +23,8 @@ def jit(f: Callable[..., Any]) -> Any:
     Parameters
     ----------
     f : callable
-        ``f(t, y, *args)``: of the Python and NumPy that numba knows.
+        ``f(t, y, *args)``, or ``f(t, y, dy, *args)`` that writes dy/dt to dy and returns nothing:
+        of the Python and NumPy that numba knows. The second form makes no array at each call.
 
     Returns
     -------
@@ -55,8 +59,50 @@ def jit(f: Callable[..., Any]) -> Any:
         return numba.njit(f)
 
 
+class InPlace:
+    """A compiled ``f(t, y, dy, *args)``, which writes dy and returns nothing, as ``f(t, y)``.
+
+    Parameters
+    ----------
+    f : numba dispatcher
+        The user's function.
+    """
+
+    def __init__(self, f: Any) -> None:
+        self.f = f
+
+    def __call__(self, t: Any, y: Any, *args: Any) -> Any:
+        """Return dy/dt in an array of its own; what f leaves unwritten is NaN."""
+        dy = np.full(y.shape, np.nan, y.dtype)
+        value = self.f(t, y, dy, *args)
+        if value is not None:
+            n = 3 + len(args)
+            msg = (
+                f"f takes {n} arguments, that is f(t, y, dy{', ...' * bool(args)}), which writes "
+                f"dy and returns nothing; it returned {type(value).__name__}. If it is meant as "
+                f"f(t, y, ...), give the value of its last argument in args"
+            )
+            raise TypeError(msg)
+        return dy
+
+
+def writes(f: Any, args: Sequence[Any]) -> bool:
+    """Whether a compiled f is of the form ``f(t, y, dy, *args)``: it asks for an argument more.
+
+    Parameters
+    ----------
+    f : numba dispatcher
+        The user's function.
+    args : sequence
+        Its further arguments.
+    """
+    code, defaults = f.py_func.__code__, f.py_func.__defaults__ or ()
+    takes_any = bool(code.co_flags & inspect.CO_VARARGS)
+    return not takes_any and code.co_argcount - len(defaults) == 3 + len(args)
+
+
 class Function(NamedTuple):
-    """A compiled right-hand side as the kernel gets it."""
+    """A compiled function as the kernel gets it."""
 
     dispatcher: Any
     """To be kept for as long as the address is used."""
@@ -83,39 +129,67 @@ def rhs(f: Any, y: Any, args: Sequence[Any]) -> Function | None:
     import numba
 
     try:
-        return _of_type(f, y.dtype.char, y.ndim, tuple(map(numba.typeof, args)))
+        further = tuple(map(numba.typeof, args))
     except ValueError:  # an argument that numba has no type for
         return None
+    return _of_type(f, y.dtype.char, y.ndim, further, writes(f, args))
+
+
+def given_jacobian(jac: Any, y: Any, args: Sequence[Any]) -> Function | None:
+    """Return a compiled ``jac(t, y, *args)`` for the kernel; None if it returns no such matrix."""
+    import numba
+
+    try:
+        further = tuple(map(numba.typeof, args))
+    except ValueError:  # an argument that numba has no type for
+        return None
+    return _matrix_of_type(jac, y.dtype.char, y.ndim, further)
 
 
 @lru_cache(maxsize=256)
-def _of_type(f: Any, dtype: str, ndim: int, further: tuple[Any, ...]) -> Function | None:
+def _matrix_of_type(jac: Any, dtype: str, ndim: int, further: tuple[Any, ...]) -> Function | None:
     import numba
 
     scalar = numba.float64 if dtype == "d" else numba.complex128
-    state = numba.types.Array(scalar, ndim, "C")
-    types = (numba.float64, state, *further)
+    state, matrix = (numba.types.Array(scalar, m, "C") for m in (ndim, 2))
+    return _function(jac, matrix(numba.float64, state, *further))
+
+
+@lru_cache(maxsize=256)
+def _of_type(
+    f: Any, dtype: str, ndim: int, further: tuple[Any, ...], in_place: bool
+) -> Function | None:
+    import numba
+
+    state = numba.types.Array(numba.float64 if dtype == "d" else numba.complex128, ndim, "C")
+    if in_place:
+        return _function(f, numba.void(numba.float64, state, state, *further))
+    signature = state(numba.float64, state, *further)
     # As it is, f can come from numba's cache; what adapts it is compiled in each process.
-    for function in (f, _adapted(f, len(further))):
-        try:
-            function.compile(types)
-            compiled = function.overloads[types]
-        except (numba.core.errors.NumbaError, RuntimeError, KeyError):
-            continue  # as an f of fixed signatures does, which others convert to
-        if compiled.signature.return_type == state:
-            address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-            reference = numba.types.TypeRef(numba.types.FunctionType(state(*types)))
-            return Function(function, address, reference)
-    return None
+    return _function(f, signature) or _function(_adapted(f, len(further)), signature)
+
+
+def _function(f: Any, signature: Any) -> Function | None:
+    """Return `f` as compiled for a signature; None where it has no such form."""
+    import numba
+
+    try:
+        f.compile(signature.args)
+        compiled = f.overloads[signature.args]
+    except (numba.core.errors.NumbaError, RuntimeError, KeyError, TypeError):
+        return None  # as an f of fixed signatures does, which others convert to, or of defaults
+    if compiled.signature.return_type != signature.return_type:
+        return None
+    address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+    return Function(f, address, numba.types.TypeRef(numba.types.FunctionType(signature)))
 
 
 def _adapted(f: Any, n: int) -> Any:
     """Return f, of `n` further arguments, with its result made an array of y's dtype."""
     import numba
-    import numpy as np
 
     @numba.njit
-    def as_state(value, y):  # type: ignore[no-untyped-def]
+    def as_state(value, y):
         return np.ascontiguousarray(np.asarray(value).astype(y.dtype))
 
     # numba passes no ``*args`` on by address: the function is written with its very arguments.
@@ -124,18 +198,21 @@ def _adapted(f: Any, n: int) -> Any:
     return numba.njit(eval(text, {"f": f, "as_state": as_state}))
 
 
-def entry(kernel: Any, f: Function, arguments: Sequence[Any]) -> Any:
-    """Return the kernel compiled for `arguments`, the first of them a reference to f's type.
+def entry(kernel: Any, arguments: Sequence[Any]) -> Any:
+    """Return the kernel compiled for `arguments`.
 
-    f's type is its signature alone: a kernel serves all functions of one signature, and can be kept
-    on disk. To be called with arguments of these very types: the entry point checks none, which
-    saves more than a short solve takes.
+    The first is a reference to f's type, and f's type is its signature alone: a kernel serves all
+    functions of one signature, and can be kept on disk. So is the third one for a Jacobian. The
+    fifth and sixth are f's further arguments and the method. To be called with arguments of these
+    very types: the entry point checks none, which saves more than a short solve takes.
     """
     import numba
 
-    key = kernel, f.type
+    key = kernel, arguments[0], arguments[2], type(arguments[5])
     if key not in _ENTRIES:
-        types = (f.type, *map(numba.typeof, arguments[1:]))
-        kernel.compile(types)
-        _ENTRIES[key] = kernel.overloads[types].entry_point
+        types = [numba.typeof(argument) for argument in arguments]
+        for i in (0, 2):
+            types[i] = types[i] if arguments[i] is None else arguments[i]
+        kernel.compile(tuple(types))
+        _ENTRIES[key] = kernel.overloads[tuple(types)].entry_point
     return _ENTRIES[key]

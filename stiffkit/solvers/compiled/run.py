@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, final
 
 import numpy as np
 
+from ..._optional import is_jitted
+from ..algebra import NOT_FINITE
 from ..control import ErrorRatio, PIDController
 from ..dense import Segment
-from ..loop import Run
+from ..linalg import singular
+from ..loop import FAILED, Run
 from ..options import Progress
+from ..rosenbrock import RosenbrockTableau
 from ..solution import Status
 from ..tableau import ButcherTableau
-from .functions import Function, entry, rhs
+from .functions import Function, entry, given_jacobian, rhs
 
 __all__ = ["CompiledRun"]
 
@@ -22,43 +25,95 @@ _FIRST_ROOM, _MOST_ROOM = 1024, 16384
 _RECORDS = 2**22
 """Numbers that the records of one stretch may hold, about."""
 
+_LARGEST = 128
+"""Components of a system whose LU decomposition is plain loops: LAPACK's, which the interpreted
+loop calls, is faster from some 150 on."""
+
 
 @final
 class CompiledRun(Run):
-    """`Run`, with the steps of an explicit adaptive solve compiled; all else is inherited.
+    """`Run`, with the steps of an adaptive solve compiled where they can be; all else is inherited.
 
     Parameters
     ----------
     f : numba dispatcher
         The user's right-hand side.
+    jac : object
+        The user's Jacobian, or None.
     args : sequence
-        Its further arguments.
+        Further arguments of both.
     *arguments, **options
         As for `Run`.
     """
 
-    def __init__(self, f: Any, args: Sequence[Any], *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self, f: Any, jac: Any, args: Sequence[Any], *arguments: Any, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
-        self.f, self.args = f, tuple(args)
+        self.f, self.jac, self.args = f, jac, tuple(args)
         self.unseen = bool(self.hooks.wanted or self.finder or options["progress"])
+        self.function: Function | None = None
+        self.function_jac: Function | None = None
 
-    def _control_steps(self, bar: Progress) -> None:
-        p, tableau, controller = self.problem, self.tableau, self.steps.controller
+    def _make_stages(self, f_0: Any) -> Any:
+        p, steps = self.problem, self.steps
         fits = (
-            not (self.auto or self.unseen)
-            and isinstance(tableau, ButcherTableau)
-            and tableau.explicit
-            and type(controller) is PIDController
+            not self.unseen
+            and steps.grid is None
+            and steps.norm is None
+            and type(steps.controller) is PIDController
+            and self.hooks.on_attempt is None
             and p.split is None
             and p.y0.dtype.char in "dD"
             and p.y0.shape[0] > 0
             and p.shape != ()
         )
-        function = rhs(self.f, p.y0.reshape(p.shape).copy(), self.args) if fits else None
-        if function is None:
+        tableau, y = self.tableau, p.y0.reshape(p.shape)
+        if fits and isinstance(tableau, ButcherTableau) and tableau.explicit:
+            self.function = rhs(self.f, y, self.args)
+            return super()._make_stages(f_0) if self.function is None else _Rows(tableau, f_0)
+        if fits and isinstance(tableau, RosenbrockTableau) and self._jacobian_fits(y):
+            self.function = rhs(self.f, y, self.args)
+        return super()._make_stages(f_0)
+
+    def _jacobian_fits(self, y: Any) -> bool:
+        """Whether the kernel makes J itself: dense, by differences or a compiled function."""
+        if y.size > _LARGEST:
+            return False
+        others = (value for name, value in self.stiff.items() if name != "jac")
+        if any(value is not None for value in others):
+            return False
+        if is_jitted(self.jac):
+            self.function_jac = given_jacobian(self.jac, y, self.args)
+            return self.function_jac is not None
+        return self.jac is None or (isinstance(self.jac, np.ndarray) and self.jac.ndim == 2)
+
+    def _control_steps(self, bar: Progress) -> None:
+        if self.function is None:
             super()._control_steps(bar)
         else:
-            _Stretches(self, function).take()
+            _Stretches(self, self.function).take()
+
+
+@final
+class _Rows:
+    """The stages of an explicit method as the kernel writes them, and their account."""
+
+    def __init__(self, tableau: ButcherTableau, f_0: Any) -> None:
+        from .parts import K
+
+        self.s, self.error_order = tableau.n_stages, tableau.error_order
+        self.nfev = self.njev = self.nlu = 0
+        self.hold = (1.0, 1.0)
+        # After the stages f_new, where it is none of them, the dense output's and the detector's.
+        rows = K + self.s + (not tableau.fsal) + len(tableau.dense.c) + 1
+        self.W = np.zeros((rows, len(f_0)), f_0.dtype)
+        self.W[K] = f_0
+        self.K = self.W[K:]
+
+    def slopes(self) -> Sequence[Any]:
+        """Return the stage derivatives of the last attempt."""
+        return list(self.K[: self.s])
 
 
 @final
@@ -67,43 +122,66 @@ class _Stretches:
 
     def __init__(self, run: CompiledRun, f: Function) -> None:
         # Imported here, as it compiles nothing until it is called but takes numba's import.
-        from . import kernel
+        from . import kernel, parts
 
-        p, tableau, steps, n = run.problem, run.tableau, run.steps, run.problem.y0.shape[0]
-        self.run, self.f, self.kernel = run, f, kernel
+        p, steps, n = run.problem, run.steps, run.problem.y0.shape[0]
+        self.run, self.f, self.jac, self.kernel, self.parts = (
+            run,
+            f,
+            run.function_jac,
+            kernel,
+            parts,
+        )
         self.stages, self.n, self.dtype = run.stages, n, p.y0.dtype
-        self.tableau, self.dense, self.watch = _arrays(tableau)
-        self.y, self.y_new, z = p.y0.copy(), np.empty_like(p.y0), np.empty_like(p.y0)
-        self.errs = np.empty((len(self.tableau[3]), n), self.dtype)
-        scale, spare = np.empty(n), np.empty((1, n), self.dtype)
-        K = run.stages.K
-        self.work = self.y, self.y_new, K, z, z.reshape(p.shape), self.errs, scale, spare
-        m = len(self.dense[2])
-        self.tolerances = np.full(n, p.rtol), np.full(n, p.atol)
+        self.method: Any
+        if isinstance(run.stages, _Rows):
+            from .explicit import explicit
+
+            self.method, W = explicit(run.tableau), run.stages.W
+            self.coefficients = len(run.tableau.bubble)
+        else:
+            from .rosenbrock import U, rosenbrock
+
+            linear = run.stages.linear
+            given = linear.source(p.t0, p.y0, run.stages.f_0) if run.jac is not None else None
+            constant = given if linear.source.constant else None
+            self.method = rosenbrock(run.tableau, n, self.dtype, constant)
+            if self.jac is not None:
+                self.method.linear.J[:] = given
+            W = np.zeros((U + run.tableau.n_stages, n), self.dtype)
+            W[parts.K] = run.stages.f_0
+            self.coefficients = len(run.tableau.H) or 2
+        R = np.empty((3, n))
+        W[parts.Y], R[parts.RTOL], R[parts.ATOL] = p.y0, p.rtol, p.atol
+        self.W, self.y, self.y_new = W, W[parts.Y], W[parts.Y_NEW]
+        self.work = parts.Work(W, W.reshape(-1, *p.shape), R)
         self.t_eval = np.array(run.t_eval or (), dtype=float)
         self.y_eval = np.empty((len(self.t_eval), n), self.dtype)
         self.keeps_dense = run.segments is not None
         self.keeps_steps = run.t_eval is None or self.keeps_dense
         self.keeps_log = run.hooks.rows is not None
-        width = n * (self.keeps_steps + m * self.keeps_dense) + 5 * self.keeps_log + 1
+        width = (
+            n * (self.keeps_steps + self.coefficients * self.keeps_dense) + 5 * self.keeps_log + 1
+        )
         self.most_room = max(1, min(_MOST_ROOM, _RECORDS // width))
         self.chunks: list[tuple[Any, ...]] = []
-        self.state = np.zeros(1, kernel.STATE)
+        self.state = np.zeros(1, parts.STATE)
         self.s = s = self.state[0]
         s["t"], s["wall"], s["i_eval"] = p.t0, p.t1, run.i_eval
-        s["h_abs"], s["attempts_left"] = run._first_step(run.stages.error_order), steps.max_steps
+        s["h_abs"], s["attempts_left"] = steps.first or 0.0, steps.max_steps
         s["r_1"], s["r_2"], s["f_1"], s["f_2"], s["rejected_last"] = steps.controller.init()
+        s["first_jac"] = True
         if run.detector is not None:
             s["calm"], s["interval"] = True, run.detector.interval
             s["countdown"] = s["wait"] = run.detector.wait
 
     def take(self) -> None:
         """Step until something ends the solve."""
-        kernel, run, room = self.kernel, self.run, min(_FIRST_ROOM, self.most_room)
-        code = kernel.PAUSE
+        parts, run, room = self.parts, self.run, min(_FIRST_ROOM, self.most_room)
+        code = parts.PAUSE
         try:
-            while code in (kernel.PAUSE, kernel.LOOK):
-                if code == kernel.PAUSE:
+            while code in (parts.PAUSE, parts.LOOK):
+                if code == parts.PAUSE:
                     self._collect()
                     self._make_room(room)
                     room = min(4 * room, self.most_room)
@@ -114,69 +192,90 @@ class _Stretches:
             self._collect()
             self._hand_over()
         h_abs = float(self.s["h_abs"])
-        if code == kernel.OUT_OF_STEPS:
+        if code == parts.OUT_OF_STEPS:
             run.end(Status.max_steps, run._why_no_further(h_abs))
-        elif code == kernel.TOO_SMALL:
+        elif code == parts.TOO_SMALL:
             why = run._why_too_small(h_abs, int(self.s["non_finite"]))
             run.end(Status.step_too_small, why)
-        elif code == kernel.NOT_FINITE:
+        elif code == parts.NOT_FINITE:
             run.end(Status.non_finite, run._where_not_finite(self.y_new))
+        elif code == parts.FAILED:
+            limit, failures = parts.LIMITS[int(self.s["limit"])], int(self.s["failures"])
+            failed = NOT_FINITE if limit == "non_finite" else singular(float(self.s["c"]))
+            run.end(FAILED[limit], f"{failed} after t = {run.t!r}, {failures} times in a row")
 
     def _call(self) -> int:
         p, steps = self.run.problem, self.run.steps
         arguments = (
             self.f.type,
             self.f.address,
+            None if self.jac is None else self.jac.type,
+            0 if self.jac is None else self.jac.address,
             self.run.args,
-            self.tableau,
-            self.dense,
-            self.watch,
+            self.method,
             tuple(map(float, steps.controller.constants)),  # type: ignore[attr-defined]
             self.stages.error_order,
+            self.stages.hold,
             (p.t1, p.direction, float(steps.max_step)),
-            self.tolerances,
             self.keeps_dense,
             self.state,
             self.work,
-            self.t_eval,
-            self.y_eval,
             self.records,
-            self.log,
         )
-        return int(entry(self.kernel.integrate, self.f, arguments)(*arguments))
+        return int(entry(self.kernel.integrate, arguments)(*arguments))
 
     def _make_room(self, room: int) -> None:
-        kept = room if self.keeps_steps else 0
-        Q = (room if self.keeps_dense else 1, len(self.dense[2]), self.n)
-        self.records = np.empty(kept), np.empty((kept, self.n), self.dtype), np.empty(Q, self.dtype)
-        logged = room if self.keeps_log else 0
-        self.log = np.empty((logged, 3)), np.empty((logged, 2), np.int64)
+        path = (
+            room if self.keeps_steps else 1,
+            1 + self.coefficients * (self.keeps_dense or len(self.t_eval) > 0),
+            self.n,
+        )
+        self.records = self.parts.Records(
+            np.empty(room if self.keeps_steps else 0),
+            np.empty(path, self.dtype),
+            self.t_eval,
+            self.y_eval,
+            np.empty((room if self.keeps_log else 0, 5)),
+        )
         self.s["room"] = room
 
     def _collect(self) -> None:
         """Move the records and counts of the last stretch to where the solution is made from."""
         s, run = self.s, self.run
-        accepted, tried = int(s["accepted"]), int(s["accepted"] + s["rejected"])
-        run.accepted, run.rejected = run.accepted + accepted, run.rejected + tried - accepted
-        self.stages.nfev += int(s["nfev"])
-        s["accepted"] = s["rejected"] = s["nfev"] = 0
+        accepted, tried = int(s["accepted"]), int(s["tried"])
+        spent = {name: int(s[name]) for name in ("nfev", "nfev_jac", "nfev_time", "njev", "nlu")}
+        if not (tried or any(spent.values())):
+            return
+        run.accepted, run.rejected = run.accepted + accepted, run.rejected + int(s["rejected"])
+        if isinstance(self.stages, _Rows):
+            self.stages.nfev += spent["nfev"]
+        else:
+            linear = self.stages.linear
+            self.stages.calls += spent["nfev"]
+            linear.calls += spent["nfev_time"]
+            linear.spent += spent["nlu"]
+            linear.source.nfev += spent["nfev_jac"]
+            if not linear.source.constant:
+                linear.source.njev += spent["njev"]
+        for name in ("accepted", "rejected", "tried", *spent):
+            s[name] = 0
         if run.detector is not None:
             self._settle(run.detector)
         if accepted and self.keeps_steps:
-            self.chunks.append(tuple(column[:accepted] for column in self.records))
+            self.chunks.append((self.records.t[:accepted], self.records.path[:accepted]))
         if tried and run.hooks.rows is not None:
-            limits = self.kernel.LIMITS
+            limits = self.parts.LIMITS
             run.hooks.rows += [
-                {"t": t, "h": h, "ratio": r, "accepted": bool(good), "limit": limits[limit]}
-                for (t, h, r), (limit, good) in zip(
-                    self.log[0][:tried].tolist(), self.log[1][:tried].tolist(), strict=True
-                )
+                {"t": t, "h": h, "ratio": r, "accepted": bool(good), "limit": limits[int(limit)]}
+                for t, h, r, good, limit in self.records.log[:tried].tolist()
             ]
 
     def _hand_over(self) -> None:
         """Give the run all that the solution is made from."""
         run, s = self.run, self.s
         run.t, run.y = float(s["t"]), self.y
+        if not isinstance(self.stages, _Rows):
+            self.stages.f_0 = self.W[self.parts.K]
         if run.t_eval is not None:
             first, last = run.i_eval, int(s["i_eval"])
             run.t_out += run.t_eval[first:last]
@@ -184,14 +283,14 @@ class _Stretches:
             run.i_eval = last
         if not self.chunks:
             return
-        t, y, Q = (np.concatenate(column) for column in zip(*self.chunks, strict=True))
-        times = t.tolist()
+        t, path = (np.concatenate(column) for column in zip(*self.chunks, strict=True))
+        y = path[:, 0]
         if run.t_eval is None:
-            run.t_out += times
+            run.t_out = np.concatenate([run.t_out, t])
             run.y_out.append(y.reshape(-1))
         if self.keeps_dense:
-            run.breaks += times
-            run.segments = _Segments(run.breaks, np.vstack([run.problem.y0, y]), Q)
+            run.breaks += t.tolist()
+            run.segments = _Segments(run.breaks, np.vstack([run.problem.y0, y]), path[:, 1:])
 
     def _settle(self, detector: Any) -> None:
         """Tell the detector of the looks that found no signs."""
@@ -203,17 +302,18 @@ class _Stretches:
 
     def _look(self) -> None:
         """Show the detector a step with signs of stiffness, and let it prove its case."""
-        s, detector, stages, p = self.s, self.run.detector, self.stages, self.run.problem
+        s, detector, p = self.s, self.run.detector, self.run.problem
         assert detector is not None
         self._settle(detector)
         t_new = float(s["t_new"])
         h = t_new - float(s["t"])
         if detector.suspicious(h, *(float(s[key]) for key in ("ratio", "rise", "turn", "stage"))):
             ratio_of = ErrorRatio(p.rtol, p.atol, self.y, p.backend)
-            ratio_of(list(self.errs.copy()), self.y_new)
-            f_new = stages.K[stages.f_new_slot]
-            changes = self.y_new - self.y, f_new - stages.K[0], ratio_of.norm
-            detector.examine(p.f, t_new, self.y_new, f_new, self.errs[0], h, changes)
+            errs = self.W[self.parts.ERR : self.parts.ERR + self.method.n_errors]
+            ratio_of(list(errs.copy()), self.y_new)
+            f_new = self.W[self.method.end]
+            changes = self.y_new - self.y, f_new - self.W[self.parts.K], ratio_of.norm
+            detector.examine(p.f, t_new, self.y_new, f_new, errs[0], h, changes)
         s["calm"] = detector.state.name == "non_stiff"
         s["countdown"] = s["wait"] = detector.wait
 
@@ -241,27 +341,3 @@ class _Segments(Sequence[Segment]):
     def __getitem__(self, i: Any) -> Any:
         i = range(len(self))[i]
         return Segment(self.t[i], self.t[i + 1], self.y[i], self.y[i + 1], list(self.Q[i]))
-
-
-@lru_cache(maxsize=64)
-def _arrays(tableau: ButcherTableau) -> tuple[Any, Any, Any]:
-    """Return a method as the kernel takes it: tableau, dense output, detector's constants."""
-    dense, quality = tableau.dense, tableau.pair_quality
-    slots = tableau.n_stages + (not tableau.fsal)
-    A = np.zeros((len(dense.A), slots + len(dense.c)))
-    for row, given in zip(A, dense.A, strict=True):
-        row[: len(given)] = given
-    assert tableau.error_order is not None
-    assert quality is not None
-    rows = tableau.rows[tableau.n_stages :].copy()
-    return (
-        (np.array(tableau.A), rows[:1], np.array(tableau.c), rows[1:], bool(tableau.fsal)),
-        (np.array(dense.c, dtype=float), A, np.array(tableau.bubble)),
-        (
-            float(quality.A_hat),
-            int(tableau.error_order),
-            float(tableau.real_stability_limit),
-            -1 if tableau.probe is None else int(tableau.probe),
-            slots - 1,
-        ),
-    )

@@ -1,0 +1,170 @@
+"""The parts of explicit Runge-Kutta methods."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...stiffness import detect
+from ..tableau import ButcherTableau
+from .calls import compiled, inlined, part_of
+from .parts import (
+    ERR,
+    SCALE,
+    Y_NEW,
+    K,
+    Y,
+    Z,
+    attempt,
+    change,
+    end_slope,
+    errors,
+    look,
+    polynomial,
+    slope,
+    square,
+)
+
+__all__ = ["Explicit", "explicit"]
+
+_EPS = np.finfo(np.float64).eps
+
+_smooth_error = compiled(detect.smooth_error)
+_signs = compiled(detect.signs)
+
+
+class Explicit(NamedTuple):
+    """An explicit tableau, and what the detector knows of it."""
+
+    rows: Any
+    """The rows of A, b, one or two rows of the error, those of the dense output's A, and those of
+    its polynomial (`ButcherTableau.bubble`)."""
+    c: Any
+    """Nodes, those of the dense output's stages behind the method's."""
+    s: int
+    fsal: bool
+    end: int
+    """Row of W for f(t_new, y_new); behind it the dense output's stages, and a spare one."""
+    n_errors: int
+    order: int
+    probe: int
+    """Stage, or -1."""
+    error_norm: float
+    limit: float
+
+
+@lru_cache(maxsize=64)
+def explicit(tableau: ButcherTableau) -> Explicit:
+    """Return a tableau as the kernel takes it."""
+    dense, quality, s = tableau.dense, tableau.pair_quality, tableau.n_stages
+    assert tableau.error_order is not None
+    assert quality is not None
+    given = [*tableau.A, *tableau.rows[s:], *dense.A, *tableau.bubble]
+    rows = np.zeros((len(given), s + 1 + len(dense.c)))
+    for row, entries in zip(rows, given, strict=True):
+        row[: len(entries)] = entries
+    return Explicit(
+        rows,
+        np.array([*tableau.c, *dense.c], dtype=float),
+        s,
+        bool(tableau.fsal),
+        int(K) + s - (1 if tableau.fsal else 0),
+        len(tableau.rows) - s - 1,
+        int(tableau.error_order),
+        -1 if tableau.probe is None else int(tableau.probe),
+        float(quality.A_hat),
+        float(tableau.real_stability_limit),
+    )
+
+
+@inlined
+def _state(m, i, stages, w, h, out):
+    """W_out = y + h Σ_j rows_ij K_j over so many stages, without the exact zeros."""
+    W = w.W
+    for k in range(W.shape[1]):
+        total = W.dtype.type(0)
+        for j in range(stages):
+            if m.rows[i, j] != 0.0:
+                total += m.rows[i, j] * W[K + j, k]
+        W[out, k] = W[Y, k] + h * total
+
+
+@part_of(Explicit, attempt, forceinline=True)
+def _attempt(m, f, jac, args, s, w, h):
+    W = w.W
+    for i in range(1, m.s):
+        _state(m, i, i, w, h, Z)
+        if i == m.s - 1 and m.fsal:
+            for k in range(W.shape[1]):
+                W[Y_NEW, k] = W[Z, k]
+        s.nfev += 1
+        slope(f, s.t_new - (1 - m.c[i]) * h, w, K + i, args)
+    if not m.fsal:
+        _state(m, m.s, m.s, w, h, Y_NEW)
+    s.have_new = m.fsal
+    return 0
+
+
+@part_of(Explicit, errors, forceinline=True)
+def _errors(m, s, w, h):
+    W = w.W
+    for r in range(m.n_errors):
+        for i in range(W.shape[1]):
+            err = W.dtype.type(0)
+            for j in range(m.s):  # zeros included: NaN or inf in any stage shows
+                err += m.rows[m.s + 1 + r, j] * W[K + j, i]
+            W[ERR + r, i] = h * err
+
+
+@part_of(Explicit, polynomial)
+def _polynomial(m, f, args, s, w, h, path, place):
+    W, first = w.W, m.s + 1 + m.n_errors
+    end_slope(m, f, args, s, w)
+    for r in range(len(m.c) - m.s):
+        end, c = m.end + 1 + r, m.c[m.s + r]
+        for i in range(W.shape[1]):
+            W[Z, i] = W[Y, i] + h * (c * W[K, i] + change(m.rows, first + r, end - K, W, i))
+        s.nfev += 1
+        slope(f, s.t_new - (1 - c) * h, w, end, args)
+    first += len(m.c) - m.s
+    for r in range(len(m.rows) - first):
+        for i in range(W.shape[1]):
+            path[place, 1 + r, i] = h * change(m.rows, first + r, m.rows.shape[1], W, i)
+
+
+@part_of(Explicit, look)
+def _look(m, f, args, s, w, h):
+    W, scale, spare = w.W, w.R[SCALE], len(w.W) - 1
+    n, rise, turn, below, above = W.shape[1], 0.0, 0.0, 0.0, 0.0
+    for i in range(n):
+        rise += square((W[Y_NEW, i] - W[Y, i]) / scale[i])
+        turn += square((W[m.end, i] - W[K, i]) / scale[i])
+    s.rise, s.turn, s.stage = math.sqrt(rise / n), math.sqrt(turn / n), 0.0
+    if m.probe >= 0:
+        _state(m, m.probe, m.probe, w, h, Z)
+        for i in range(n):
+            below += square(W[Y_NEW, i] - W[Z, i])
+            above += square(W[m.end, i] - W[K + m.probe, i])
+        if below > 0:
+            s.stage = math.sqrt(above / below)
+    else:  # `StiffnessDetector.along`
+        for i in range(n):
+            below += square(W[ERR, i])
+            above += square(W[Y_NEW, i])
+        size = math.sqrt(below)
+        if 0 < size < math.inf:
+            radius = math.sqrt(_EPS * above)
+            radius = radius if radius > 0 else math.sqrt(_EPS)
+            for i in range(n):
+                W[Z, i] = W[Y_NEW, i] + radius / size * W[ERR, i]
+            s.nfev_look += 1
+            slope(f, s.t_new, w, spare, args)
+            above = 0.0
+            for i in range(n):
+                above += square(W[spare, i] - W[m.end, i])
+            s.stage = math.sqrt(above) / radius
+    smooth = _smooth_error(h, s.rise, s.turn, m.error_norm, m.order)
+    return _signs(h, s.ratio, smooth, m.order, s.stage, m.limit)[1]

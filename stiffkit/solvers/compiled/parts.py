@@ -1,0 +1,192 @@
+"""What the kernel keeps, and what it asks of a family of methods.
+
+A family is a NamedTuple of arrays and numbers; its parts are chosen by its type when the kernel is
+compiled. Rows of arrays are passed by their number.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from .calls import OPTIONS, compiled, inlined
+
+__all__ = [
+    "DONE",
+    "FAILED",
+    "LIMITS",
+    "LOOK",
+    "NOT_FINITE",
+    "OUT_OF_STEPS",
+    "PAUSE",
+    "STATE",
+    "TOO_SMALL",
+    "Work",
+    "attempt",
+    "change",
+    "end_slope",
+    "errors",
+    "look",
+    "polynomial",
+    "slope",
+    "square",
+]
+
+LIMITS = ("first_step", "max_step", "end", "accuracy", "non_finite", "singular")
+"""What set a step's size, by the number that the kernel logs."""
+FIRST_STEP, MAX_STEP, END, ACCURACY, NON_FINITE, SINGULAR = range(len(LIMITS))
+
+DONE, PAUSE, LOOK, OUT_OF_STEPS, TOO_SMALL, NOT_FINITE, FAILED = range(7)
+"""Why the kernel returned."""
+
+STATE = np.dtype(
+    [
+        # Where the solve stands.
+        *((name, np.float64) for name in ("t", "t_new", "h_abs", "wall", "ratio")),
+        *((name, np.float64) for name in ("r_1", "r_2", "f_1", "f_2")),  # the controller's memory
+        *((name, np.bool_) for name in ("rejected_last", "retry", "pending", "have_new", "fresh")),
+        *((name, np.int64) for name in ("limit", "non_finite", "i_eval", "attempts_left")),
+        # What was done since the kernel was entered.
+        *((name, np.int64) for name in ("accepted", "rejected", "tried", "nfev", "room")),
+        *((name, np.int64) for name in ("nfev_jac", "nfev_time", "njev", "nlu")),
+        # Of implicit methods: what the matrix was decomposed for, whether J was ever made.
+        *((name, np.float64) for name in ("h_solved", "c")),
+        *((name, np.bool_) for name in ("first_jac", "moving")),
+        # Of failures: how many in a row, and what the last one proposes.
+        ("failures", np.int64),
+        *((name, np.float64) for name in ("longest",)),
+        # The detector's account, and what it looks at.
+        *((name, np.int64) for name in ("countdown", "wait", "interval", "passed", "nfev_look")),
+        ("calm", np.bool_),
+        *((name, np.float64) for name in ("rise", "turn", "stage")),
+    ],
+    align=True,
+)
+"""All that changes from step to step and is no array: one record."""
+
+
+Y, Y_NEW, Z, ERR, K = map(np.int64, (0, 1, 2, 3, 5))  # numba compiles anew for every literal
+"""Rows of `Work.W`: the two ends of the step, what f is called with, the error estimates (one or
+two), and the first of the stage derivatives, which is f(t, y)."""
+
+SCALE, RTOL, ATOL = map(np.int64, range(3))
+"""Rows of `Work.R`."""
+
+
+class Work(NamedTuple):
+    """The vectors that every family works on, as rows of few arrays: those compile sooner."""
+
+    W: Any
+    """Of the state's dtype, shape (rows, n)."""
+    W_f: Any
+    """The same memory, each row in the user's shape."""
+    R: Any
+    """Real numbers, shape (3, n)."""
+
+
+class Records(NamedTuple):
+    """Where the kernel writes what is kept; empty where nothing is."""
+
+    t: Any
+    """Ends of the accepted steps, shape (room,)."""
+    path: Any
+    """y_new and the polynomial of each, shape (room, 1 or more, n); one place is always there."""
+    t_eval: Any
+    y_eval: Any
+    """Shape (n_t, n)."""
+    log: Any
+    """The columns of the log, shape (room, 5)."""
+
+
+def attempt(m: Any, f: Any, jac: Any, args: Any, s: Any, w: Work, h: float) -> int:
+    """Compute y_new of the step from (s.t, y) to s.t_new; return 0, or what it failed for."""
+    raise NotImplementedError
+
+
+def errors(m: Any, s: Any, w: Work, h: float) -> None:
+    """Write the error estimates of the last attempt to W, from row ERR on."""
+    raise NotImplementedError
+
+
+def polynomial(m: Any, f: Any, args: Any, s: Any, w: Work, h: float, path: Any, place: int) -> None:
+    """path_place, from row 1 on: coefficients of the step's `stiffkit.solvers.dense.Segment`."""
+    raise NotImplementedError
+
+
+def look(m: Any, f: Any, args: Any, s: Any, w: Work, h: float) -> bool:
+    """Take the measures of `StiffnessDetector.suspicious`; return whether there are signs."""
+    raise NotImplementedError
+
+
+@inlined
+def slope(f, t, w, row, args):
+    """W_row = f(t, Z); f gets no memory that it could keep."""
+    _call(f, t, w, row, args)
+
+
+@partial(inlined, _nrt=True)
+def _keep(value, w, row):
+    n = w.W.shape[1]
+    if value.size != n:
+        msg = "f returned an array of another size than at (t0, y0)"
+        raise ValueError(msg)
+    if value.ndim == 1:  # known when this is compiled
+        for i in range(n):
+            w.W[row, i] = value[i]
+    else:
+        flat = value.reshape(-1)
+        for i in range(n):
+            w.W[row, i] = flat[i]
+
+
+def _call(f: Any, t: float, w: Work, row: int, args: Any) -> None:
+    raise NotImplementedError
+
+
+_FORM: Any = {**OPTIONS, "_nrt": True, "forceinline": True}  # f may make an array
+
+
+@overload(_call, jit_options=_FORM)
+def _of_form(f, t, w, row, args):
+    if f.signature.return_type == types.none:
+
+        def in_place(f, t, w, row, args):
+            f(t, w.W_f[Z], w.W_f[row], *args)
+
+        return in_place
+
+    def returned(f, t, w, row, args):
+        _keep(f(t, w.W_f[Z], *args), w, row)
+
+    return returned
+
+
+@compiled
+def end_slope(m, f, args, s, w):
+    """W_end = f(s.t_new, y_new), unless it is there; the row is the family's."""
+    if not s.have_new:
+        for i in range(w.W.shape[1]):
+            w.W[Z, i] = w.W[Y_NEW, i]
+        s.nfev += 1
+        slope(f, s.t_new, w, m.end, args)
+        s.have_new = True
+
+
+@compiled
+def square(x):
+    """Return |x|²."""
+    return x.real * x.real + x.imag * x.imag
+
+
+@compiled
+def change(rows, i, m, W, k):
+    """Σ_(j<m) rows_ij (K_j − K_0), of component k."""
+    total = W.dtype.type(0)
+    for j in range(1, m):
+        if rows[i, j] != 0.0:
+            total += rows[i, j] * (W[K + j, k] - W[K, k])
+    return total

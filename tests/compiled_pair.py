@@ -1,0 +1,49 @@
+"""A solve by the compiled loop and by the interpreted one, compared."""
+
+import re
+
+import numpy as np
+
+import stiffkit as sk
+
+run = __import__("stiffkit.solvers.compiled.run", fromlist=["run"])
+
+
+class Interpreted:
+    """A compiled f that is not seen to be one: the loop around it is Python's."""
+
+    def __init__(self, f):
+        self.f = f
+
+    def __call__(self, *arguments):
+        return self.f(*arguments)
+
+
+def both(f, *arguments, **options):
+    """Solve with the compiled and with the interpreted loop; what must be equal is checked."""
+    ours = sk.solve(f, *arguments, **options)
+    theirs = sk.solve(Interpreted(f), *arguments, **options)
+    assert ours.status is theirs.status
+    assert ours.stats == theirs.stats
+    assert rounded(ours.message) == rounded(theirs.message)
+    assert ours.t.shape == theirs.t.shape
+    assert ours.y.shape == theirs.y.shape
+    assert ours.y.dtype == theirs.y.dtype
+    if options.get("log"):
+        assert list(ours.log) == list(theirs.log)
+        np.testing.assert_array_equal(ours.log["limit"], theirs.log["limit"])
+        np.testing.assert_array_equal(ours.log["accepted"], theirs.log["accepted"])
+    return ours, theirs
+
+
+def rounded(message):
+    """Numbers to three digits: those of two loops differ by rounding."""
+    return re.sub(r"\d+\.\d+(e[+-]\d+)?", lambda m: f"{float(m[0]):.3g}", message)
+
+
+def loops(monkeypatch):
+    """Count what runs: a solve that falls back takes no stretch."""
+    taken = []
+    take = run._Stretches.take
+    monkeypatch.setattr(run._Stretches, "take", lambda self: (taken.append(1), take(self))[1])
+    return taken
