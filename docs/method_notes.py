@@ -125,10 +125,9 @@ NOTES: dict[str, str] = {
         "where robustness counts. It takes NumPy states."
     ),
     "radau9": (
-        "The Radau IIA method with five stages: one real and two complex systems in each iteration. "
-        "Its stage order is 5. Take it for six digits and more, and for reference solutions; "
-        "`auto` does. At two to four digits [radau5](radau5.md) takes as long. It takes NumPy "
-        "states."
+        "The Radau IIA method with five stages: each iteration solves one real and two complex "
+        "systems. Its stage order is 5. Take it for six digits and more; `auto` does. At two to "
+        "four digits [radau5](radau5.md) takes as long. It takes NumPy states."
     ),
     "ros23": (
         "Shampine and Reichelt's ode23s of MATLAB: three linear solves with one matrix, no "
