@@ -87,9 +87,13 @@ def main() -> None:
         figure, raw = samples(), io.BytesIO()
         figure.savefig(raw, dpi=70, metadata={"Software": None})
         plt.close(figure)
-    # 32 colours: the repository keeps every version of this file.
-    colours = Image.open(raw).convert("RGB").quantize(32, dither=Image.Dither.NONE)
-    colours.save(OUT / "samples.png", optimize=True)
+    # The colours that `grid` draws with, and no others: the repository keeps every version of this.
+    greys = np.linspace(0, 1, 32)[:, None].repeat(3, axis=1)
+    colours = np.vstack([greys, mpl.colormaps["RdBu"](np.linspace(0, 1, 49))[:, :3]])
+    palette = Image.new("P", (1, 1))
+    palette.putpalette((255 * colours).round().astype(int).ravel().tolist())
+    picture = Image.open(raw).convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
+    picture.save(OUT / "samples.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -196,8 +196,8 @@ def diagnose(
     """Diagnose a problem at one state: how stiff, and which class of methods fits.
 
     Stiffness is local. At the start of a solve the path itself may be as fast as the fastest mode
-    (a transient), and nothing is stiff; ask again at a state on the smooth path, for instance
-    ``solution.y[-1]``.
+    (a transient), and nothing is stiff. The verdict says so, and how much later to ask again, at a
+    state on the smooth path such as ``solution.y[-1]``.
 
     Parameters
     ----------
