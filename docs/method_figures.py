@@ -12,6 +12,7 @@ from method_tables import STAGES
 
 import stiffkit as sk
 from stiffkit.solvers.implicit import AdditiveTableau
+from stiffkit.solvers.radau import RADAU
 from stiffkit.solvers.stabilised import StabilisedMethod
 
 SIZE = (4.4, 3.5)
@@ -42,7 +43,7 @@ def stability_region(method: Any) -> Any:
         ax.set_title(method.name)
     else:
         gamma = method.gamma if hasattr(method, "gamma") else method.A[-1, -1]
-        reach = 7.0 if method.name == "radau5" else min(4.0 / gamma, 20.0)
+        reach = 2.4 * method.n_stages if method.name in RADAU else min(4.0 / gamma, 20.0)
         _draw_region(ax, method.R, -0.6 * reach, 1.4 * reach, reach)
         ax.set_title(method.name)
     return figure

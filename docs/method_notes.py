@@ -124,6 +124,11 @@ NOTES: dict[str, str] = {
         "order is 3, so that the order holds on stiff problems; take it for many digits, and "
         "where robustness counts. It takes NumPy states."
     ),
+    "radau9": (
+        "The Radau IIA method with five stages: each iteration solves one real and two complex "
+        "systems. Its stage order is 5. Take it for six digits and more; `auto` does. At two to "
+        "four digits [radau5](radau5.md) takes as long. It takes NumPy states."
+    ),
     "ros23": (
         "Shampine and Reichelt's ode23s of MATLAB: three linear solves with one matrix, no "
         "iteration. For two or three digits."

@@ -20,6 +20,7 @@ from method_notes import NOTES
 import stiffkit as sk
 from stiffkit.solvers.implicit import AdditiveTableau
 from stiffkit.solvers.methods import ADDITIVE
+from stiffkit.solvers.radau import RADAU
 from stiffkit.solvers.rosenbrock import RosenbrockTableau
 from stiffkit.solvers.stabilised import StabilisedMethod
 
@@ -273,10 +274,10 @@ def coefficients_text(method: Any) -> str:
         "Nodes and matrix; below the line the weights b, and b̂ of the embedded method. "
         f"Fractions are exact, decimals are to six digits; {exact}"
     )
-    if method.name == "radau5":
+    if method.name in RADAU:
         text += (
             " The error estimate is (I − hγ₀J)⁻¹ (γ₀ h f(t, y) + γ₀ Σ eᵢ zᵢ) with "
-            f"{tables.radau_error()}."
+            f"{tables.radau_error(method)}."
         )
     return text
 

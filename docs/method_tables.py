@@ -11,7 +11,8 @@ import numpy as np
 
 from stiffkit import ButcherTableau
 from stiffkit.solvers import stabilised, trees
-from stiffkit.solvers.implicit import AdditiveTableau, radau_transformation
+from stiffkit.solvers.implicit import AdditiveTableau
+from stiffkit.solvers.radau import RADAU, radau_transformation
 from stiffkit.solvers.rosenbrock import RosenbrockTableau
 from stiffkit.solvers.stabilised import StabilisedMethod
 from stiffkit.solvers.stiff_limit import stiff_interpolant
@@ -58,8 +59,8 @@ def facts(method: Any) -> Facts:
         pair = f"{method.order}" + (f"({q})" if q < method.order else "")
         return Facts("stabilised", pair, f"{a} to {b}", longest, "", None, "3 H", True)
     hats = [q for q in (method.order_hat, getattr(method, "order_hat2", None)) if q is not None]
-    if method.name == "radau5":
-        hats = [3]
+    if method.name in RADAU:
+        hats = [method.n_stages]
     pair = f"{method.order}" + (f"({','.join(map(str, hats))})" if hats else "")
     if isinstance(method, RosenbrockTableau):
         limits = damping(method)
@@ -72,8 +73,8 @@ def facts(method: Any) -> Facts:
     stages = f"{method.n_stages}" + (" FSAL" if method.fsal else "")
     norm = method.principal_error_norm
     if not method.explicit:
-        kind = "collocation" if method.name == "radau5" else "ESDIRK"
-        dense = "3, collocation" if method.name == "radau5" else dense
+        kind = "collocation" if method.name in RADAU else "ESDIRK"
+        dense = f"{method.n_stages}, collocation" if method.name in RADAU else dense
         return Facts(kind, pair, stages, *damping(method), norm, dense, True)
     limits = (method.real_stability_limit, method.imaginary_stability_limit)
     shown = [f"{x:.3f}" for x in limits]
@@ -300,7 +301,7 @@ def _butcher_numbers(method: ButcherTableau) -> list[tuple[str, str]]:
     else:
         rows += _damping_rows(method)
         rows.append(("stiffly accurate", "yes" if method.stiffly_accurate else "no"))
-        if method.name != "radau5":
+        if method.name not in RADAU:
             rows.append(("γ", f"{method.A[-1, -1]:.6g}"))
     quality = method.pair_quality
     if quality is not None:
@@ -317,8 +318,8 @@ def error_constant(method: Any) -> tuple[str, str]:
 
 
 def _embedded(method: ButcherTableau) -> str:
-    if method.name == "radau5":
-        return "3, by the weight of f(t, y)"
+    if method.name in RADAU:
+        return f"{method.n_stages}, by the weight of f(t, y)"
     if method.order_hat is None:
         return "none: no error estimate"
     second = "" if method.order_hat2 is None else f" and {method.order_hat2}"
@@ -328,8 +329,8 @@ def _embedded(method: ButcherTableau) -> str:
 def _calls(method: ButcherTableau) -> str:
     if method.explicit:
         return f"{method.n_stages - method.fsal}"
-    if method.name == "radau5":
-        return "3 in each iteration, 1 for the error estimate"
+    if method.name in RADAU:
+        return f"{method.n_stages} in each iteration, 1 for the error estimate"
     return f"1 in each iteration, for each of {method.n_stages - 1} stages"
 
 
@@ -489,8 +490,8 @@ def _stabilised_coefficients(method: StabilisedMethod) -> str:
     return block("\n\n".join(parts))
 
 
-def radau_error() -> str:
-    """Return the weights of radau5's error estimate."""
-    data = radau_transformation()
+def radau_error(method: ButcherTableau) -> str:
+    """Return the weights of a Radau method's error estimate."""
+    data = radau_transformation(method)
     e = ", ".join(f"{x:.6g}" for x in data.e)
-    return f"γ₀ = {1 / data.gamma:.6g}, e = ({e})"
+    return f"γ₀ = {1 / data.eigenvalues[0].real:.6g}, e = ({e})"

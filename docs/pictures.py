@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,18 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from figures import STYLE
+from PIL import Image
 
 import stiffkit as sk
+from stiffkit.diffusion import sample
+from stiffkit.diffusion.shipped import to_pixels
 
-OUT = Path(__file__).parent / "pictures"
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+
+import demo  # noqa: E402
+
+OUT = ROOT / "docs" / "pictures"
 MU = 1000.0
 
 
@@ -57,6 +67,16 @@ def diagnosis() -> Any:
     return figure
 
 
+def samples() -> Any:
+    """Ten images by each of the demo's samplers, and their difference from the converged flow."""
+    net, denoiser, noise = demo.fashion(10)
+    rows = {"converged flow": demo.flow_of(denoiser, noise)}
+    for name, options in demo.SAMPLERS.items():
+        if name != "DEIS-4":
+            rows[name] = sample(denoiser, noise, **options)
+    return demo.grid({name: to_pixels(net, drawn[:, 0]) for name, drawn in rows.items()})
+
+
 def main() -> None:
     OUT.mkdir(exist_ok=True)
     with mpl.rc_context(STYLE):
@@ -64,6 +84,16 @@ def main() -> None:
             figure = draw()
             figure.savefig(OUT / f"{draw.__name__}.svg", metadata={"Date": None})
             plt.close(figure)
+        figure, raw = samples(), io.BytesIO()
+        figure.savefig(raw, dpi=70, metadata={"Software": None})
+        plt.close(figure)
+    # The colours that `grid` draws with, and no others: the repository keeps every version of this.
+    greys = np.linspace(0, 1, 32)[:, None].repeat(3, axis=1)
+    colours = np.vstack([greys, mpl.colormaps["RdBu"](np.linspace(0, 1, 49))[:, :3]])
+    palette = Image.new("P", (1, 1))
+    palette.putpalette((255 * colours).round().astype(int).ravel().tolist())
+    picture = Image.open(raw).convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
+    picture.save(OUT / "samples.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -181,21 +181,32 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 }
 
 
-def images(out: Path) -> None:
-    """Sample the shipped model by all samplers with as many calls, beside the converged flow."""
+def fashion(n: int) -> tuple[Any, Callable[[Any, Any], Any], torch.Tensor]:
+    """Return the shipped network, its denoiser for n images, class by class, and their noise."""
     net = fashion_mnist().double()
-    labels = torch.arange(10).repeat(2)
+    labels = torch.arange(n) % 10
     noise = torch.randn(
-        (20, 1, 28, 28), generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        (n, 1, 28, 28), generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
 
     def denoiser(x: Any, sigma: Any) -> Any:
         return net(x, sigma, labels, force_fp32=True)
 
+    return net, denoiser, noise
+
+
+def flow_of(denoiser: Callable[[Any, Any], Any], noise: torch.Tensor, calls: int = 64) -> Any:
+    """Return where the probability flow ends, by many calls."""
+    return sample(denoiser, noise, sampler="sk44", steps=calls)
+
+
+def images(out: Path) -> None:
+    """Sample the shipped model by all samplers with as many calls, beside the converged flow."""
+    net, denoiser, noise = fashion(20)
     print("\nFashion-MNIST by the shipped network, 2 images of each class")
-    flow = sample(denoiser, noise, sampler="sk44", steps=64)
-    finer = sample(denoiser, noise, sampler="sk44", steps=45)
-    print(f"the flow itself: 64 calls, {rms(finer - flow).mean():.5f} from that of 45")
+    flow = flow_of(denoiser, noise)
+    fewer = flow_of(denoiser, noise, calls=45)
+    print(f"the flow itself: 64 calls, {rms(fewer - flow).mean():.5f} from that of 45")
     print(f"{'sampler':20} {'calls':>6}   rms error of an image's pixels, in units of the data's")
     print(f"{'':20} {'':6}   {'median':>10} {'mean':>10} {'worst':>10} {'to Heun':>10}")
     rows, base = {"converged flow": flow}, None
@@ -208,7 +219,7 @@ def images(out: Path) -> None:
         print(f"{name:20} {counted.calls:6}   " + " ".join(f"{float(x):10.4f}" for x in columns))
         rows[name] = drawn
     pixels = {name: to_pixels(net, drawn[:10, 0]) for name, drawn in rows.items()}
-    grid(pixels, out / "fashion.png")
+    save(grid(pixels), out / "fashion.png")
 
 
 def rms(x: torch.Tensor) -> torch.Tensor:
@@ -228,14 +239,14 @@ class Count:
         return self.denoiser(x, sigma)
 
 
-def grid(rows: dict[str, torch.Tensor], path: Path) -> None:
-    """Draw a row of images for each sampler, and beside it where they differ from the flow."""
+def grid(rows: dict[str, torch.Tensor]) -> Any:
+    """Draw a row of images for each sampler, and beside it where they differ from the first."""
     exact = next(iter(rows.values()))
     n = len(exact)
     figure, axes = plt.subplots(
         len(rows),
         2 * n + 1,
-        figsize=(16, 7.4),
+        figsize=(16, 0.8 * len(rows) + 0.4),
         layout="constrained",
         width_ratios=[1.0] * n + [0.3] + [1.0] * n,
     )
@@ -249,7 +260,7 @@ def grid(rows: dict[str, torch.Tensor], path: Path) -> None:
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
     axes[0, n // 2].set_title(f"{CALLS} network calls for each image", fontsize=11)
     axes[0, n + 1 + n // 2].set_title("difference from the converged flow", fontsize=11)
-    save(figure, path)
+    return figure
 
 
 def save(figure: Any, path: Path) -> None:

@@ -37,6 +37,11 @@ def refuses(name, value, message=None, **options):
     return str(caught.value)
 
 
+def test_swapped_arguments_of_f_are_told():
+    with pytest.raises(ValueError, match=r"has shape \(\).*called as f\(t, y\), the time first"):
+        sk.solve(lambda y, t: -y, (0.0, 1.0), [1.0, 2.0])
+
+
 # One argument at a time ---------------------------------------------------------------------------
 
 

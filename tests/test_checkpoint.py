@@ -94,6 +94,7 @@ def test_a_network_comes_back(tmp_path, kind):
     state = net.state_dict()
     assert list(read.state_dict) == list(state)
     assert all(torch.equal(v, state[k]) for k, v in read.state_dict.items())
+    assert len(repr(read)) < 2000  # the weights are not printed
     built = read.build()
     assert built.dtype == (torch.float16 if kind == "EDM2" else torch.float32)
     n, m = (2, 3) if kind == "EDM2" else (3, 4)

@@ -342,6 +342,19 @@ def test_two_processes_draw_the_same_bits_as_one(tmp_path):
 # The other commands -------------------------------------------------------------------------------
 
 
+def test_help_tells_defaults_that_depend():
+    # "[...]" would be taken for markup of rich, and left out.
+    text = " ".join(invoke("sample", "--help").replace("│", " ").split())
+    for words in ("by default 18", "by default sk44", "by default random"):
+        assert words in text
+
+
+def test_convert_without_a_folder_is_one_line(latent_file, tmp_path):
+    said = invoke("convert", latent_file, tmp_path / "none" / "x.safetensors", code=1)
+    assert "there is no folder" in said
+    assert "Traceback" not in said
+
+
 def test_convert(latent_file, tmp_path):
     target = tmp_path / "copy.safetensors"
     assert "MB" in invoke("convert", latent_file, target)

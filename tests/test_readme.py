@@ -20,6 +20,13 @@ def test_there_is_an_example_for_each_of_three_users():
     assert len(BLOCKS) == 3
 
 
+def test_pictures_are_there_and_small():
+    pictures = re.findall(r"^!\[.+\]\((.+)\)$", README.read_text(encoding="utf-8"), re.M)
+    assert len(pictures) == 3
+    for picture in pictures:
+        assert 1000 < (README.parent / picture).stat().st_size <= 150_000
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=["scientist", "scipy", "diffusion"])
 def test_example_prints_what_it_says(block):
     printed = io.StringIO()

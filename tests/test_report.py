@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -63,6 +64,34 @@ def test_eigenvalues_of_robertson_are_those_of_its_jacobian():
 def test_a_species_that_is_not_there_yet_is_not_seen():
     report = sk.diagnose(robertson, 0.0, [1.0, 0.0, 0.0])
     assert report.spectral_radius == pytest.approx(0.04, rel=1e-6)
+
+
+def van_der_pol(t, y):
+    return np.array([y[1], 1000.0 * (1 - y[0] ** 2) * y[1] - y[0]])
+
+
+def relaxation(t, y):
+    return -1000.0 * (y - np.cos(t))
+
+
+@pytest.mark.parametrize(("f", "y0"), [(van_der_pol, [2.0, 0.0]), (relaxation, [0.0])])
+def test_a_transient_says_when_to_ask_again_and_then_it_is_stiff(f, y0):
+    verdict = sk.diagnose(f, 0.0, y0).verdict
+    assert verdict.startswith("Not stiff here")
+    assert "a transient" in verdict
+    wait = float(re.search(r"at t \+ (\S+) or later", verdict)[1])
+    # No earlier than the fastest mode needs, ρ = 3000 and 1000, and no later than the slow path.
+    assert 1e-3 < wait < 0.1
+    then = sk.solve(f, (0.0, wait), y0, "radau5").y[-1]
+    later = sk.diagnose(f, wait, then)
+    assert later.costs[0].limited_by == "stability"
+    assert later.accuracy_step > 5 * later.costs[0].step
+
+
+@pytest.mark.parametrize(("f", "y0"), [(oscillator, [1.0, 0.0]), (lambda t, y: y, [1.0])])
+def test_a_path_that_oscillates_or_grows_is_no_transient(f, y0):
+    verdict = sk.diagnose(f, 0.0, y0).verdict
+    assert verdict.endswith("An explicit method fits.")
 
 
 def test_krylov_branch():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import mmap
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,7 +43,7 @@ class Checkpoint:
     """"EDM2" or "EDM"; for other classes their own name, and `build` refuses."""
     arguments: dict[str, Any]
     """Of the constructor of that network."""
-    state_dict: dict[str, Tensor]
+    state_dict: dict[str, Tensor] = field(repr=False)
     """Weights and buffers, in the precision of the file."""
     encoder: dict[str, Any]
     """Class name and constants of the image or latent encoder of EDM2; else empty."""
@@ -170,7 +170,13 @@ def convert(source: str | Path, target: str | Path) -> None:
     ------
     CheckpointError
         If `source` is refused, or holds no network.
+    FileNotFoundError
+        If there is no file `source`, or no folder for `target`.
     """
+    target = Path(target)
+    if not target.parent.is_dir():
+        msg = f"target: there is no folder {str(target.parent)!r}"
+        raise FileNotFoundError(msg)
     checkpoint = load_checkpoint(source)
     if not isinstance(checkpoint, Checkpoint):
         msg = f"{source}: statistics, not a network"
@@ -182,7 +188,6 @@ def convert(source: str | Path, target: str | Path) -> None:
         "arguments": json.dumps(checkpoint.arguments),
         "encoder": json.dumps(checkpoint.encoder),
     }
-    target = Path(target)
     part = target.with_name(target.name + ".part")
     # Copies: tensors of a pickle may share memory, and safetensors wants each its own.
     save({k: v.clone().contiguous() for k, v in checkpoint.state_dict.items()}, part, metadata)

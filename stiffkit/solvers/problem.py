@@ -81,6 +81,8 @@ class Problem:
         slope = backend.slope(value, y, name=name)
         if tuple(slope.shape) != self.shape:
             msg = f"{name}(t0, y0) has shape {tuple(slope.shape)}, but y0 has shape {self.shape}"
+            if not slope.shape:
+                msg += f" ({name} is called as {name}(t, y), the time first)"
             raise ValueError(msg)
         return slope.reshape(-1)
 
@@ -272,7 +274,9 @@ def check_method(method: Any, methods: Mapping[str, Any], *, adaptive: bool) -> 
         raise ValueError(msg)
     if adaptive and tableau.error_order is None and tableau.name not in RADAU:
         paired = ", ".join(
-            name for name, other in methods.items() if getattr(other, "error_order", None)
+            name
+            for name, other in methods.items()
+            if getattr(other, "error_order", None) or name in RADAU
         )
         msg = (
             f"method {tableau.name!r} has no embedded row, so it cannot control its error: give "

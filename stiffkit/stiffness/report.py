@@ -196,8 +196,8 @@ def diagnose(
     """Diagnose a problem at one state: how stiff, and which class of methods fits.
 
     Stiffness is local. At the start of a solve the path itself may be as fast as the fastest mode
-    (a transient), and nothing is stiff; ask again at a state on the smooth path, for instance
-    ``solution.y[-1]``.
+    (a transient), and nothing is stiff. The verdict says so, and how much later to ask again, at a
+    state on the smooth path such as ``solution.y[-1]``.
 
     Parameters
     ----------
@@ -278,8 +278,10 @@ def diagnose(
         raise ValueError(msg) from error
     scale = np.abs(numpy(problem.y0)) * to_numpy(problem.rtol) + to_numpy(problem.atol)
     radius = float(np.abs(spectrum.values).max(initial=0.0))
+    scale = np.where(scale > 0, scale, 1.0)
     slope_time, h = _accuracy(operator, f_0, scale, radius)
     values = spectrum.values
+    transient = _transient(values, radius, slope_time, f_0 / scale)
     costs = _costs(values, radius, h, operator.n)
     return StiffnessReport(
         t=float(t),
@@ -295,13 +297,16 @@ def diagnose(
         slope_time=slope_time,
         accuracy_step=h,
         costs=costs,
-        verdict=_verdict(values, radius, h, costs),
+        verdict=_verdict(values, radius, h, costs, transient),
         nfev=operator.nfev,
     )
 
 
 REFERENCE = "tsit5"
 """The explicit method that costs are told for."""
+
+TRANSIENT = 2.0
+"""The path counts as fast as the fastest mode where its slope turns within so many 1/ρ."""
 
 
 def _time(t: Any) -> float:
@@ -362,7 +367,6 @@ def _accuracy(
     tolerance of each component.
     """
     numpy, y = operator.backend.numpy, operator.y
-    scale = np.where(scale > 0, scale, 1.0)
     speed = _rms(f_0 / scale)
     if speed == 0:
         return math.inf, math.inf
@@ -385,6 +389,26 @@ def _accuracy(
     if quality is None or q is None or math.isinf(time):
         return time, math.inf
     return time, time * (0.5 / (quality.A_hat * speed * time)) ** (1 / (q + 1))
+
+
+def _transient(
+    values: npt.NDArray[np.complex128],
+    radius: float,
+    slope_time: float,
+    slope: npt.NDArray[Any],
+) -> float:
+    """Time in which the fastest mode dies out, if the path follows it here; else nan.
+
+    The slope is in units of the tolerance. A mode λ that f consists of is |f/λ| away from rest,
+    and falls to a millionth of the tolerance, where it hardly bends the path, in
+    ln(1e6 |f/λ|)/|λ|.
+    """
+    if radius == 0 or not slope_time * radius < TRANSIENT:
+        return math.nan
+    dominant = complex(values[int(np.argmax(np.abs(values)))])
+    if -dominant.real < abs(dominant.imag):
+        return math.nan
+    return math.log1p(1e6 * _rms(slope) / radius) / -dominant.real
 
 
 def _rms(x: npt.NDArray[Any]) -> float:
@@ -436,7 +460,11 @@ def _is_real(values: npt.NDArray[np.complex128]) -> bool:
 
 
 def _verdict(
-    values: npt.NDArray[np.complex128], radius: float, h: float, costs: tuple[MethodCost, ...]
+    values: npt.NDArray[np.complex128],
+    radius: float,
+    h: float,
+    costs: tuple[MethodCost, ...],
+    transient: float,
 ) -> str:
     explicit = costs[0]
     if math.isinf(h) and math.isfinite(explicit.step):
@@ -445,9 +473,16 @@ def _verdict(
             f"Stability holds {REFERENCE} to h = {explicit.step:.3g}. Ask at a state that moves."
         )
     if explicit.limited_by == "accuracy" or not math.isfinite(explicit.step):
-        return (
+        opening = (
             f"Not stiff here: accuracy allows h = {explicit.step:.3g}, and stability of "
-            f"{REFERENCE} allows that too. An explicit method fits."
+            f"{REFERENCE} allows that too."
+        )
+        if math.isnan(transient):
+            return f"{opening} An explicit method fits."
+        return (
+            f"{opening} But the path itself is as fast as the fastest mode: a transient, and what "
+            f"follows it cannot be told from here. Ask again at t + {transient:.3g} or later, for "
+            "instance at solution.y[-1] of a short solve."
         )
     share = h / explicit.step
     dominant = complex(values[int(np.argmax(np.abs(values)))])

@@ -68,12 +68,14 @@ Model = Annotated[
     typer.Argument(help="fashion_mnist, digits, a checkpoint file, or a preset with --weights."),
 ]
 Seeds = Annotated[str, typer.Option(help="Seeds, one for each sample, such as '0-49,100'.")]
-Steps = Annotated[int | None, typer.Option(help="Noise levels. [default: 18, presets: 32]")]
-Sampler = Annotated[str | None, typer.Option(help="Sampler. [default: sk44; heun with a guide]")]
+Steps = Annotated[int | None, typer.Option(help="Noise levels; by default 18, of presets 32.")]
+Sampler = Annotated[str | None, typer.Option(help="Sampler; by default sk44, with a guide heun.")]
 GuideOption = Annotated[Guide, typer.Option(help="Guide of the step.")]
 WStiff = Annotated[float, typer.Option(help="ERK-Guid's scale.")]
 WCon = Annotated[float, typer.Option(help="ERK-Guid's gate.")]
-Std = Annotated[float | None, typer.Option(help="Deviation of the data, for fx. [the network's]")]
+Std = Annotated[
+    float | None, typer.Option(help="Deviation of the data, for fx; by default the network's.")
+]
 Gnet = Annotated[
     str | None, typer.Option(help="Guiding network, name or file; 'self' is without labels.")
 ]
@@ -81,9 +83,9 @@ Guidance = Annotated[float | None, typer.Option(help="Strength of --gnet; 1 is n
 Interval = Annotated[
     tuple[float, float], typer.Option(help="Noise levels low < σ <= high at which --gnet acts.")
 ]
-ClassOption = Annotated[int | None, typer.Option("--class", help="Class. [default: random]")]
+ClassOption = Annotated[int | None, typer.Option("--class", help="Class; by default random.")]
 Weights = Annotated[Path | None, typer.Option(help="Folder with the files of a preset.")]
-Device = Annotated[str | None, typer.Option(help="torch device. [default: cuda if there is one]")]
+Device = Annotated[str | None, typer.Option(help="torch device; by default cuda, if there is one.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads on the CPU.")]
 
 
@@ -257,7 +259,7 @@ def convert(
     """Write a checkpoint's weights as safetensors; nothing in the source is executed."""
     with _clear_errors():
         checkpoint.convert(source, target)
-        console.print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+        console.print(f"{target}: {target.stat().st_size / 1e6:.3g} MB")
 
 
 @app.command()
