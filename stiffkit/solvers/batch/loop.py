@@ -15,6 +15,7 @@ from ..loop import MAX_FAILURES, MAX_NON_FINITE
 from ..options import StepOptions
 from ..problem import first_bad
 from ..solution import BatchSolution, Status
+from ..stiff_limit import with_inside
 from .control import BatchControl, BatchErrorRatio
 from .dense import BatchDenseOutput, BatchSegment
 from .events import BatchEvents
@@ -157,6 +158,7 @@ class BatchRun:
         assert stages is not None
         order, direction, rows = stages.error_order, p.direction, self.rows
         limit = np.minimum if direction > 0 else np.maximum
+        inside_error = getattr(stages, "inside_error", None)  # of implicit methods only
         h_abs = self._first_steps(stages.f_0, order)
         ratio_of = BatchErrorRatio(self.rtol, self.atol, p.y0, backend, self.norm)
         control = BatchControl(steps.controller, p.size)
@@ -198,6 +200,13 @@ class BatchRun:
             failed = stages.failed
             if failed is not None and failed.any():
                 ratio = np.where(failed, math.inf, ratio)
+            if inside_error is not None:
+                looked = active & (ratio < 1)
+                if self.segments is None and self.events is None:
+                    looked = self.records.inside(rows.index, looked, t_new)
+                if looked.any():
+                    inside = ratio_of([inside_error(t, t_new, y, y_new)], y, y_new)
+                    ratio = np.where(looked, with_inside(ratio, inside), ratio)
             accept, factor = control(ratio, active, order)
             if not all_active:
                 accept &= active
@@ -264,7 +273,7 @@ class BatchRun:
         if (
             self.segments is not None
             or self.events is not None
-            or self.records.inside(index, accept, t_new)
+            or self.records.inside(index, accept, t_new).any()
         ):
             segment = stages.segment(t, t_new, y, y_end)
         ended = None
