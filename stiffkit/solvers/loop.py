@@ -187,12 +187,13 @@ class Run:
         hold = stages.hold
         inside_error = getattr(stages, "inside_error", None)  # of implicit methods only
         wall = t1  # the nearest time towards which f was not finite
+        beyond = t1  # and that of the last step that was refused for its inside
         h_abs, limit, non_finite = self._first_step(order), "first_step", 0
         ratio_of = ErrorRatio(p.rtol, p.atol, y, p.backend, norm_of_flat(steps.norm, p.shape))
         told = self.hooks.on_attempt is not None
         memory, max_step, logging = controller.init(), steps.max_step, self.hooks.rows is not None
         attempts_left, retry, detector = steps.max_steps, False, self.detector
-        failures = 0
+        failures = refused = 0
         countdown = detector.wait if detector is not None else 0
         while True:
             min_step = 10 * math.ulp(t)
@@ -246,7 +247,10 @@ class Run:
                 wall, h_abs, limit, retry = t_new, 0.1 * abs(h), "non_finite", True
                 continue
             if inside_error is not None and ratio < 1 and self._looks_inside(t_new):
-                ratio = with_inside(ratio, ratio_of.of(inside_error(t, y, t_new, y_new)))
+                inside = ratio_of.of(inside_error(t, y, t_new, y_new))
+                ratio = with_inside(ratio, inside, refused)
+                if ratio >= 1:
+                    refused, beyond = refused + 1, t_new
             accept, factor, memory = controller(ratio, memory, order)
             if not factor > 0:
                 msg = f"controller returned factor={factor!r} for the ratio {ratio!r}; must be > 0"
@@ -262,6 +266,8 @@ class Run:
             if retry:
                 self.rejected += 1
                 continue
+            if refused and (t_new - beyond) * direction >= 0:
+                refused = 0
             if non_finite and (t_new - wall) * direction >= 0:
                 non_finite = 0  # past it: the next trouble is another
             if detector is not None:

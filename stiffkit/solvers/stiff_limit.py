@@ -34,6 +34,10 @@ _LOOSE = 3.0
 """How far above the tolerance it may be: at 1 kvaerno5, whose interpolant is of order 4, would make
 a third more steps."""
 
+_PATIENCE = 10
+"""Refusals for the inside on the way to one time: they shrink the step by up to 1e7. An algebraic
+variable that jumps is wrong inside every step over the jump, however short."""
+
 _TOL = 1e-9
 """Residual above which conditions contradict each other: those that do miss by 1e-3 and more."""
 
@@ -89,13 +93,14 @@ def stiff_interpolant(
     return None
 
 
-def with_inside(ratio: Any, inside: Any) -> Any:
+def with_inside(ratio: Any, inside: Any, refused: Any) -> Any:
     """Return the error ratio of steps, given that of dense output at `INSIDE`.
 
-    Where f is not finite at the interpolated state there is no verdict: the step itself has one.
+    There is no verdict where f is not finite at the interpolated state, for the step itself has
+    one, and after `_PATIENCE` attempts that were `refused` for the inside.
     """
-    known = np.isfinite(inside)
-    return np.where(known, np.maximum(ratio, np.where(known, inside, 0) / _LOOSE), ratio)[()]
+    heard = np.isfinite(inside) & (refused < _PATIENCE)
+    return np.where(heard, np.maximum(ratio, np.where(heard, inside, 0) / _LOOSE), ratio)[()]
 
 
 @cache

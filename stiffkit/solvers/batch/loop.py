@@ -164,15 +164,16 @@ class BatchRun:
         control = BatchControl(steps.controller, p.size)
         B = p.size
         retry, attempts, troubled = np.zeros(B, bool), 0, False
-        failures, non_finite, wall = np.zeros(B, int), np.zeros(B, int), self.t1.copy()
+        failures, refused, non_finite = (np.zeros(B, int) for _ in range(3))
+        wall, beyond = self.t1.copy(), self.t1.copy()
         while rows.left:
             if self._should_compact():
                 kept = np.flatnonzero(rows.running)
                 if self._compact(kept):
                     ratio_of.take(kept)
                     control.take(kept)
-                    h_abs, retry, failures, non_finite, wall = (
-                        x[kept] for x in (h_abs, retry, failures, non_finite, wall)
+                    h_abs, retry, failures, non_finite, wall, refused, beyond = (
+                        x[kept] for x in (h_abs, retry, failures, non_finite, wall, refused, beyond)
                     )
             t, y = self.t, self.y
             if steps.max_step < math.inf:
@@ -205,8 +206,10 @@ class BatchRun:
                 if self.segments is None and self.events is None:
                     looked = self.records.inside(rows.index, looked, t_new)
                 if looked.any():
-                    inside = ratio_of([inside_error(t, t_new, y, y_new)], y, y_new)
-                    ratio = np.where(looked, with_inside(ratio, inside), ratio)
+                    inside = ratio_of([inside_error(t, t_new, y, y_new, looked)], y, y_new)
+                    ratio = np.where(looked, with_inside(ratio, inside, refused), ratio)
+                    worse = looked & (ratio >= 1)
+                    refused, beyond = refused + worse, np.where(worse, t_new, beyond)
             accept, factor = control(ratio, active, order)
             if not all_active:
                 accept &= active
@@ -227,6 +230,8 @@ class BatchRun:
                 self.rejected[rows.index] += active & retry
                 if not accept.any():
                     continue
+            if refused.any():
+                refused = np.where(accept & ((t_new - beyond) * direction >= 0), 0, refused)
             if troubled:
                 failures = np.where(accept, 0, failures)
                 non_finite = np.where(accept & ((t_new - wall) * direction >= 0), 0, non_finite)

@@ -49,13 +49,15 @@ class _LinearStages(BatchStages):
         shrunk: Floats = -h * self.backend.host(trace)
         return shrunk
 
-    def inside_error(self, t: Floats, t_new: Floats, y: Array, y_new: Array) -> Array:
-        """Estimate dense output's error at `INSIDE`, in the last attempt."""
+    def inside_error(self, t: Floats, t_new: Floats, y: Array, y_new: Array, looked: Any) -> Array:
+        """Estimate dense output's error at `INSIDE`, in the last attempt of rows `looked` at."""
         end, detach = self._end, self.backend.detach
+        mask = self.backend.mask(looked[:, None], y)
         with self.backend.no_grad():
             segment = self.segment(t, t_new, detach(y), detach(y_new))
             time = t + INSIDE * (t_new - t)
-            defect = self.problem(self.problem.time(time), segment(time)) - segment.slope(time)
+            u = self.backend.xp.where(mask, segment(time), detach(y))  # f may not bear the others
+            defect = self.problem(self.problem.time(time), u) - segment.slope(time)
             error = self.solve(self.h * self.gamma * defect)
         self._end = end  # one without a history would cut the next step's
         return error
