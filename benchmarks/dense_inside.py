@@ -3,7 +3,8 @@
 Prothero and Robinson's problem y' = -rate (y - cos t) - sin t from y = 1 over [0, 8] with dense
 output, at rates from 1 to 1e8. Printed are, in units of the tolerance and over all rates, the
 largest error inside the steps where only their ends are controlled, the same as `solve` has it, the
-largest error at the ends, and the calls of f over those without control of the inside.
+largest error at the ends, and the calls of f over those without control of the inside. Then follow
+steps and calls with dense output over those without on problems that have no such component.
 
     python benchmarks/dense_inside.py [RTOL]
 """
@@ -19,6 +20,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 import numpy as np
+from dense_stiff import problems
 
 import stiffkit as sk
 from stiffkit.solvers import stiff_limit
@@ -47,8 +49,22 @@ def measure(name: str, rate: float, rtol: float, loose: float) -> tuple[float, f
     return float(inside) / rtol, float(ends) / rtol, s.stats["nfev"]
 
 
+def cost(name: str) -> np.ndarray:
+    """Return steps and calls of f with dense output over those without, means over problems."""
+    ratios = []
+    for title, f, span, y0, atol, _ in problems():
+        for rtol in () if title.startswith("PR") else (1e-3, 1e-6):
+            tight = rtol * np.broadcast_to(atol, len(y0))
+            with_dense, without = (
+                sk.solve(f, span, y0, name, rtol=rtol, atol=tight, dense=dense).stats
+                for dense in (True, False)
+            )
+            ratios.append([with_dense[key] / without[key] for key in ("accepted", "nfev")])
+    return np.exp(np.log(ratios).mean(axis=0))
+
+
 def main(rtol: float) -> None:
-    """Print a line per method."""
+    """Print a line per method, twice."""
     print(f"rtol {rtol:.0e}   inside, ends only   inside   ends   calls of f")
     for name, method in STIFF.items():
         if isinstance(method, StabilisedMethod):
@@ -60,6 +76,10 @@ def main(rtol: float) -> None:
         )
         calls = sum(row[2] for row in after) / sum(row[2] for row in before)
         print(f"{name:9} {old:18.3g} {new:12.3g} {ends:8.3g} {calls:9.2f}", flush=True)
+    for name, method in STIFF.items():
+        if not isinstance(method, StabilisedMethod):
+            steps, calls = cost(name)
+            print(f"{name:9} steps {steps:.2f}, calls {calls:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ node.
 
 _LOOSE = 3.0
 """How far above the tolerance it may be: at 1 kvaerno5, whose interpolant is of order 4, would make
-a third more steps."""
+two fifths more steps where nothing is stiff."""
 
 _PATIENCE = 10
 """Refusals for the inside on the way to one time: they shrink the step by up to 1e7. An algebraic
