@@ -26,7 +26,7 @@ from stiff_problems import STIFF
 
 import stiffkit as sk
 
-METHODS = ("kvaerno4", "kvaerno5", "kencarp4", "kencarp5")
+METHODS = ("trbdf2", "kvaerno3", "kvaerno4", "kvaerno5", "kencarp3", "kencarp4", "kencarp5")
 RTOLS = (1e-3, 1e-5, 1e-7)
 INSIDE = np.array([0.15, 0.3, 0.5, 0.7, 0.85])
 

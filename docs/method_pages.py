@@ -323,7 +323,8 @@ def dense_text(method: Any) -> str:
     if f.kind == "collocation":
         return "The collocation polynomial through y and the three stages, of order 3."
     if isinstance(method, RosenbrockTableau):
-        return f"Published with the method, of order {f.dense}, from the stages of the step."
+        source = "Derived from" if method.name == "ros34pw2" else "Published with the method, from"
+        return f"{source} the stages of the step, of order {f.dense}."
     dense = method.dense
     if dense.reference == "stiff_interpolant":
         return (

@@ -112,15 +112,16 @@ class ErrorRatio:
         if self.scalar is None:
             scale *= self.rtol
         scale += self.offset
-        ratios = []
-        for err in errors:
-            err /= scale
-            if self.given is not None:
-                ratios.append(self.given(err))
-                continue
-            ratio = math.sqrt(self.square_sum(err) / self.size) / (self.scalar or 1.0)
-            ratios.append(ratio if math.isfinite(ratio) else self._careful(err))
+        ratios = [self.of(err) for err in errors]
         return ratios[0] if len(ratios) == 1 else hairer_combination(*ratios)
+
+    def of(self, err: Array) -> float:
+        """Return the ratio of one more estimate at the step last judged. Overwrites `err`."""
+        err /= self.scale
+        if self.given is not None:
+            return self.given(err)
+        ratio = math.sqrt(self.square_sum(err) / self.size) / (self.scalar or 1.0)
+        return ratio if math.isfinite(ratio) else self._careful(err)
 
     def _careful(self, x: Array) -> float:
         """Return the rms of `x` where its squares overflow; NaN or inf only if `x` holds such."""

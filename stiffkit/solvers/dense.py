@@ -40,6 +40,16 @@ class Segment:
         """Evaluate at one time; shape (n,)."""
         return self._at((t - self.t_0) / (self.t_1 - self.t_0))
 
+    def slope(self, t: float) -> Array:
+        """Return the derivative at one time; shape (n,)."""
+        h = self.t_1 - self.t_0
+        theta = (t - self.t_0) / h
+        rise = self.y_1 - self.y_0
+        for m, q in enumerate(self.Q, 1):  # (θ^m (1 − θ))'
+            rise += (m * theta ** (m - 1) - (m + 1) * theta**m) * q
+        rise /= h
+        return rise
+
     def many(self, times: np.ndarray[Any, Any], backend: Backend) -> Array:
         """Evaluate at `times`, shape (m,); shape (m, n)."""
         theta = (times - self.t_0) / (self.t_1 - self.t_0)

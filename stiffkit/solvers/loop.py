@@ -20,6 +20,7 @@ from .options import LOG_COLUMNS, Hooks, Progress, StepOptions
 from .problem import Problem, check_times, first_bad
 from .solution import Solution, Status, freeze_log
 from .step import Probe, Step, StepFailed, make_stages
+from .stiff_limit import with_inside
 from .tableau import ButcherTableau
 
 if TYPE_CHECKING:
@@ -187,13 +188,15 @@ class Run:
         isfinite = p.backend.xp.isfinite
         order = stages.error_order
         hold = stages.hold
+        inside_error = getattr(stages, "inside_error", None)  # of implicit methods only
         wall = t1  # the nearest time towards which f was not finite
+        beyond = t1  # and that of the last step that was refused for its inside
         h_abs, limit, non_finite = self._first_step(order), "first_step", 0
         ratio_of = ErrorRatio(p.rtol, p.atol, y, p.backend, norm_of_flat(steps.norm, p.shape))
         told = self.hooks.on_attempt is not None
         memory, max_step, logging = controller.init(), steps.max_step, self.hooks.rows is not None
         attempts_left, retry, detector = steps.max_steps, False, self.detector
-        failures = 0
+        failures = refused = 0
         countdown = detector.wait if detector is not None else 0
         while True:
             min_step = 10 * math.ulp(t)
@@ -246,6 +249,11 @@ class Run:
                 _, _, memory = controller(math.inf, memory, order)
                 wall, h_abs, limit, retry = t_new, 0.1 * abs(h), "non_finite", True
                 continue
+            if inside_error is not None and ratio < 1 and self._looks_inside(t_new):
+                inside = ratio_of.of(inside_error(t, y, t_new, y_new))
+                ratio = with_inside(ratio, inside, refused)
+                if ratio >= 1:
+                    refused, beyond = refused + 1, t_new
             accept, factor, memory = controller(ratio, memory, order)
             if not factor > 0:
                 msg = f"controller returned factor={factor!r} for the ratio {ratio!r}; must be > 0"
@@ -261,6 +269,8 @@ class Run:
             if retry:
                 self.rejected += 1
                 continue
+            if refused and (t_new - beyond) * direction >= 0:
+                refused = 0
             if non_finite and (t_new - wall) * direction >= 0:
                 non_finite = 0  # past it: the next trouble is another
             if detector is not None:
@@ -280,6 +290,7 @@ class Run:
                 if change is not None:
                     (stages, h_abs), limit = change, "switch"
                     self.stages, self.tableau = stages, self.switcher.method
+                    inside_error = getattr(stages, "inside_error", None)
                     order, hold, memory = stages.error_order, stages.hold, controller.init()
                     detector = self.watch()
                     countdown = detector.wait if detector is not None else 0
@@ -352,10 +363,8 @@ class Run:
                 bad = first_bad(y_new.reshape(self.problem.shape), self.problem.backend)
                 self.end(Status.non_finite, f"guide returned {bad} after t = {t!r}")
                 return True
-        i, t_eval, sign = self.i_eval, self.t_eval, self.problem.direction
-        due = t_eval is not None and i < len(t_eval) and (t_eval[i] - t_new) * sign < 0
-        segment = None
-        if due or self.segments is not None or self.finder is not None:
+        due, segment = self._due_inside(t_new), None
+        if self._looks_inside(t_new):
             segment = self.stages.segment(t, y, t_new, y_new)
             if due or self.segments is not None:
                 segment = segment.settle()
@@ -380,6 +389,15 @@ class Run:
         if stopped and stop is None:
             self.end(Status.interrupted, f"stopped by the callback at t = {t_new!r}")
         return stopped or stop is not None
+
+    def _due_inside(self, t_new: float) -> bool:
+        """Whether the next of the times that are asked for lies before `t_new`."""
+        i, t_eval, sign = self.i_eval, self.t_eval, self.problem.direction
+        return t_eval is not None and i < len(t_eval) and bool((t_eval[i] - t_new) * sign < 0)
+
+    def _looks_inside(self, t_new: float) -> bool:
+        """Whether the step's dense output will be used."""
+        return self.segments is not None or self.finder is not None or self._due_inside(t_new)
 
     def _show(self, t_new: float, y_new: Array) -> Step:
         """Make the record of the step for hooks; whatever they do to it, the solve goes on."""

@@ -217,6 +217,14 @@ class DirkStages(NewtonStages):
             return super().segment(t, y, t_new, y_new)
         return Segment(t, t_new, y, y_new, list((t_new - t) * (self.bubble @ self.K_flat)))
 
+    def shift(self, h: float) -> float:
+        """Return hγ."""
+        return h * self.gamma
+
+    def whole_f(self, t: float, y: Array) -> Array:
+        """Return the right-hand side at (t, y), of both parts together."""
+        return self.f(t, y) if self.f_explicit is None else self.f(t, y) + self.explicit_slope(t, y)
+
     def explicit_slope(self, t: float, y: Array) -> Array:
         """Return f_explicit(t, y) as an array of our own."""
         assert self.f_explicit is not None
@@ -386,6 +394,10 @@ class RadauStages(NewtonStages):
         self.Z = Z
         self.y_new = self.backend.protect(y + Z[-1])
         return self.y_new
+
+    def shift(self, h: float) -> float:
+        """Return h over the real eigenvalue of A⁻¹."""
+        return h / self.gamma
 
     def predict(self, h: float) -> Array:
         """Return Z by extrapolation of the collocation polynomial of the step before."""

@@ -58,7 +58,7 @@ class RosenbrockTableau:
     m_hat: Row
     """Weights of the embedded method."""
     H: Sequence[Row] = ()
-    """y(θ) = (1−θ) y + θ y_new + θ(1−θ) Σ_m θ^m Σ_i H_mi u_i; empty where none is published. The
+    """y(θ) = (1−θ) y + θ y_new + θ(1−θ) Σ_m θ^m Σ_i H_mi u_i; empty for the cubic Hermite. The
     straight line is of order one, and with the exact J each row must add one, up to `order`."""
     w_method: bool = False
     """Whether the order holds with any matrix in place of J."""
@@ -480,7 +480,12 @@ ros34pw2 = RosenbrockTableau(
     ],
     m=[4.1847604823191595, -0.28519201735549565, 2.2942803602790414, 1.0],
     m_hat=[3.9070105346711914, 1.1180478778205036, 0.5216502326114907, 0.5],
-    H=[],
+    # Not published: the one H of order 3 with the exact J, which its four conditions determine. It
+    # has order 2 with any matrix. Hermite's cubic would multiply the error of y_new by hλ.
+    H=[
+        [-3.3521014591647766, -1.176429319769157, -2.294280360279044, -3.3981200751955902],
+        [1.1686827413555743, -5.904383642053178, 7.458659324889141, 2.1038397149165458],
+    ],
     w_method=True,
     reference=(
         "J. Rang, L. Angermann, New Rosenbrock W-methods of order 3 for partial differential "

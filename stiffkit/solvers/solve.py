@@ -111,14 +111,15 @@ def solve(
         A step is accepted when the rms of ``err / (atol + rtol max(|y|, |y_new|))`` is below 1.
     t_eval : array_like, optional
         Times to return the solution at, monotone within the span; by default every step's end.
-        Times inside a step are interpolated to the method's dense order.
+        Times inside a step are interpolated to the method's dense order; implicit methods may
+        shorten the step for it, as with `dense`.
     grid : array_like, int or callable, optional
         Take exactly these steps, without error control: times from t0 to t1, a number of equal
         steps, or ``grid(t0, t1)``, which returns one of both.
     dense : bool
-        Keep an interpolant: ``solution(t)``. Its error, and that of `t_eval` and of events, is not
-        controlled between the steps: where an implicit method damps a very stiff component to far
-        below the tolerance at their ends, bound them with `max_step`.
+        Keep an interpolant: ``solution(t)``. Its error, and that of `t_eval` and of events, is
+        controlled where the method is implicit, at one point of each step: where a very stiff
+        component is nearly exact at their ends, they would grow beyond what interpolation bears.
     events : callable or sequence of callable, optional
         Functions ``g(t, y, *args)`` whose zeros are wanted, with SciPy's attributes ``terminal``
         (bool or count) and ``direction``. See `stiffkit.solvers.events.EventFinder` for what

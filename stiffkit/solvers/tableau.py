@@ -436,8 +436,8 @@ class ButcherTableau:
     def dense(self) -> Interpolant:
         """The published interpolant, or one that is derived.
 
-        For ESDIRK methods of order 4 and more that is `stiff_interpolant`'s; for all others, the
-        cubic Hermite one written as polynomials in the stages.
+        For ESDIRK methods that is `stiff_interpolant`'s; for all others, the cubic Hermite one
+        written as polynomials in the stages.
 
         Hermite: ``b_i(θ) = b_i (3θ² − 2θ³)``, plus ``θ − 2θ² + θ³`` for k_1 and ``θ³ − θ²`` for
         f(t + h, y_new).

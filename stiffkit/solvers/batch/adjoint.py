@@ -266,7 +266,7 @@ def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | 
     for a, b in pairwise(cuts.tolist()):
         due = []
         for m in range(a, b):
-            inside = out.inside(every, moves[m], T_new[m])
+            inside = out.inside(every, moves[m], T_new[m]).any()
             at, samples, place, times = out.due(every, moves[m], T_new[m])
             due.append((at, times, inside))
             if len(at):

@@ -32,6 +32,17 @@ class BatchSegment:
         """Evaluate each row at its own time; t of shape (b,), result of shape (b, n)."""
         return self._at(t, self.t_0, self.t_1, self.P)
 
+    def slope(self, t: Floats) -> Array:
+        """Return each row's derivative at its own time; 0 where h is 0."""
+        h = self.t_1 - self.t_0
+        inverse = np.divide(1.0, h, out=np.zeros_like(h), where=h != 0)
+        theta = (t - self.t_0) * inverse
+        weights = np.empty((len(self.P), len(t), 1))
+        weights[0, :, 0], weights[1, :, 0] = -inverse, inverse
+        for m, w in enumerate(weights[2:, :, 0], 1):  # (θ^m (1 − θ))'
+            w[:] = m * theta ** (m - 1) - (m + 1) * theta**m
+        return (self.backend.real_like(weights, self.P) * self.P).sum(0)
+
     def rows(self, rows: Any, t: Floats) -> Array:
         """Evaluate row ``rows[i]`` at time ``t[i]``; result of shape (len(rows), n)."""
         P = self.backend.take(self.P, rows, 1)

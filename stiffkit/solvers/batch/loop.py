@@ -15,6 +15,7 @@ from ..loop import MAX_FAILURES, MAX_NON_FINITE
 from ..options import StepOptions
 from ..problem import first_bad
 from ..solution import BatchSolution, Status
+from ..stiff_limit import with_inside
 from .control import BatchControl, BatchErrorRatio
 from .dense import BatchDenseOutput, BatchSegment
 from .events import BatchEvents
@@ -157,20 +158,22 @@ class BatchRun:
         assert stages is not None
         order, direction, rows = stages.error_order, p.direction, self.rows
         limit = np.minimum if direction > 0 else np.maximum
+        inside_error = getattr(stages, "inside_error", None)  # of implicit methods only
         h_abs = self._first_steps(stages.f_0, order)
         ratio_of = BatchErrorRatio(self.rtol, self.atol, p.y0, backend, self.norm)
         control = BatchControl(steps.controller, p.size)
         B = p.size
         retry, attempts, troubled = np.zeros(B, bool), 0, False
-        failures, non_finite, wall = np.zeros(B, int), np.zeros(B, int), self.t1.copy()
+        failures, refused, non_finite = (np.zeros(B, int) for _ in range(3))
+        wall, beyond = self.t1.copy(), self.t1.copy()
         while rows.left:
             if self._should_compact():
                 kept = np.flatnonzero(rows.running)
                 if self._compact(kept):
                     ratio_of.take(kept)
                     control.take(kept)
-                    h_abs, retry, failures, non_finite, wall = (
-                        x[kept] for x in (h_abs, retry, failures, non_finite, wall)
+                    h_abs, retry, failures, non_finite, wall, refused, beyond = (
+                        x[kept] for x in (h_abs, retry, failures, non_finite, wall, refused, beyond)
                     )
             t, y = self.t, self.y
             if steps.max_step < math.inf:
@@ -198,6 +201,15 @@ class BatchRun:
             failed = stages.failed
             if failed is not None and failed.any():
                 ratio = np.where(failed, math.inf, ratio)
+            if inside_error is not None:
+                looked = active & (ratio < 1)
+                if self.segments is None and self.events is None:
+                    looked = self.records.inside(rows.index, looked, t_new)
+                if looked.any():
+                    inside = ratio_of([inside_error(t, t_new, y, y_new, looked)], y, y_new)
+                    ratio = np.where(looked, with_inside(ratio, inside, refused), ratio)
+                    worse = looked & (ratio >= 1)
+                    refused, beyond = refused + worse, np.where(worse, t_new, beyond)
             accept, factor = control(ratio, active, order)
             if not all_active:
                 accept &= active
@@ -218,6 +230,8 @@ class BatchRun:
                 self.rejected[rows.index] += active & retry
                 if not accept.any():
                     continue
+            if refused.any():
+                refused = np.where(accept & ((t_new - beyond) * direction >= 0), 0, refused)
             if troubled:
                 failures = np.where(accept, 0, failures)
                 non_finite = np.where(accept & ((t_new - wall) * direction >= 0), 0, non_finite)
@@ -264,7 +278,7 @@ class BatchRun:
         if (
             self.segments is not None
             or self.events is not None
-            or self.records.inside(index, accept, t_new)
+            or self.records.inside(index, accept, t_new).any()
         ):
             segment = stages.segment(t, t_new, y, y_end)
         ended = None

@@ -51,12 +51,11 @@ class Records:
             self.pieces.append((self.count[here], here, problem.t0[here], y))
             self.count[here] += 1
 
-    def inside(self, index: Any, accept: Any, t_new: Floats) -> bool:
-        """Whether a time that is asked for lies inside an accepted step, not at its end."""
+    def inside(self, index: Any, rows: Any, t_new: Floats) -> Any:
+        """In which of the `rows` a time that is asked for lies before the end of the step."""
         if self.rising is None:
-            return False
-        soon = self._next(index, self.count[index]) < t_new * self.sign
-        return bool((soon & accept).any())
+            return np.zeros_like(rows)
+        return rows & (self._next(index, self.count[index]) < t_new * self.sign)
 
     def _next(self, samples: Any, count: Any) -> Floats:
         """Return the time that each sample waits for, in the order of their size; inf for none."""

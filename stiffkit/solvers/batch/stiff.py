@@ -10,7 +10,7 @@ from ..._array import Array
 from ..newton_step import MAX_ITERATIONS, STOP, derivative_guesses
 from ..rosenbrock import RosenbrockTableau
 from ..step import combine
-from ..stiff_limit import error_factor, stiff_interpolant
+from ..stiff_limit import INSIDE, error_factor, stiff_interpolant
 from ..tableau import ButcherTableau, bubble
 from .linear import BatchAlgebra
 from .problem import BatchProblem, Floats
@@ -29,6 +29,9 @@ class _LinearStages(BatchStages):
         self.fresh = False
         """Whether J belongs to the states that the steps start from."""
         self.h: Array = None
+        self.gamma: float
+        self.solve: Any = None
+        """r ↦ (I − hγJ)⁻¹ r for the last attempt."""
 
     @property
     def njev(self) -> int:  # type: ignore[override]
@@ -45,6 +48,19 @@ class _LinearStages(BatchStages):
         trace = self.backend.xp.einsum("bii->b", self.backend.detach(self.J).real)
         shrunk: Floats = -h * self.backend.host(trace)
         return shrunk
+
+    def inside_error(self, t: Floats, t_new: Floats, y: Array, y_new: Array, looked: Any) -> Array:
+        """Estimate dense output's error at `INSIDE`, in the last attempt of rows `looked` at."""
+        end, detach = self._end, self.backend.detach
+        mask = self.backend.mask(looked[:, None], y)
+        with self.backend.no_grad():
+            segment = self.segment(t, t_new, detach(y), detach(y_new))
+            time = t + INSIDE * (t_new - t)
+            u = self.backend.xp.where(mask, segment(time), detach(y))  # f may not bear the others
+            defect = self.problem(self.problem.time(time), u) - segment.slope(time)
+            error = self.solve(self.h * self.gamma * defect)
+        self._end = end  # one without a history would cut the next step's
+        return error
 
     def start(self, f_0: Array) -> None:
         """Get ready to step, given f at the rows' times and states."""
@@ -71,7 +87,7 @@ class RosenbrockBatch(_LinearStages):
         self, problem: BatchProblem, tableau: RosenbrockTableau, linear: BatchAlgebra
     ) -> None:
         super().__init__(problem, tableau, linear)
-        self.error_order = tableau.error_order
+        self.error_order, self.gamma = tableau.error_order, float(tableau.gamma)
         self.e = [m - m_hat for m, m_hat in zip(tableau.m, tableau.m_hat, strict=True)]
         self.f_t: Array = None
         self.u: list[Array] = []
@@ -83,9 +99,9 @@ class RosenbrockBatch(_LinearStages):
         if not self.fresh:
             self.J, self.f_t = linear.derivatives(t, y, self.f_0, h)
             self.fresh = True
-        solve = linear.solver(self.J, h * tableau.gamma)
+        solve = self.solve = linear.solver(self.J, h * self.gamma)
         self.h, self._end = self.backend.real_like(h[:, None], y), None
-        weight = self.h * tableau.gamma
+        weight = self.h * self.gamma
         u: list[Array] = []
         for i, (c_i, d_i) in enumerate(zip(tableau.c, tableau.d, strict=True)):
             right = self.f_0
@@ -94,7 +110,7 @@ class RosenbrockBatch(_LinearStages):
                 right = problem(time, y + combine(tableau.A[i], u))
             right = weight * (right + (self.h * d_i) * self.f_t)
             if i > 0:
-                right = right + combine([tableau.gamma * c for c in tableau.C[i]], u)
+                right = right + combine([self.gamma * c for c in tableau.C[i]], u)
             u.append(solve(right))
         self.u = u
         self.y_new = y + combine(tableau.m, u)
@@ -145,7 +161,6 @@ class DirkBatch(_LinearStages):
         if self.dense is not None and self.dense[:, s:].any():
             self.dense = None  # it would take more than the stages
         self.K: list[Array] = []
-        self.solve: Any = None
 
     def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
         """Compute the stages; see `BatchStages`."""
