@@ -122,7 +122,7 @@ NOTES: dict[str, str] = {
         "The Radau IIA method with three stages: collocation at Radau's points. All stages are "
         "solved together, by Newton's iteration on one real and one complex system. Its stage "
         "order is 3, so that the order holds on stiff problems; take it for many digits, and "
-        "where robustness counts. It takes NumPy states."
+        "where robustness counts."
     ),
     "radau9": (
         "The Radau IIA method with five stages: each iteration solves one real and two complex "

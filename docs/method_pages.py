@@ -160,7 +160,8 @@ TAKES = {
         "and batches as in {doc}`../guides/batching`."
     ),
     "collocation": (
-        "NumPy arrays, with `jac`, `jvp`, `jac_sparsity`, `bandwidth`, `precond` and `mass`. "
+        "NumPy arrays, with `jac`, `jvp`, `jac_sparsity`, `bandwidth`, `precond` and `mass`; "
+        "torch tensors and batches as in {doc}`../guides/batching`. "
         '`sk.solve_ivp(method="Radau")` is this method with SciPy\'s options.'
     ),
     "Rosenbrock": (

@@ -63,7 +63,7 @@ def test_gradients_are_those_of_differences(method, rtol):
     assert gradient == pytest.approx(difference, rel=1e-5 + 300 * rtol)
 
 
-@pytest.mark.parametrize("method", ["trbdf2", "kvaerno5", "kencarp4"])
+@pytest.mark.parametrize("method", ["trbdf2", "kvaerno5", "kencarp4", "radau5", "radau9"])
 def test_newton_s_method_is_differentiated_at_its_solution(method):
     y0, mu = leaves()
     options = {"rtol": 1e-6, "atol": 1e-9, "t_eval": [1.0], "batched": True, "args": (mu,)}
@@ -77,7 +77,7 @@ def test_newton_s_method_is_differentiated_at_its_solution(method):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["tsit5", "vern7", "kvaerno3", "rodas5p", "rkc2"])
+@pytest.mark.parametrize("method", ["tsit5", "vern7", "kvaerno3", "radau5", "rodas5p", "rkc2"])
 def test_checkpoints_change_nothing(method):
     weight = torch.nn.Parameter(torch.tensor([[0.1, 0.2], [-0.3, 0.1]], dtype=torch.float64))
 
@@ -98,8 +98,11 @@ def test_checkpoints_change_nothing(method):
     for gradients in found:
         for a, b in zip(gradients, reference, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        # A piece of a Radau solve has its own start values and Jacobian: what the iteration leaves,
+        # 1e-2 of rtol, differs.
+        rtol, atol = (1e-5, 1e-5) if method == "radau5" else (1e-12, 1e-13)
         for a, b in zip(gradients, found[0], strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+            torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
 
 def test_checkpoints_keep_little():
@@ -200,7 +203,7 @@ def test_backsolve_warns_where_damping_passes_the_tolerance(method, shrunk):
     assert all("sample 1" in str(w.message) for w in told)
 
 
-@pytest.mark.parametrize("method", ["rodas5p", "kvaerno3"])
+@pytest.mark.parametrize("method", ["rodas5p", "kvaerno3", "radau5"])
 def test_one_tensor_has_a_callback_as_elsewhere(method):
     steps = []
 
@@ -306,7 +309,7 @@ def test_not_finite_attempts_do_not_reach_the_gradient():
 
 
 @pytest.mark.parametrize("adjoint", [None, "checkpoints"])
-@pytest.mark.parametrize("method", ["tsit5", "bosh3", "rodas5p", "kvaerno5", "rkc2"])
+@pytest.mark.parametrize("method", ["tsit5", "bosh3", "rodas5p", "kvaerno5", "radau5", "rkc2"])
 def test_a_sample_that_is_not_finite_spoils_no_shared_gradient(method, adjoint):
     p = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     y0 = torch.tensor([[1.0]] * 7 + [[-1.0]], dtype=torch.float64)
@@ -365,7 +368,7 @@ def test_the_adjoint_equation_with_parameters_made_outside_of_f():
         sk.solve(lambda t, y: -y, (0.0, 1.0), Y0, "dopri5", batched=True, adjoint=sk.Backsolve(-1))
 
 
-@pytest.mark.parametrize("method", ["tsit5", "kvaerno5", "rkc2"])
+@pytest.mark.parametrize("method", ["tsit5", "kvaerno5", "radau9", "rkc2"])
 def test_checkpoints_of_samples_with_their_own_ends(method):
     ends = np.array([0.1, 0.2, 1.5])
     times = np.stack([0.5 * ends, ends])

@@ -270,12 +270,6 @@ def test_bad_jacobians_are_told_by_name(options, message):
         sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0, 2.0], "rodas5p", **options)
 
 
-def test_a_tensor_is_refused_by_radau5_with_a_way_out():
-    torch = pytest.importorskip("torch")
-    with pytest.raises(ValueError, match="ESDIRK or Rosenbrock"):
-        sk.solve(lambda t, y: -y, (0.0, 1.0), torch.ones(2), "radau5")
-
-
 # Account, hooks, events ---------------------------------------------------------------------------
 
 

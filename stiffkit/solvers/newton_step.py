@@ -21,7 +21,14 @@ from .stiff_limit import error_factor, stiff_interpolant
 from .stiff_step import StiffStages
 from .tableau import ButcherTableau, bubble
 
-__all__ = ["DirkStages", "NewtonStages", "RadauStages", "derivative_guesses"]
+__all__ = [
+    "DirkStages",
+    "NewtonStages",
+    "RadauStages",
+    "derivative_guesses",
+    "radau_iterations",
+    "radau_stop",
+]
 
 MAX_ITERATIONS = 8
 """Newton iterations of a stage. RADAU5 allows 7 and cuts the step sooner."""
@@ -120,6 +127,16 @@ class NewtonStages(StiffStages):
         self.eta = 1.0
         msg = "Newton's method did not converge"
         raise StepFailed(msg, 0.25 * abs(h), "newton")
+
+
+def radau_iterations(s: int) -> int:
+    """Return how many iterations the Radau method of s stages may take."""
+    return MAX_ITERATIONS + 5 * (s - 3) // 2
+
+
+def radau_stop(rtol: Any) -> Any:
+    """Return Hairer's value of where they may stop: the error is often far below the tolerance."""
+    return np.minimum(0.03, np.sqrt(rtol))
 
 
 def derivative_guesses(c: Array) -> Array:
@@ -321,7 +338,7 @@ class RadauStages(NewtonStages):
         super().__init__(problem, tableau, linear)
         y, data, s = problem.y0, radau_transformation(tableau), tableau.n_stages
         self.error_order = s
-        self.most += 5 * (s - 3) // 2
+        self.most = radau_iterations(s)
         self.real = y.dtype.kind != "c"
         data = data if self.real else data.full()
         gamma, *pairs = data.eigenvalues.tolist()
@@ -331,9 +348,7 @@ class RadauStages(NewtonStages):
         self.S, self.S_inv = data.S.astype(dtype), data.S_inv.astype(dtype)
         self.F = np.empty((s, len(y)), dtype)
         self.e = (data.e / self.gamma).astype(y.dtype)
-        self.powers = np.arange(1, s + 1)
-        self.inverse = np.linalg.inv(tableau.c[:, None] ** self.powers)
-        """Z ↦ coefficients of θ, θ², ... in the collocation polynomial y(t + θh) − y."""
+        self.data, self.bubble = data, data.bubble.astype(y.dtype)
         self.Z = np.zeros((s, len(y)), dtype=y.dtype)
         self.h = 0.0
         self.y: Array = y
@@ -346,8 +361,8 @@ class RadauStages(NewtonStages):
         """Z and h of the step before."""
 
     def kappa(self, rtol: float) -> float:
-        """Return Hairer's value: the error of a step is often far below the tolerance."""
-        return min(0.03, math.sqrt(rtol))
+        """Return `radau_stop`."""
+        return float(radau_stop(rtol))
 
     def start(self, y: Array, f_0: Array) -> None:
         """Get ready to step from y, given f_0 = f(t, y), whatever was before."""
@@ -404,9 +419,7 @@ class RadauStages(NewtonStages):
         if self.last is None:
             return np.zeros_like(self.Z)
         Z, h_old = self.last
-        theta = 1 + self.tableau.c * (h / h_old)
-        powers = theta[:, None] ** self.powers - 1
-        return powers.dot(self.inverse).astype(Z.dtype).dot(Z)
+        return self.data.extrapolation(h / h_old).astype(Z.dtype).dot(Z)
 
     def estimate_error(self) -> Array:
         """Return Hairer's estimate (IV.8.19), (IV.8.20) after a rejection and at the start."""
@@ -425,6 +438,4 @@ class RadauStages(NewtonStages):
         """Return the collocation polynomial, of order s."""
         if y_new is not self.y_new:
             return super().segment(t, y, t_new, y_new)
-        # θ^k is θ less θ(1 − θ)(1 + θ + ... + θ^(k−2)).
-        C = self.inverse.astype(y.dtype).dot(self.Z)
-        return Segment(t, t_new, y, y_new, list(-np.cumsum(C[:0:-1], axis=0)[::-1]))
+        return Segment(t, t_new, y, y_new, list(self.bubble.dot(self.Z)))

@@ -351,13 +351,13 @@ def needs_batch(method: Any) -> bool:
     return not explicit and not hasattr(method, "degrees")
 
 
-def refuse_batched(method: Any, **given: Any) -> None:
+def refuse_batched(**given: Any) -> None:
     """Refuse what a batched solve has no way to do.
 
     Raises
     ------
     ValueError
-        If the method has no batched kernel, or an argument is given that a batch cannot share.
+        If an argument is given that a batch cannot share.
     """
     for name, value in given.items():
         if value is not None:
@@ -368,12 +368,6 @@ def refuse_batched(method: Any, **given: Any) -> None:
             )
             msg = f"{name} is not for batched solves, nor for implicit methods on tensors: {why}"
             raise ValueError(msg)
-    if method.name in RADAU:
-        msg = (
-            f"method {method.name!r} takes NumPy states, one at a time; for tensors and batches "
-            "take an ESDIRK or Rosenbrock method"
-        )
-        raise ValueError(msg)
 
 
 def check_takes_mass(method: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 
@@ -118,15 +118,34 @@ class RadauTransformation:
     """Shape (m, s): W = S_inv Z."""
     e: FloatArray
     """Shape (s,): err = (I − h γ_0 J)⁻¹ (γ_0 h f(t, y) + γ_0 Σ e_i z_i), γ_0 = 1/γ."""
+    c: FloatArray
+    """Shape (s,): the nodes."""
+    coefficients: FloatArray
+    """Shape (s, s): Z ↦ coefficients of θ, θ², ... in the collocation polynomial y(t + θh) − y."""
+
+    @property
+    def bubble(self) -> FloatArray:
+        """Z ↦ p of the same polynomial, θ z_s + θ(1 − θ) Σ p_m θ^m; shape (s − 1, s)."""
+        # θ^k is θ less θ(1 − θ)(1 + θ + ... + θ^(k−2)).
+        return -np.cumsum(self.coefficients[:0:-1], axis=0)[::-1]
+
+    def extrapolation(self, ratio: npt.ArrayLike) -> FloatArray:
+        """Return Z ↦ Z of the next step by the same polynomial.
+
+        `ratio`, of any shape, is that of both step sizes; the result has the shape (..., s, s).
+        """
+        theta = 1 + np.multiply.outer(ratio, self.c)
+        rise = theta[..., None] ** np.arange(1, len(self.c) + 1) - 1
+        return np.asarray(rise @ self.coefficients)
 
     def full(self) -> RadauTransformation:
         """Return the same with both of each pair: Z = S W, for complex states."""
         pairs = slice(1, None)
-        return RadauTransformation(
-            np.append(self.eigenvalues, self.eigenvalues[pairs].conj()),
-            np.hstack([self.S[:, :1], self.S[:, pairs] / 2, self.S[:, pairs].conj() / 2]),
-            np.vstack([self.S_inv, self.S_inv[pairs].conj()]),
-            self.e,
+        return replace(
+            self,
+            eigenvalues=np.append(self.eigenvalues, self.eigenvalues[pairs].conj()),
+            S=np.hstack([self.S[:, :1], self.S[:, pairs] / 2, self.S[:, pairs].conj() / 2]),
+            S_inv=np.vstack([self.S_inv, self.S_inv[pairs].conj()]),
         )
 
 
@@ -165,4 +184,5 @@ def radau_transformation(tableau: ButcherTableau) -> RadauTransformation:
     moments = np.vander(c, increasing=True).T
     b_hat = np.linalg.solve(moments, 1 / np.arange(1, len(c) + 1) - np.eye(len(c))[0] / gamma)
     e = np.asarray(np.linalg.solve(A.T, b_hat - b) * gamma, dtype=np.float64)
-    return RadauTransformation(values[chosen], V[:, chosen], inverse, e)
+    coefficients = np.linalg.inv(c[:, None] ** np.arange(1.0, len(c) + 1))
+    return RadauTransformation(values[chosen], V[:, chosen], inverse, e, c, coefficients)

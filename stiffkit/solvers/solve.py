@@ -100,13 +100,12 @@ def solve(
         (A list is array_like, and so is a tuple of numbers.)
     method : str or ButcherTableau
         A name in `stiffkit.METHODS` (SciPy's RK23, RK45 and DOP853 are understood too), or a
-        method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. Radau
-        methods take NumPy states. ``"auto"`` starts with an explicit method and goes on with a
-        stabilised or an implicit one, and back, where that costs less: see
-        ``Solution.switches``. (With `grid` or `guide` it is tsit5 throughout, with `mass` an
-        implicit method.) A split f takes kencarp3, kencarp4 or kencarp5, which are halves of
-        additive pairs (as pairs they are named ark3, ark4 and ark5), or an `AdditiveTableau`;
-        ``"auto"`` is kencarp4 then.
+        method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. ``"auto"``
+        starts with an explicit method and goes on with a stabilised or an implicit one, and back,
+        where that costs less: see ``Solution.switches``. (With `grid` or `guide` it is tsit5
+        throughout, with `mass` an implicit method.) A split f takes kencarp3, kencarp4 or kencarp5,
+        which are halves of additive pairs (as pairs they are named ark3, ark4 and ark5), or an
+        `AdditiveTableau`; ``"auto"`` is kencarp4 then.
     rtol, atol : float or array of y0's shape
         A step is accepted when the rms of ``err / (atol + rtol max(|y|, |y_new|))`` is below 1.
     t_eval : array_like, optional
@@ -240,7 +239,6 @@ def solve(
             msg = "a split f takes a NumPy state, one at a time"
             raise ValueError(msg)
         refuse_batched(
-            tableau,
             guide=guide,
             observe=observe or None,
             jvp=jvp,

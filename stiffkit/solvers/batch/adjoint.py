@@ -239,6 +239,7 @@ def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | 
     def piece(y: Array, f_0: Array, a: int, b: int, due: list[Any]) -> tuple[Array, ...]:
         rows, here, part = at_work(a, b)
         stages = run.make_stages(part, rows, record=backend.grad_enabled())
+        stages.fixed = True
         stages.start(f_0[here])
         z = y[here]
         values = []

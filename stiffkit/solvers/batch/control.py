@@ -90,8 +90,9 @@ class BatchControl:
         if self.together:
             return self._filter(ratio, order)
         accept, factor = np.zeros(len(ratio), bool), np.ones(len(ratio))
+        known = np.where(np.isnan(ratio), np.inf, ratio)  # what is not known is a rejection
         for i in np.flatnonzero(active):
-            answer = self.controller(float(ratio[i]), self.memory[i], order)
+            answer = self.controller(float(known[i]), self.memory[i], order)
             accept[i], factor[i], self.memory[i] = answer
             if not factor[i] > 0:
                 msg = (

@@ -217,14 +217,24 @@ class BatchAlgebra:
         change = (p(later, y) - f_y) / safe[:, None]
         return self.backend.xp.where((step == 0)[:, None], 0 * f_y, change)
 
-    def solver(self, J: Array, c: Floats) -> Callable[[Array], Array]:
-        """Return r ↦ (I − cJ)⁻¹ r for rows of their own c; rows without a solution become NaN."""
-        self.nlu += 1
-        W = self.eye - self.backend.real_like(c[:, None, None], J) * J
+    def solver(self, J: Array, c: Any) -> Callable[[Array], Array]:
+        """Return r ↦ (I − cJ)⁻¹ r for rows of their own c; rows without a solution become NaN.
+
+        c of shape (..., b) may be complex; r has the shape (..., b, n).
+        """
+        self.nlu += c.size // max(len(J), 1)
+        eye, weight = self.eye, c[..., None, None]
+        if J.shape[-1] != self.n:  # a system of all stages together
+            eye = self.backend.vector(np.eye(J.shape[-1]), J)
+        if np.iscomplexobj(c):
+            J = J + 0j
+            W = eye - self.backend.vector(weight, J) * J
+        else:
+            W = eye - self.backend.real_like(weight, J) * J
         if not self.torch:
             return lambda r: _numpy_solve(W, r)
         linalg = self.backend.xp.linalg
-        if self.record:
+        if W.requires_grad:
             return lambda r: linalg.solve_ex(W, r[..., None]).result[..., 0]
         LU, pivots, _ = linalg.lu_factor_ex(W)
         return lambda r: linalg.lu_solve(LU, pivots, r[..., None])[..., 0]
@@ -239,7 +249,7 @@ def _numpy_solve(W: Array, r: Array) -> Array:
         return np.linalg.solve(W, r[..., None])[..., 0]
     except np.linalg.LinAlgError:  # one singular matrix spoils the call, not the other rows
         x = np.full_like(r, np.nan)
-        for i in range(len(r)):
+        for i in np.ndindex(r.shape[:-1]):
             try:
                 x[i] = np.linalg.solve(W[i], r[i])
             except np.linalg.LinAlgError:

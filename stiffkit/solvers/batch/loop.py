@@ -131,6 +131,7 @@ class BatchRun:
     def _follow_grid(self, table: Floats, bar: BatchProgress | None) -> None:
         backend, stages = self.backend, self.stages
         assert stages is not None
+        stages.fixed = True
         for times in table[1:]:
             if self._should_compact():
                 self._compact(np.flatnonzero(self.rows.running))
@@ -221,6 +222,9 @@ class BatchRun:
                 factor = np.where(bad, 0.1, factor)
                 failures, non_finite = self._judge_bad(active & bad, failures, non_finite, h_abs)
                 wall = np.where(bad, t_new, wall)
+            low, high = stages.hold
+            if low < high:
+                factor = np.where(accept & (low < factor) & (factor < high), 1.0, factor)
             length = np.abs(h)
             h_abs = length * factor if all_active else np.where(active, length * factor, h_abs)
             if failed is not None and failed.any():

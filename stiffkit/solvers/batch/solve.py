@@ -26,6 +26,7 @@ from .problem import (
     check_batch_times,
     make_batch_problem,
 )
+from .radau import RadauBatch
 from .rows import BatchProgress
 from .stages import BatchStages, ExplicitBatch, StabilisedBatch
 from .stiff import DirkBatch, RosenbrockBatch
@@ -163,7 +164,8 @@ def _make_stages(
     if isinstance(method, RosenbrockTableau):
         return RosenbrockBatch(problem, method, linear)
     own = [tol if isinstance(tol, float) else tol[rows] for tol in tolerances]
-    return DirkBatch(problem, method, linear, *own, correct=record or correct)
+    kind = RadauBatch if method.A[0].any() else DirkBatch
+    return kind(problem, method, linear, *own, correct=record or correct)
 
 
 def solve_one(

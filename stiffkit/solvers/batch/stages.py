@@ -30,6 +30,10 @@ class BatchStages(ABC):
 
     error_order: int
     njev = nlu = 0
+    hold = (1.0, 1.0)
+    """Between these factors a step size is kept, and what was factorised for it."""
+    fixed = False
+    """Whether the steps are given: an iteration that is slow cannot be helped by smaller ones."""
     failure = Status.newton_failed
     """How rows end that cannot make a step."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 
 from ..._array import Array
-from ..newton_step import MAX_ITERATIONS, STOP, derivative_guesses
+from ..newton_step import MAX_ITERATIONS, PATIENT, STOP, derivative_guesses
 from ..rosenbrock import RosenbrockTableau
 from ..step import combine
 from ..stiff_limit import INSIDE, error_factor, stiff_interpolant
@@ -16,11 +18,69 @@ from .linear import BatchAlgebra
 from .problem import BatchProblem, Floats
 from .stages import BatchStages
 
-__all__ = ["DirkBatch", "RosenbrockBatch"]
+__all__ = ["Contraction", "DirkBatch", "LinearStages", "RosenbrockBatch", "iterate"]
 
 
-class _LinearStages(BatchStages):
-    """What both families share: the Jacobian, and its age."""
+@dataclass
+class Contraction:
+    """How an iteration went, row by row; rows that it left alone have what they came with."""
+
+    eta: Floats
+    """Estimates of ‖error‖ / ‖last change‖ where it converged, and 1 where it did not."""
+    failed: Any
+    """Where it did not converge."""
+    broken: Any
+    """Where that is because something is not finite."""
+    rate: Floats
+    """The worst contraction of the rows that took part."""
+    iterations: Any
+    """How many they took; 0 of the others."""
+
+
+def iterate(
+    correct: Callable[[Any], Floats], work: Any, eta: Floats, tol: Any, most: int
+) -> Contraction:
+    """Correct until every row converges, with Hairer's control of the contraction (HW II, IV.8).
+
+    Parameters
+    ----------
+    correct : callable
+        ``correct(moves)`` makes one correction of the rows where `moves`, if it is finite; returns
+        its norms, shape (b,).
+    work : array of bool, shape (b,)
+        The rows to work on.
+    eta : array, shape (b,)
+        Estimates before the first change can be compared with another.
+    tol : float or array of shape (b,)
+        How far from its solution an iteration may stop.
+    most : int
+        Bound of the number of corrections.
+    """
+    done, old, now = ~work, None, eta
+    broken, converged = np.zeros_like(work), np.zeros_like(work)
+    worst, iterations = np.zeros(len(work)), np.zeros(len(work), int)
+    for m in range(1, most + 1):
+        if done.all():
+            break
+        norm = correct(~done)
+        lost = ~done & ~np.isfinite(norm)
+        broken |= lost
+        with np.errstate(all="ignore"):
+            if old is not None:
+                rate = np.where(old > 0, norm / old, 0.0)
+                worst = np.where(done | lost, worst, np.maximum(worst, rate))
+                hopeless = (rate >= 1) | (rate ** (most - m) / (1 - rate) * norm > tol)
+                now, lost = rate / (1 - rate), lost | (~done & hopeless)
+            good = ~(done | lost) & ((now * norm <= tol) | (norm == 0))
+        iterations = np.where(done | lost, iterations, m)
+        eta, converged = np.where(good, now, eta), converged | good
+        done, old = done | lost | good, norm
+    failed = work & ~converged
+    return Contraction(np.where(failed, 1.0, eta), failed, broken, worst, iterations)
+
+
+class LinearStages(BatchStages):
+    """What the families share: the Jacobian, and its age."""
 
     def __init__(self, problem: BatchProblem, tableau: Any, linear: BatchAlgebra) -> None:
         super().__init__(problem, tableau)
@@ -80,7 +140,7 @@ class _LinearStages(BatchStages):
 
 
 @final
-class RosenbrockBatch(_LinearStages):
+class RosenbrockBatch(LinearStages):
     """Steps of a Rosenbrock method: s solves with one matrix per row."""
 
     def __init__(
@@ -130,7 +190,7 @@ class RosenbrockBatch(_LinearStages):
 
 
 @final
-class DirkBatch(_LinearStages):
+class DirkBatch(LinearStages):
     """Steps of an ESDIRK method: Newton's method stage by stage, each row until it converges."""
 
     def __init__(
@@ -201,28 +261,20 @@ class DirkBatch(_LinearStages):
     def _newton(
         self, time: Array, Y: Array, psi: Array, weight: Array, scale: Array, rests: Any
     ) -> Array:
-        """Solve Y = ψ + hγ f(Y) row by row, with Hairer's control of the contraction."""
+        """Solve Y = ψ + hγ f(Y) row by row."""
         backend, problem = self.backend, self.problem
-        done, old, eta = rests | self.failed, None, np.ones(len(rests))
-        for m in range(1, MAX_ITERATIONS + 1):
+
+        def correct(moves: Any) -> Floats:
+            nonlocal Y
             change = self.solve(psi + weight * problem(time, Y) - Y)
-            norm = backend.host(backend.row_norm(change / scale)) / self.root
-            moves = backend.mask(~(done | ~np.isfinite(norm))[:, None], Y)
-            Y = backend.xp.where(moves, Y + change, Y)
-            lost = ~np.isfinite(norm)
-            if old is not None:
-                with np.errstate(all="ignore"):
-                    rate = np.where(old > 0, norm / old, 0.0)
-                    eta = rate / (1 - rate)
-                    hopeless = rate ** (MAX_ITERATIONS - m) / (1 - rate) * norm > self.tol
-                lost = lost | (rate >= 1) | hopeless
-            lost = lost & ~done
-            self.failed = self.failed | lost
-            done = done | lost | (eta * norm <= self.tol) | (norm == 0)
-            if done.all():
-                return Y
-            old = norm
-        self.failed = self.failed | ~done
+            norm: Floats = backend.host(backend.row_norm(change / scale)) / self.root
+            mask = backend.mask((moves & np.isfinite(norm))[:, None], Y)
+            Y = backend.xp.where(mask, Y + change, Y)
+            return norm
+
+        most = PATIENT if self.fixed else MAX_ITERATIONS
+        found = iterate(correct, ~(rests | self.failed), np.ones(len(rests)), self.tol, most)
+        self.failed = self.failed | found.failed
         return Y
 
     def _differentiable(self, t: Floats, Y: Array, psi: Array, weight: Array, c: Floats) -> Array:

@@ -59,12 +59,12 @@ _NEAREST = {
     "trapezoid": "'trbdf2' with step_size for fixed steps",
     "sdirk2": "'trbdf2' with step_size for fixed steps",
     "radauIIA3": "'kvaerno3', with step_size for fixed steps",
-    "radauIIA5": "'kvaerno5', with step_size for fixed steps",
+    "radauIIA5": "'radau5', with step_size for fixed steps",
     "gl4": "'kvaerno4', with step_size for fixed steps",
     "gl6": "'kvaerno5', with step_size for fixed steps",
 }
 _SCIPY = {"RK45": "dopri5", "RK23": "bosh3", "DOP853": "dop853"}
-_NEAREST_SCIPY = {"Radau": "'kvaerno5'", "BDF": "'rodas5p'", "LSODA": "'kvaerno5' or 'rodas5p'"}
+_NEAREST_SCIPY = {"Radau": "'radau5'", "BDF": "'rodas5p'", "LSODA": "'kvaerno5' or 'rodas5p'"}
 
 _FOR_STEPS = {"first_step", "safety", "ifactor", "dfactor", "min_step", "max_step", "max_num_steps"}
 _FOR_STEPS |= {"dtype", "step_t", "jump_t", "norm"}
