@@ -19,6 +19,8 @@ averages of the weights with power-function profiles are kept, of relative lengt
 What a step draws depends on the seed and on the number of the step alone. So a run that was killed
 continues from ``state.pt`` as if nothing had happened: run the same command again.
 
+Without that file ``--start`` goes on from weights alone, those shipped for instance.
+
 ``out`` receives ``state.pt`` (all there is to continue), ``log.csv``, and ``ema.safetensors``: the
 shorter average as float16, with the arguments of the network in its metadata. ``--average 1`` takes
 the longer one.
@@ -37,6 +39,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from stiffkit.diffusion.networks import EDM2
@@ -182,6 +185,15 @@ class Training:
         torch.save(state, part)
         part.replace(path)
 
+    def start_from(self, path: Path) -> None:
+        """Go on from an average that `write_weights` wrote; the optimiser begins anew."""
+        with safe_open(path, "pt") as file:
+            done = int(file.metadata()["images"])
+            self.net.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        self.net.normalize_weights()
+        self.n = done // self.batch
+        self.averages = [[p.detach().clone() for p in self.net.parameters()] for _ in SIGMA_REL]
+
     @classmethod
     def load(cls, path: Path) -> Training:
         """Continue from a file written by `save`."""
@@ -216,6 +228,7 @@ def main() -> None:
     add("--preset", choices=PRESETS, default="fashion")
     add("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"), help="folder")
     add("--out", type=Path, required=True, help="folder for the results")
+    add("--start", type=Path, help="weights to begin with, an ema.safetensors of these arguments")
     add("--images", type=int, help="stop after so many images, counted from the very start")
     add("--minutes", type=float, default=math.inf, help="stop after so many minutes")
     add("--batch", type=int, default=64)
@@ -248,6 +261,8 @@ def main() -> None:
             **PRESETS[args.preset],
         }
         training = Training(arguments, args.batch, args.lr, args.decay, args.seed)
+        if args.start is not None:
+            training.start_from(args.start)
     if args.compile:
         training.forward = torch.compile(training.net)
     if args.bf16:

@@ -257,6 +257,10 @@ class Backend:
         """Keep autograd out."""
         return nullcontext()
 
+    def differentiable_once(self, x: Array) -> Array:
+        """Return x; a derivative through it that is to be differentiated again is an error."""
+        return x
+
     def quiet(self) -> AbstractContextManager[None]:
         """Silence the floating-point warnings of stiffkit's own arithmetic, and only those."""
         return quiet_arithmetic()
@@ -326,6 +330,29 @@ def _as_numpy(x: Array) -> Array:
     """Return a tensor on the CPU as an array, in the same memory."""
     x = _without_history(x)
     return (x.resolve_conj() if x.is_complex() else x).numpy()
+
+
+@cache
+def _once() -> Any:
+    """Return an identity whose derivative has no derivative."""
+    import torch
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:  # noqa: ARG004
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:  # noqa: ARG004
+            if torch.is_grad_enabled():
+                msg = (
+                    "derivatives through ESDIRK and Radau methods are of first order only, "
+                    "without create_graph; Rosenbrock methods have those of second order"
+                )
+                raise RuntimeError(msg)
+            return grad
+
+    return Once
 
 
 class _Torch(Backend):
@@ -469,6 +496,9 @@ class _Torch(Backend):
 
     def no_grad(self) -> AbstractContextManager[None]:
         return self.xp.no_grad()  # type: ignore[no-any-return]
+
+    def differentiable_once(self, x: Array) -> Array:
+        return _once().apply(x)
 
     def quiet(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -400,3 +400,14 @@ def test_a_tensor_alone_with_a_radius_and_a_list():
         torch.testing.assert_close(slope, torch.full_like(y0, np.exp(-2)), rtol=1e-2, atol=0.0)
     with pytest.raises(ValueError, match="is for torch states"):
         sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0, 2.0], "tsit5", adjoint="checkpoints")
+
+
+@pytest.mark.parametrize("method", ["kvaerno3", "radau5"])
+def test_second_derivatives_through_newton_are_refused(method):
+    k = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    y0 = torch.ones(1, dtype=torch.float64)
+    end = sk.solve(lambda t, y: -k * y * y, (0.0, 1.0), y0, method).y[-1].sum()
+    (first,) = torch.autograd.grad(end, k, retain_graph=True)
+    assert float(first) == pytest.approx(-0.25, rel=1e-3)  # y = 1 / (1 + k t)
+    with pytest.raises(RuntimeError, match="of first order only"):
+        torch.autograd.grad(end, k, create_graph=True)

@@ -211,7 +211,8 @@ class RadauBatch(LinearStages):
             solve = self.linear.solver(blocks, h)
         right = self._column(h) * xp.tensordot(self.A, F, 1) - Z
         change = solve(xp.moveaxis(right, 0, 1).reshape((b, s * n)))
-        return Z + xp.moveaxis(change.reshape((b, s, n)), 1, 0)
+        # J is a constant here, so that second derivatives would be wrong.
+        return backend.differentiable_once(Z + xp.moveaxis(change.reshape((b, s, n)), 1, 0))
 
     # The end of the step --------------------------------------------------------------------------
 
@@ -253,6 +254,10 @@ class RadauBatch(LinearStages):
         slow = (self.iterations > 2) & (self.rate > REUSE_RATE)
         self.known = self.known & ~(rows & slow)
         self.made = np.full(len(t), math.nan), self.h_now
+
+    def smoothed(self, slope: Array) -> Array:
+        """Return (I − cJ)⁻¹ c x for a slope x; see `LinearStages`."""
+        return self._solves(self.h_now)[0](self._column(self.h_now / self.gamma) * slope)
 
     def bubbles(self, t: Floats, t_new: Floats, y: Array, y_new: Array) -> list[Array]:  # noqa: ARG002
         """Return those of the collocation polynomial, of order s."""

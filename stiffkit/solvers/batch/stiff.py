@@ -118,9 +118,13 @@ class LinearStages(BatchStages):
             time = t + INSIDE * (t_new - t)
             u = self.backend.xp.where(mask, segment(time), detach(y))  # f may not bear the others
             defect = self.problem(self.problem.time(time), u) - segment.slope(time)
-            error = self.solve(self.h * self.gamma * defect)
+            error = self.smoothed(defect)
         self._end = end  # one without a history would cut the next step's
         return error
+
+    def smoothed(self, slope: Array) -> Array:
+        """Return (I − cJ)⁻¹ c x for a slope x, with the real c of the last attempt."""
+        return self.solve(self.h * self.gamma * slope)
 
     def start(self, f_0: Array) -> None:
         """Get ready to step, given f at the rows' times and states."""
@@ -287,7 +291,8 @@ class DirkBatch(LinearStages):
         with self.backend.no_grad():
             J = self.backend.detach(self.linear.jacobian(t, Y, self.backend.detach(f_Y)))
         right = psi + weight * f_Y - Y
-        return Y + self.linear.solver(J, c)(right)
+        # J is a constant here, so that second derivatives would be wrong.
+        return self.backend.differentiable_once(Y + self.linear.solver(J, c)(right))
 
     def errors(self) -> list[Array]:
         """Return the filtered estimate (I − hγJ)⁻¹ h Σ e_i k_i."""

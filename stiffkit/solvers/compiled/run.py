@@ -72,6 +72,8 @@ class CompiledRun(Run):
         if fits and isinstance(tableau, ButcherTableau) and tableau.explicit:
             self.function = rhs(self.f, y, self.args)
             return super()._make_stages(f_0) if self.function is None else _Rows(tableau, f_0)
+        # Stiff steps that are looked into are examined inside, which the kernel does not do.
+        fits = fits and not self.may_interpolate
         if fits and isinstance(tableau, RosenbrockTableau) and self._jacobian_fits(y):
             self.function = rhs(self.f, y, self.args)
         return super()._make_stages(f_0)
