@@ -87,7 +87,7 @@ def test_batches_of_structures_are_their_samples(make, method):
     many = sk.solve(spring, (0.0, 1.0), y0, method, batched=True, dense=True)
     assert tuple(many.y["x"].shape[1:]) == (3, 1)
     for i in range(3):
-        one = sk.solve(spring, (0.0, 1.0), {k: v[i] for k, v in y0.items()}, method)
+        one = sk.solve(spring, (0.0, 1.0), {k: v[i] for k, v in y0.items()}, method, dense=True)
         assert len(many[i].t) == len(many[i].y["x"])
         # Two loops, and one batch: the same steps up to what the tolerance leaves open.
         np.testing.assert_allclose(many[i].y["x"][-1], one.y["x"][-1], rtol=1e-5)

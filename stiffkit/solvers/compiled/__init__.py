@@ -1,8 +1,8 @@
 """Adaptive solves whose whole loop numba compiles; imported when f is compiled.
 
 Compiled are the explicit and the Rosenbrock methods on float64 and complex128 states of any shape,
-with every option of the tolerances, of the steps and of `t_eval`, `dense`, `log`, `detect` and
-`args`, and the named controllers or a `PIDController`. Jacobians are dense: by differences, by a
+with every option of the tolerances, of the steps and of `log`, `detect` and `args`, with explicit
+methods `t_eval` and `dense`, and the named controllers or a `PIDController`. Jacobians are dense: by differences, by a
 compiled `jac`, or a constant matrix. All else (``method="auto"``, other families, `grid`, `events`,
 `guide`, `observe`, `callback`, `progress`, `norm`, your own controllers, banded, sparse and
 matrix-free Jacobians, `mass`, single precision) runs the interpreted loop around the compiled f,
