@@ -582,3 +582,16 @@ def test_the_finding_is_logged(caplog):
 def test_grids_and_guides_are_not_watched(more):
     solution = sk.solve(lambda t, y: -1000 * (y - math.cos(t)), (0.0, 1.0), [0.0], **more)
     assert solution.stiffness == ()
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e5])
+@pytest.mark.parametrize("method", ["dopri5", "tsit5", "vern7"])
+def test_a_stiff_solution_at_rest_is_limited_by_stability(method, rate):
+    """Rounding is all that changes there, and is no fast path."""
+    solution = sk.solve(
+        lambda t, y: -rate * (y - 1), (0.0, 2000 / rate), [0.0], method, rtol=1e-5, atol=1e-7
+    )
+    assert "limited by stability" in solution.message
+    auto = sk.solve(lambda t, y: -rate * (y - 1), (0.0, 1.0), [0.0], rtol=1e-5, atol=1e-7)
+    assert [s.target for s in auto.switches] in (["radau5"], ["radau9"])
+    assert auto.stats["nfev"] < 600
