@@ -365,6 +365,13 @@ def test_the_rest_is_interpreted(options, monkeypatch):
     assert not taken
 
 
+@pytest.mark.parametrize(("n", "compiled"), [(600, True), (601, False)])
+def test_long_states_are_interpreted(n, compiled, monkeypatch):
+    taken = loops(monkeypatch)
+    both(square, (0.0, 0.5), np.linspace(0.1, 0.9, n), "tsit5")
+    assert bool(taken) is compiled
+
+
 def test_a_signature_of_ones_own_is_converted_to(monkeypatch):
     taken = loops(monkeypatch)
     f = numba.njit("float64[:](float64, float64[:])")(pendulum)

@@ -112,8 +112,8 @@ class ErrorRatio:
         if self.scalar is None:
             scale *= self.rtol
         scale += self.offset
-        ratios = [self.of(err) for err in errors]
-        return ratios[0] if len(ratios) == 1 else hairer_combination(*ratios)
+        ratio = self.of(errors[0])
+        return ratio if len(errors) == 1 else hairer_combination(ratio, self.of(errors[1]))
 
     def of(self, err: Array) -> float:
         """Return the ratio of one more estimate at the step last judged. Overwrites `err`."""

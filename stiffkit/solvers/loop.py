@@ -363,8 +363,9 @@ class Run:
                 bad = first_bad(y_new.reshape(self.problem.shape), self.problem.backend)
                 self.end(Status.non_finite, f"guide returned {bad} after t = {t!r}")
                 return True
-        due, segment = self._due_inside(t_new), None
-        if self._looks_inside(t_new):
+        due = self.t_eval is not None and self._due_inside(t_new)
+        segment = None
+        if due or self.segments is not None or self.finder is not None:
             segment = self.stages.segment(t, y, t_new, y_new)
             if due or self.segments is not None:
                 segment = segment.settle()

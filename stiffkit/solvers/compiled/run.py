@@ -25,6 +25,9 @@ _FIRST_ROOM, _MOST_ROOM = 1024, 16384
 _RECORDS = 2**22
 """Numbers that the records of one stretch may hold, about."""
 
+_LONGEST = 600
+"""Components up to which the kernel's loops over them cost less than NumPy's calls."""
+
 _LARGEST = 128
 """Components of a system whose LU decomposition is plain loops: LAPACK's, which the interpreted
 loop calls, is faster from some 150 on."""
@@ -65,7 +68,7 @@ class CompiledRun(Run):
             and self.hooks.on_attempt is None
             and p.split is None
             and p.y0.dtype.char in "dD"
-            and p.y0.shape[0] > 0
+            and 0 < p.y0.size <= _LONGEST
             and p.shape != ()
         )
         tableau, y = self.tableau, p.y0.reshape(p.shape)
