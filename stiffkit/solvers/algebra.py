@@ -15,7 +15,7 @@ from .jacobian import JacobianOperator
 from .jacobian_source import JacobianSource, make_jacobian
 from .linalg import Banded, LinearSolveError, LinearSolver, linear_solver_for
 from .mass import Mass
-from .step import RHS, StepFailed
+from .step import RHS, SHORTER, StepFailed
 
 __all__ = ["NOT_FINITE", "Algebra"]
 
@@ -104,7 +104,7 @@ class Algebra:
             return False
         J = self.source(t, y, f_y)
         if isinstance(J, np.ndarray) and np.count_nonzero(np.isfinite(J)) < J.size:
-            raise StepFailed(NOT_FINITE, 0.1 * abs(h), "non_finite")
+            raise StepFailed(NOT_FINITE, SHORTER["non_finite"] * abs(h), "non_finite")
         if self.solver is None or type(J) is not type(self.J):
             self.spent = self.nlu
             self.solver = linear_solver_for(J, self.mass, rtol=self.accuracy, precond=self.precond)
@@ -142,7 +142,7 @@ class Algebra:
             if index:
                 msg = f"{INDEX} (or the linear solver fails: {error})"
                 raise ValueError(msg) from error
-            raise StepFailed(str(error), 0.5 * abs(h), "singular") from error
+            raise StepFailed(str(error), SHORTER["singular"] * abs(h), "singular") from error
         self.spent += slopes.nlu
         return slopes
 
@@ -230,7 +230,7 @@ class Algebra:
         try:
             solve = self.solver.factorise(self.J, c)
         except LinearSolveError as error:
-            raise StepFailed(str(error), 0.5 * abs(h), "singular") from error
+            raise StepFailed(str(error), SHORTER["singular"] * abs(h), "singular") from error
         if not isinstance(self.J, JacobianOperator):
             return solve
 
@@ -240,7 +240,7 @@ class Algebra:
             except LinearSolveError as error:  # an iteration that does not converge
                 if not np.isfinite(r).all():
                     msg = "f is not finite"
-                    raise StepFailed(msg, 0.1 * abs(h), "non_finite") from error
-                raise StepFailed(str(error), 0.5 * abs(h), "singular") from error
+                    raise StepFailed(msg, SHORTER["non_finite"] * abs(h), "non_finite") from error
+                raise StepFailed(str(error), SHORTER["singular"] * abs(h), "singular") from error
 
         return careful

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, final
 
 import numpy as np
@@ -16,7 +16,7 @@ from .dense import Segment
 from .implicit import AdditiveTableau
 from .problem import Problem
 from .radau import radau_transformation
-from .step import StepFailed
+from .step import SHORTER, StepFailed
 from .stiff_limit import error_factor, stiff_interpolant
 from .stiff_step import StiffStages
 from .tableau import ButcherTableau, bubble
@@ -46,6 +46,10 @@ error estimates are about as large as their errors; 0.03 costs some of them half
 REUSE_RATE = 1e-2
 """A Jacobian that lets Newton's method contract by this much is good enough for another step."""
 
+HOPELESS, SLOW, CONVERGED = range(3)
+"""What an iteration is after a correction."""
+
+F_NOT_FINITE, NO_CONVERGENCE = "f is not finite", "Newton's method did not converge"
 
 GROWTH = 1.5
 """A Jacobian serves ESDIRK steps that are so many times as long as the one it was made for.
@@ -80,7 +84,7 @@ class NewtonStages(StiffStages):
     def begin(self, y: Array, f_0: Array) -> None:
         """Forget the attempts before, and a Jacobian that has had its day."""
         super().begin(y, f_0)
-        if self.iterations > 2 and self.rate > REUSE_RATE:
+        if outdated(self.iterations, self.rate):
             self.known = False
 
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
@@ -108,25 +112,51 @@ class NewtonStages(StiffStages):
 
     def iterate(self, h: float, correct: Callable[[], float]) -> None:
         """Call `correct`, which makes one correction and returns its norm, until it converges."""
-        old, eta = 0.0, max(self.eta, self.eps) ** 0.8
+        old, eta = 0.0, first_eta(self.eta, self.eps)
         for m in range(1, self.most + 1):
             norm = correct()
             if not math.isfinite(norm):
-                msg = "f is not finite"
-                raise StepFailed(msg, 0.1 * abs(h), "non_finite")
-            if m > 1:
-                rate = norm / old if old > 0 else 0.0
-                self.rate = max(self.rate, rate)
-                if rate >= 1 or rate ** (self.most - m) / (1 - rate) * norm > self.tol:
-                    break
-                eta = rate / (1 - rate)
+                raise StepFailed(F_NOT_FINITE, SHORTER["non_finite"] * abs(h), "non_finite")
+            rate, eta, verdict = contraction(m, self.most, norm, old, eta, self.tol)
+            self.rate = max(self.rate, rate)
+            if verdict == HOPELESS:
+                break
             old, self.iterations = norm, max(self.iterations, m)
-            if eta * norm <= self.tol or norm == 0:
+            if verdict == CONVERGED:
                 self.eta = eta
                 return
         self.eta = 1.0
-        msg = "Newton's method did not converge"
-        raise StepFailed(msg, 0.25 * abs(h), "newton")
+        raise StepFailed(NO_CONVERGENCE, SHORTER["newton"] * abs(h), "newton")
+
+
+# The rules of the iteration: `stiffkit.solvers.compiled` compiles this very text. η estimates what
+# is left after a correction, in units of it.
+
+
+def outdated(iterations: int, rate: float) -> bool:
+    """Whether a Jacobian has had its day, given how a step's iterations went."""
+    return iterations > 2 and rate > REUSE_RATE
+
+
+def first_eta(eta: float, eps: float) -> float:
+    """Return η of the first correction, from that of the last one before."""
+    return max(eta, eps) ** 0.8  # type: ignore[no-any-return]
+
+
+def contraction(
+    m: int, most: int, norm: float, old: float, eta: float, tol: float
+) -> tuple[float, float, int]:
+    """Judge the m-th correction, of size `norm` after one of size `old`; return rate, η, verdict.
+
+    It is hopeless where the iteration diverges, or is going to miss `tol` after `most` corrections.
+    """
+    rate = 0.0
+    if m > 1:
+        rate = norm / old if old > 0 else 0.0
+        if rate >= 1 or rate ** (most - m) / (1 - rate) * norm > tol:
+            return rate, eta, HOPELESS
+        eta = rate / (1 - rate)
+    return rate, eta, CONVERGED if eta * norm <= tol or norm == 0 else SLOW
 
 
 def radau_iterations(s: int) -> int:
@@ -139,16 +169,19 @@ def radau_stop(rtol: Any) -> Any:
     return np.minimum(0.03, np.sqrt(rtol))
 
 
-def derivative_guesses(c: Array) -> Array:
+@cache
+def derivative_guesses(tableau: ButcherTableau) -> Array:
     """Return rows of weights that extrapolate stage derivatives from those before.
 
     Row i is the least one with Σ_j w_j c_j^m = c_i^m for m = 0, 1, 2, or as many as there are
     derivatives.
     """
+    c = tableau.c
     W = np.zeros((len(c), len(c)))
     for i in range(1, len(c)):
         powers = c[: i + 1] ** np.arange(min(i, 3))[:, None]
         W[i, :i] = np.linalg.pinv(powers[:, :i]) @ powers[:, i]
+    W.setflags(write=False)
     return W
 
 
@@ -173,7 +206,7 @@ class DirkStages(NewtonStages):
         self.K_flat = self.K.reshape(s * m, -1)
         """Row i m + j is stage i's derivative of part j; the rows of weights fit it."""
         rows = np.stack([part.A for part in pair], axis=2).reshape(s, -1).astype(dtype)
-        guesses = derivative_guesses(tableau.c).astype(dtype)
+        guesses = derivative_guesses(tableau).astype(dtype)
         self.plan = [
             (
                 1 - float(tableau.c[i]),

@@ -20,6 +20,10 @@ _BLOCK = 8192
 """Components whose stages fit the processor's cache."""
 
 
+SHORTER = {"non_finite": 0.1, "newton": 0.25, "singular": 0.5}
+"""Part of a step to try next, by what the step failed for."""
+
+
 class StepFailed(Exception):
     """A step could not be made, for a reason that f's values and the error estimate do not tell.
 

@@ -26,6 +26,11 @@ from .stiff_limit import INSIDE
 __all__ = ["RosenbrockStages", "StiffStages"]
 
 
+SAME = 1e-12
+"""Steps that differ by this much, relatively, as those of a uniform grid do by roundings, share a
+factorisation."""
+
+
 class StiffStages(ABC):
     """What the three families share: the Jacobian's age, the account, dense output."""
 
@@ -151,8 +156,7 @@ class StiffStages(ABC):
 
     def solver(self, c: complex, h: float) -> Callable[[Array], Array]:
         """Return r ↦ (M − cJ)⁻¹ r, factorised once for each c."""
-        # Steps of a uniform grid differ by roundings: they share a factorisation.
-        if abs(h - self.h_solved) > 1e-12 * abs(h):
+        if abs(h - self.h_solved) > SAME * abs(h):
             self.solves.clear()
             self.h_solved = h
         key = round(c.imag / abs(c), 6)

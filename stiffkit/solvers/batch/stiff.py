@@ -217,7 +217,7 @@ class DirkBatch(LinearStages):
         """How far from its solution an iteration may stop, in units of the tolerance."""
         self.gamma, self.root = float(tableau.A[1, 1]), max(y.shape[1], 1) ** 0.5
         self.A, self.b = tableau.A.tolist(), tableau.b.tolist()
-        self.guesses = derivative_guesses(tableau.c).tolist()
+        self.guesses = derivative_guesses(tableau).tolist()
         self.e = (error_factor(tableau) * np.asarray(tableau.e)).tolist()
         dense = tableau.interpolant or stiff_interpolant(tableau)
         self.dense = None if dense is None else bubble(dense, tableau.b)
