@@ -18,8 +18,8 @@ import numpy as np
 from numba.extending import overload
 
 from ...stiffness import detect
-from .. import control, differences, loop
-from . import calls, explicit, linear, parts, rosenbrock
+from .. import control, differences, loop, newton_step, step, stiff_step
+from . import calls, dirk, explicit, linear, newton, parts, radau, rosenbrock
 from .calls import compiled, function_at, inlined, optional_at
 from .parts import (
     ACCURACY,
@@ -271,6 +271,9 @@ def _with_stamp(stamp):
 
 
 # numba looks at this file alone to tell whether its cache is stale: the stamp is of the others.
-_SOURCES = control, detect, differences, loop, calls, explicit, linear, parts, rosenbrock
+_SOURCES = (
+    control, detect, differences, loop, newton_step, step, stiff_step,
+    calls, dirk, explicit, linear, newton, parts, radau, rosenbrock,
+)  # fmt: skip
 _STAMP = hashlib.sha256(b"".join(Path(str(part.__file__)).read_bytes() for part in _SOURCES))
 integrate = _with_stamp(_STAMP.digest())

@@ -1,6 +1,8 @@
-"""Jacobians and dense LU decompositions within the kernel: the rules are those of `Differences`.
+"""Jacobians and LU decompositions within the kernel: the rules are those of `Differences`.
 
-n is small here: plain loops beat LAPACK's calls, and make no arrays.
+n is small here: plain loops beat LAPACK's calls, and make no arrays. A dense matrix is to them a band
+of all its diagonals. Entry (i, j) stands in row i, column j − o of an array, where o = i − ml in a
+band's, so that its rows are short, and 0 in a dense one's.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import differences
+from ..linalg import Banded
 from .calls import compiled, inlined
 from .parts import ATOL, K, Y, Z, slope
 
-__all__ = ["Linear", "factorise", "finite", "jacobian", "linear", "solve"]
+__all__ = ["Linear", "decompose", "jacobian", "linear", "solve"]
 
 _EPS = float(np.finfo(np.float64).eps)
 _LEAST = float(np.finfo(np.float64).tiny) / _EPS
@@ -28,38 +31,61 @@ _better_sizes = compiled(differences.better_sizes)
 _disagreement = compiled(differences.disagreement)
 _learnt_sizes = compiled(differences.learnt_sizes)
 
-OWN, SIZE, DELTA, LEARNT, COLUMN, NOISE, TERMS = map(np.int64, range(7))
+OWN, SIZE, DELTA, LEARNT, COLUMN, NOISE, TERMS, BETTER, AGAIN = map(np.int64, range(9))
 """Rows of `Linear.D`, a number for each column of J; TERMS for each row. While J is made, LEARNT
-holds the sizes s."""
+holds the sizes s. Increments of a second look are in AGAIN, 0 where there is none."""
 
 
 class Linear(NamedTuple):
-    """A dense Jacobian, its LU decomposition, and what its differences work on."""
+    """A Jacobian, its LU decomposition, and what its differences work on."""
 
     J: Any
-    """Shape (n, n), like the two after it."""
+    """Shape (n, n), or (n, ml + mu + 1) of a band; so is `fresh`."""
     LU: Any
+    """Shape (n, n), or (n, 2 ml + mu + 1)."""
     fresh: Any
     """Columns that had a second look."""
     pivots: Any
     D: Any
-    """Shape (7, n)."""
+    """Shape (9, n)."""
     seen: Any
-    """Which entries were ever nonzero, shape (n, n)."""
+    """Which entries were ever nonzero, of J's shape."""
+    band: tuple[int, int, int]
+    """ml, mu, skew: n − 1, n − 1, 0 where J is dense, else the numbers of diagonals below and above
+    the main one, and 1. o = skew (i − ml)."""
     constant: bool
 
 
-def linear(n: int, dtype: Any, J: Any = None) -> Linear:
-    """Return the arrays for n components, J being a constant Jacobian where there is one."""
-    made = np.empty((n, n), dtype) if J is None else np.array(J, dtype)
+def linear(n: int, dtype: Any, band: Any, J: Any, *, constant: bool) -> Linear:
+    """Return the arrays for n components.
+
+    Parameters
+    ----------
+    n : int
+        Components.
+    dtype : dtype
+        Of the state.
+    band : (ml, mu) or None
+        The Jacobian's bandwidth; None where it is dense.
+    J : ndarray, Banded or None
+        The first Jacobian, if it is given.
+    constant : bool
+        Whether it is the last one, too.
+    """
+    ml, mu = band or (n - 1, n - 1)
+    skew = int(band is not None)
+    width = ml + mu + 1 if skew else n
+    made = np.zeros((n, width), dtype)
+    if isinstance(J, Banded):
+        for d in range(-ml, mu + 1):
+            inside = slice(max(0, -d), n - max(0, d))
+            made[inside, ml + d] = np.roll(J.ab[mu - d], -d)[inside]
+    elif J is not None:
+        made[:] = J
+    LU, pivots = np.empty((n, width + skew * ml), dtype), np.empty(n, np.int64)
+    seen = np.ones((n, width), np.bool_)
     return Linear(
-        made,
-        np.empty((n, n), dtype),
-        np.empty((n, n), dtype),
-        np.empty(n, np.int64),
-        np.zeros((7, n)),
-        np.ones((n, n), np.bool_),
-        J is not None,
+        made, LU, np.zeros_like(made), pivots, np.zeros((9, n)), seen, (ml, mu, skew), constant
     )
 
 
@@ -69,8 +95,27 @@ def _top(x, top):
     return x if x > top or math.isnan(x) else top
 
 
+@inlined
+def _columns(i, n, band):
+    """Return the columns first, ..., end − 1 in which row i has entries, and o."""
+    ml, mu, skew = band
+    return max(0, i - ml), min(n, i + mu + 1), skew * (i - ml)
+
+
+@inlined
+def _rows(j, n, band):
+    """Return the rows first, ..., end − 1 in which column j has entries."""
+    return max(0, j - band[1]), min(n, j + band[0] + 1)
+
+
+@inlined
+def _groups(n, band):
+    """Return how many columns apart those are that one difference can give."""
+    return band[0] + band[1] + 1 if band[2] else n
+
+
 @compiled
-def finite(A):
+def _finite(A):
     """Whether every entry of a matrix is finite."""
     for i in range(len(A)):
         for j in range(A.shape[1]):
@@ -80,149 +125,212 @@ def finite(A):
 
 
 @compiled
-def _quotient(f, args, s, w, A, j, delta, row):
-    """A_·j = (f(t, y + δ e_j) − f(t, y)) / δ."""
-    W = w.W
-    for i in range(W.shape[1]):
+def _quotients(f, args, s, w, A, delta, band, g, row):
+    """A_·j = (f(t, y + δ) − f(t, y)) / δ_j for those columns j of group g that have a δ_j."""
+    W, (ml, _, skew) = w.W, band
+    n = W.shape[1]
+    for i in range(n):
         W[Z, i] = W[Y, i]
-    W[Z, j] += delta
+    for j in range(g, n, _groups(n, band)):
+        W[Z, j] += delta[j]
     s.nfev_jac += 1
     slope(f, s.t, w, row, args)
-    for i in range(W.shape[1]):
-        A[i, j] = (W[row, i] - W[K, i]) / delta
+    for j in range(g, n, _groups(n, band)):
+        if delta[j] != 0:
+            first, end = _rows(j, n, band)
+            for i in range(first, end):
+                A[i, j - skew * (i - ml)] = (W[row, i] - W[K, i]) / delta[j]
+
+
+@compiled
+def _judge(first_jac, W, D, J, seen, band):
+    """F of each row, the top and the noise of each column, and which entries were ever seen."""
+    n = W.shape[1]
+    for j in range(n):
+        D[COLUMN, j] = D[NOISE, j] = 0.0
+    for i in range(n):
+        first, end, o = _columns(i, n, band)
+        terms = 0.0
+        for j in range(first, end):
+            terms += abs(J[i, j - o]) * D[SIZE, j]
+        D[TERMS, i] = abs(W[K, i]) + terms
+        for j in range(first, end):
+            entry = abs(J[i, j - o])
+            D[COLUMN, j] = _top(entry, D[COLUMN, j])
+            if not first_jac:
+                seen[i, j - o] = seen[i, j - o] or entry > 0
+            rounding = _EPS * D[TERMS, i] * (1.0 if seen[i, j - o] else 0.0)
+            D[NOISE, j] = _top(rounding, D[NOISE, j])
+
+
+@compiled
+def _doubted(y, D, j, top):
+    """Choose a better increment for column j, if it is a poor one; return whether it is."""
+    column, size = D[COLUMN, j], D[LEARNT, j]
+    wrong, empty = not math.isfinite(column), column == 0 and size < 0.1 * top
+    D[AGAIN, j] = 0.0
+    if not (wrong or empty or _noisy(D[NOISE, j], abs(D[DELTA, j]) * column, _EPS)):
+        return False
+    sign = -1.0 if (D[DELTA, j] < 0) != wrong else 1.0
+    D[BETTER, j] = _better_sizes(size, D[NOISE, j], column, wrong, empty, top, _EPS, _LEAST)
+    D[AGAIN, j] = _increments(y, sign, D[BETTER, j], _EPS)
+    return True
+
+
+@compiled
+def _replaced(D, J, fresh, seen, band, j, top):
+    """Take column j's second look if it agrees with the first, or that was none."""
+    (ml, _, skew), column = band, D[COLUMN, j]
+    wrong, empty = not math.isfinite(column), column == 0 and D[LEARNT, j] < 0.1 * top
+    first, end = _rows(j, len(J), band)
+    tops = gap = 0.0
+    for i in range(first, end):
+        tops = _top(abs(fresh[i, j - skew * (i - ml)]), tops)
+    for i in range(first, end):
+        p = j - skew * (i - ml)
+        moved = abs(fresh[i, p] - J[i, p])
+        rounding = _EPS * D[TERMS, i] * (1.0 if seen[i, p] else 0.0)
+        gap = _top(_disagreement(moved, rounding, abs(D[DELTA, j]), tops, _EPS), gap)
+    if not (math.isfinite(tops) and (wrong or empty or gap <= 0)):
+        return False
+    D[LEARNT, j], D[DELTA, j] = D[BETTER, j], D[AGAIN, j]
+    for i in range(first, end):
+        p = j - skew * (i - ml)
+        J[i, p] = fresh[i, p]
+    return True
 
 
 @compiled
 def _differences(f, args, s, w, a, row):
     """J by `stiffkit.solvers.differences.Differences`; f(t, y) is in K, `row` of W is free."""
-    W, D, J, n, top = w.W, a.D, a.J, w.W.shape[1], 0.0
+    W, R, D, J, fresh, seen, band = w.W, w.R, a.D, a.J, a.fresh, a.seen, a.band
+    n, top = W.shape[1], 0.0
     for j in range(n):
         D[SIZE, j] = abs(W[Y, j])
-        D[OWN, j] = max(D[SIZE, j], w.R[ATOL, j])
+        D[OWN, j] = max(D[SIZE, j], R[ATOL, j])
         top = max(top, D[SIZE, j])
     top = top if top > 0 else 1.0
     for j in range(n):
         sign = -1.0 if W[K, j].real < 0 else 1.0
         D[LEARNT, j] = _first_sizes(D[OWN, j], D[LEARNT, j], top, _EPS, _LEAST)
-        D[DELTA, j] = _increments(W[Y, j], sign, D[LEARNT, j], _EPS)
-        _quotient(f, args, s, w, J, j, D[DELTA, j], row)
-    for left in range(_ROUNDS, -1, -1):
-        for j in range(n):
-            D[COLUMN, j] = D[NOISE, j] = 0.0
-        for i in range(n):
-            terms = 0.0
-            for j in range(n):
-                terms += abs(J[i, j]) * D[SIZE, j]
-            D[TERMS, i] = abs(W[K, i]) + terms
-            for j in range(n):
-                D[COLUMN, j] = _top(abs(J[i, j]), D[COLUMN, j])
-                if not s.first_jac:
-                    a.seen[i, j] = a.seen[i, j] or abs(J[i, j]) > 0
-                rounding = _EPS * D[TERMS, i] * (1.0 if a.seen[i, j] else 0.0)
-                D[NOISE, j] = _top(rounding, D[NOISE, j])
-        if left == 0:
-            break
-        some = False
-        for j in range(n):
-            column, size = D[COLUMN, j], D[LEARNT, j]
-            wrong, empty = not math.isfinite(column), column == 0 and size < 0.1 * top
-            doubt = _noisy(D[NOISE, j], abs(D[DELTA, j]) * column, _EPS)
-            if not (wrong or empty or doubt):
-                continue
-            sign = -1.0 if (D[DELTA, j] < 0) != wrong else 1.0
-            better = _better_sizes(size, D[NOISE, j], column, wrong, empty, top, _EPS, _LEAST)
-            delta = _increments(W[Y, j], sign, better, _EPS)
-            _quotient(f, args, s, w, a.fresh, j, delta, row)
-            tops, gap = 0.0, 0.0
-            for i in range(n):
-                tops = _top(abs(a.fresh[i, j]), tops)
-            for i in range(n):
-                moved = abs(a.fresh[i, j] - J[i, j])
-                rounding = _EPS * D[TERMS, i] * (1.0 if a.seen[i, j] else 0.0)
-                change = abs(D[DELTA, j])
-                gap = _top(_disagreement(moved, rounding, change, tops, _EPS), gap)
-            if math.isfinite(tops) and (wrong or empty or gap <= 0):
-                some = True
-                D[LEARNT, j], D[DELTA, j] = better, delta
-                for i in range(n):
-                    J[i, j] = a.fresh[i, j]
+        D[DELTA, j] = D[AGAIN, j] = _increments(W[Y, j], sign, D[LEARNT, j], _EPS)
+    for look in range(1 + _ROUNDS):  # at all columns, and then once more at doubtful ones
+        some = look == 0
+        for g in range(_groups(n, band)):
+            again = look == 0
+            if look > 0:
+                for j in range(g, n, _groups(n, band)):
+                    again = _doubted(W[Y, j], D, j, top) or again
+            if again:
+                A = J if look == 0 else fresh
+                _quotients(f, args, s, w, A, D[AGAIN], band, g, row)
+            if look > 0:
+                for j in range(g, n, _groups(n, band)):
+                    if D[AGAIN, j] != 0:
+                        some = _replaced(D, J, fresh, seen, band, j, top) or some
         if not some:
             break
+        _judge(s.first_jac, W, D, J, seen, band)
     for j in range(n):
         poor = _noisy(D[NOISE, j], _EPS**0.5 * D[OWN, j] * D[COLUMN, j], _EPS)
         D[LEARNT, j] = _learnt_sizes(D[LEARNT, j], D[NOISE, j], D[COLUMN, j], poor, _EPS)
     if s.first_jac:
         s.first_jac = False
         for i in range(n):
-            for j in range(n):
-                a.seen[i, j] = abs(J[i, j]) > 0
+            for p in range(J.shape[1]):
+                seen[i, p] = abs(J[i, p]) > 0
     s.njev += 1
 
 
 @compiled
 def jacobian(f, jac, args, s, w, a, row):
-    """Make J at (t, y), where f is in K; `row` of W is free."""
+    """Make J at (t, y), where f is in K; return whether it is finite. `row` of W is free.
+
+    A band is not looked at here: its decomposition fails.
+    """
     if jac is None:  # known when this is compiled
         _differences(f, args, s, w, a, row)
     elif s.first_jac:  # Python made it, and checked it
         s.first_jac = False
     else:
-        _given(jac, args, s, w, a)
+        _given(jac, args, s, w, a.J, a.band)
+    return a.band[2] == 1 or _finite(a.J)
 
 
 @partial(compiled, _nrt=True)
-def _given(jac, args, s, w, a):
-    n = w.W.shape[1]
+def _given(jac, args, s, w, J, band):
+    W, (_, mu, skew) = w.W, band
+    n = W.shape[1]
     for i in range(n):
-        w.W[Z, i] = w.W[Y, i]
+        W[Z, i] = W[Y, i]
     value = jac(s.t, w.W_f[Z], *args)
-    if value.shape[0] != n or value.shape[1] != n:
-        msg = "jac returned a matrix of another shape than (n, n)"
+    if value.shape[0] != J.shape[1] or value.shape[1] != n:
+        msg = "jac returned a matrix of another shape than at (t0, y0)"
         raise ValueError(msg)
     for i in range(n):
-        for j in range(n):
-            a.J[i, j] = value[i, j]
+        first, end, o = _columns(i, n, band)
+        for j in range(first, end):
+            J[i, j - o] = value[mu + i - j if skew else i, j]
     s.njev += 1
 
 
+@inlined
+def _size(x):
+    """|x|, or of complex x what is no less than it, and at most √2 times as much."""
+    return abs(x.real) + abs(x.imag)
+
+
 @compiled
-def factorise(s, a, c):
-    """LU decomposition of I − cJ with partial pivoting; return whether it is regular."""
-    LU, n = a.LU, len(a.LU)
+def decompose(J, band, LU, pivots, c):
+    """LU decomposition of I − cJ with partial pivoting; return whether it is regular.
+
+    Rows are exchanged from the pivot on: left of it they would not stay in the band.
+    """
+    (ml, mu, skew), n = band, len(LU)
     for i in range(n):
-        for j in range(n):
-            LU[i, j] = -c * a.J[i, j]
-        LU[i, i] += 1.0
-    s.nlu += 1
-    if not finite(LU):
+        first, end, o = _columns(i, n, band)
+        for p in range(LU.shape[1]):
+            LU[i, p] = 0
+        for p in range(first - o, end - o):
+            LU[i, p] = -c * J[i, p]
+        LU[i, i - o] += 1.0
+    if not _finite(LU):
         return False
     for k in range(n):
-        pivot, largest = k, abs(LU[k, k])
-        for i in range(k + 1, n):
-            if abs(LU[i, k]) > largest:
-                pivot, largest = i, abs(LU[i, k])
-        a.pivots[k] = pivot
+        below, end, o = min(n, k + ml + 1), min(n, k + ml + mu + 1), skew * (k - ml)
+        pivot, largest = k, _size(LU[k, k - o])
+        for i in range(k + 1, below):
+            size = _size(LU[i, k - skew * (i - ml)])
+            if size > largest:
+                pivot, largest = i, size
+        pivots[k] = pivot
         if largest == 0:
             return False
         if pivot != k:
-            for j in range(n):
-                LU[k, j], LU[pivot, j] = LU[pivot, j], LU[k, j]
-        for i in range(k + 1, n):
-            LU[i, k] /= LU[k, k]
-            for j in range(k + 1, n):
-                LU[i, j] -= LU[i, k] * LU[k, j]
+            shift = skew * (pivot - k)
+            for p in range(k - o, end - o):
+                LU[k, p], LU[pivot, p - shift] = LU[pivot, p - shift], LU[k, p]
+        inverse = 1 / LU[k, k - o]
+        for i in range(k + 1, below):
+            shift = skew * (i - k)
+            factor = LU[i, k - o - shift] * inverse
+            LU[i, k - o - shift] = factor
+            for p in range(k - o + 1, end - o):
+                LU[i, p - shift] -= factor * LU[k, p]
     return True
 
 
-@inlined
-def solve(a, W, row):
+@compiled
+def solve(LU, pivots, band, W, row):
     """Solve (I − cJ) x = r in place, r being a row of W."""
-    LU, n = a.LU, len(a.LU)
+    (ml, mu, skew), n = band, len(LU)
     for k in range(n):
-        W[row, k], W[row, a.pivots[k]] = W[row, a.pivots[k]], W[row, k]
-        for j in range(k):
-            W[row, k] -= LU[k, j] * W[row, j]
+        x, W[row, pivots[k]] = W[row, pivots[k]], W[row, k]
+        W[row, k] = x
+        for i in range(k + 1, min(n, k + ml + 1)):
+            W[row, i] -= LU[i, k - skew * (i - ml)] * x
     for k in range(n - 1, -1, -1):
-        for j in range(k + 1, n):
-            W[row, k] -= LU[k, j] * W[row, j]
-        W[row, k] /= LU[k, k]
+        o, x = skew * (k - ml), W[row, k]
+        for j in range(k + 1, min(n, k + ml + mu + 1)):
+            x -= LU[k, j - o] * W[row, j]
+        W[row, k] = x / LU[k, k - o]

@@ -30,15 +30,18 @@ __all__ = [
     "change",
     "end_slope",
     "errors",
+    "hermite",
     "look",
     "polynomial",
     "slope",
     "square",
 ]
 
-LIMITS = ("first_step", "max_step", "end", "accuracy", "non_finite", "singular")
+LIMITS = (
+    "first_step", "max_step", "end", "accuracy", "non_finite", "singular", "newton", "non_finite",
+)  # fmt: skip
 """What set a step's size, by the number that the kernel logs."""
-FIRST_STEP, MAX_STEP, END, ACCURACY, NON_FINITE, SINGULAR = range(len(LIMITS))
+FIRST_STEP, MAX_STEP, END, ACCURACY, NON_FINITE, SINGULAR, NEWTON, F_NON_FINITE = range(len(LIMITS))
 
 DONE, PAUSE, LOOK, OUT_OF_STEPS, TOO_SMALL, NOT_FINITE, FAILED = range(7)
 """Why the kernel returned."""
@@ -54,8 +57,12 @@ STATE = np.dtype(
         *((name, np.int64) for name in ("accepted", "rejected", "tried", "nfev", "room")),
         *((name, np.int64) for name in ("nfev_jac", "nfev_time", "njev", "nlu")),
         # Of implicit methods: what the matrix was decomposed for, whether J was ever made.
-        *((name, np.float64) for name in ("h_solved", "c")),
+        *((name, np.float64) for name in ("h_solved", "c", "c_imag")),
         *((name, np.bool_) for name in ("first_jac", "moving")),
+        # Of Newton's method: see the attributes of `NewtonStages` and its heirs, of these names.
+        *((name, np.float64) for name in ("rate", "eta", "h_known", "h_made", "h_last")),
+        *((name, np.bool_) for name in ("begun", "known", "exact", "careful")),
+        *((name, np.int64) for name in ("iterations", "solved")),
         # Of failures: how many in a row, and what the last one proposes.
         ("failures", np.int64),
         *((name, np.float64) for name in ("longest",)),
@@ -174,6 +181,17 @@ def end_slope(m, f, args, s, w):
         s.nfev += 1
         slope(f, s.t_new, w, m.end, args)
         s.have_new = True
+
+
+@compiled
+def hermite(m, f, args, s, w, h, path, place):
+    """path_place, from row 1 on: the cubic Hermite; see `polynomial`."""
+    W = w.W
+    end_slope(m, f, args, s, w)
+    for k in range(W.shape[1]):
+        rise = W[Y_NEW, k] - W[Y, k]
+        path[place, 1, k] = h * W[K, k] - rise
+        path[place, 2, k] = 2 * rise - h * W[K, k] - h * W[m.end, k]
 
 
 @compiled

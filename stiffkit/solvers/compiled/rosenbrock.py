@@ -9,8 +9,10 @@ import numpy as np
 
 from .. import differences
 from ..rosenbrock import RosenbrockTableau
+from ..step import SHORTER
+from ..stiff_step import SAME
 from .calls import compiled, inlined, part_of
-from .linear import Linear, factorise, finite, jacobian, linear, solve
+from .linear import Linear, decompose, jacobian, solve
 from .parts import (
     ERR,
     NON_FINITE,
@@ -20,8 +22,8 @@ from .parts import (
     Y,
     Z,
     attempt,
-    end_slope,
     errors,
+    hermite,
     look,
     polynomial,
     slope,
@@ -30,8 +32,7 @@ from .parts import (
 __all__ = ["Rosenbrock", "rosenbrock"]
 
 _EPS = float(np.finfo(np.float64).eps)
-_SAME = 1e-12
-"""Steps that differ by this much, relatively, share a decomposition."""
+_SHORTER, _HALF = SHORTER["non_finite"], SHORTER["singular"]
 
 F_T, U = K + 3, K + 4
 """Rows of W: ∂f/∂t, and the first of the u_i. Between K and these are f_new and a row that is free
@@ -67,9 +68,9 @@ def _coefficients(tableau: RosenbrockTableau) -> Rosenbrock:
     return Rosenbrock(rows, c, d, float(tableau.gamma), s, int(K) + 1, 1, None)
 
 
-def rosenbrock(tableau: RosenbrockTableau, n: int, dtype: Any, J: Any = None) -> Rosenbrock:
-    """Return a method as the kernel takes it, J being a constant Jacobian where there is one."""
-    return _coefficients(tableau)._replace(linear=linear(n, dtype, J))
+def rosenbrock(tableau: RosenbrockTableau, a: Linear) -> tuple[Rosenbrock, int, int]:
+    """Return a method as the kernel takes it, its rows of W, and those of its polynomials."""
+    return _coefficients(tableau)._replace(linear=a), int(U) + len(tableau.c), len(tableau.H) or 2
 
 
 @inlined
@@ -86,8 +87,7 @@ def _prepare(m, f, jac, args, s, w, h):
     """Make J and ∂f/∂t at the start of a step; return whether J is finite."""
     W, n = w.W, w.W.shape[1]
     if not m.linear.constant:
-        jacobian(f, jac, args, s, w, m.linear, K + 2)
-        if not finite(m.linear.J):
+        if not jacobian(f, jac, args, s, w, m.linear, K + 2):
             return False
         s.h_solved = 0.0
     s.fresh = True
@@ -107,14 +107,16 @@ def _prepare(m, f, jac, args, s, w, h):
 
 @part_of(Rosenbrock, attempt)
 def _attempt(m, f, jac, args, s, w, h):
-    W, n, weight = w.W, w.W.shape[1], h * m.gamma
+    W, a, weight = w.W, m.linear, h * m.gamma
+    n = W.shape[1]
     if not s.fresh and not _prepare(m, f, jac, args, s, w, h):
-        s.longest = 0.1 * abs(h)
+        s.longest = _SHORTER * abs(h)
         return NON_FINITE
-    if abs(h - s.h_solved) > _SAME * abs(h):
+    if abs(h - s.h_solved) > SAME * abs(h):
         s.h_solved, s.c = h, weight
-        if not factorise(s, m.linear, weight):
-            s.h_solved, s.longest = 0.0, 0.5 * abs(h)
+        s.nlu += 1
+        if not decompose(a.J, a.band, a.LU, a.pivots, weight):
+            s.h_solved, s.longest = 0.0, _HALF * abs(h)
             return SINGULAR
     for i in range(m.s):
         if i > 0:
@@ -128,7 +130,7 @@ def _attempt(m, f, jac, args, s, w, h):
             if s.moving:
                 right += (h * weight * m.d[i]) * W[F_T, k]
             W[U + i, k] = right
-        solve(m.linear, W, U + i)
+        solve(a.LU, a.pivots, a.band, W, U + i)
     for k in range(n):
         W[Y_NEW, k] = W[Y, k] + _sum(m, 2 * m.s, m.s, W, k)
     s.have_new = False
@@ -145,11 +147,7 @@ def _errors(m, s, w, h):
 def _polynomial(m, f, args, s, w, h, path, place):
     W, first = w.W, 2 * m.s + 2
     if len(m.rows) == first:  # the cubic Hermite
-        end_slope(m, f, args, s, w)
-        for k in range(W.shape[1]):
-            rise = W[Y_NEW, k] - W[Y, k]
-            path[place, 1, k] = h * W[K, k] - rise
-            path[place, 2, k] = 2 * rise - h * W[K, k] - h * W[m.end, k]
+        hermite(m, f, args, s, w, h, path, place)
     for r in range(len(m.rows) - first):
         for k in range(W.shape[1]):
             path[place, 1 + r, k] = _sum(m, first + r, m.s, W, k)

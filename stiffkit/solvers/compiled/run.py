@@ -13,6 +13,7 @@ from ..control import ErrorRatio, PIDController
 from ..dense import Segment
 from ..linalg import singular
 from ..loop import FAILED, Run
+from ..newton_step import F_NOT_FINITE, NO_CONVERGENCE, DirkStages, RadauStages
 from ..options import Progress
 from ..rosenbrock import RosenbrockTableau
 from ..solution import Status
@@ -77,15 +78,16 @@ class CompiledRun(Run):
             return super()._make_stages(f_0) if self.function is None else _Rows(tableau, f_0)
         # Stiff steps that are looked into are examined inside, which the kernel does not do.
         fits = fits and not self.may_interpolate
-        if fits and isinstance(tableau, RosenbrockTableau) and self._jacobian_fits(y):
+        fits = fits and isinstance(tableau, RosenbrockTableau | ButcherTableau)
+        if fits and self._jacobian_fits(y):
             self.function = rhs(self.f, y, self.args)
         return super()._make_stages(f_0)
 
     def _jacobian_fits(self, y: Any) -> bool:
-        """Whether the kernel makes J itself: dense, by differences or a compiled function."""
-        if y.size > _LARGEST:
+        """Whether the kernel makes J: dense or a band, by differences or a compiled function."""
+        if y.size > _LARGEST and self.stiff.get("bandwidth") is None:
             return False
-        others = (value for name, value in self.stiff.items() if name != "jac")
+        others = (self.stiff[name] for name in self.stiff.keys() - {"jac", "bandwidth"})
         if any(value is not None for value in others):
             return False
         if is_jitted(self.jac):
@@ -121,6 +123,25 @@ class _Rows:
         return list(self.K[: self.s])
 
 
+def _stiff_method(run: CompiledRun) -> tuple[Any, int, int]:
+    """Return the method as the kernel takes it, its rows of W, and those of its polynomials."""
+    from .dirk import dirk
+    from .linear import linear
+    from .radau import radau
+    from .rosenbrock import rosenbrock
+
+    p, stages = run.problem, run.stages
+    source, band, J = stages.linear.source, run.stiff.get("bandwidth"), None
+    if run.jac is not None:
+        J = source(p.t0, p.y0, stages.f_0)
+    a = linear(len(p.y0), p.y0.dtype, band, J, constant=source.constant)
+    if isinstance(stages, DirkStages):
+        return dirk(stages, a)
+    if isinstance(stages, RadauStages):
+        return radau(stages, a)
+    return rosenbrock(run.tableau, a)
+
+
 @final
 class _Stretches:
     """The kernel's arguments, and what is done between its calls."""
@@ -145,17 +166,9 @@ class _Stretches:
             self.method, W = explicit(run.tableau), run.stages.W
             self.coefficients = len(run.tableau.bubble)
         else:
-            from .rosenbrock import U, rosenbrock
-
-            linear = run.stages.linear
-            given = linear.source(p.t0, p.y0, run.stages.f_0) if run.jac is not None else None
-            constant = given if linear.source.constant else None
-            self.method = rosenbrock(run.tableau, n, self.dtype, constant)
-            if self.jac is not None:
-                self.method.linear.J[:] = given
-            W = np.zeros((U + run.tableau.n_stages, n), self.dtype)
+            self.method, rows, self.coefficients = _stiff_method(run)
+            W = np.zeros((rows, n), self.dtype)
             W[parts.K] = run.stages.f_0
-            self.coefficients = len(run.tableau.H) or 2
         R = np.empty((3, n))
         W[parts.Y], R[parts.RTOL], R[parts.ATOL] = p.y0, p.rtol, p.atol
         self.W, self.y, self.y_new = W, W[parts.Y], W[parts.Y_NEW]
@@ -206,7 +219,12 @@ class _Stretches:
             run.end(Status.non_finite, run._where_not_finite(self.y_new))
         elif code == parts.FAILED:
             limit, failures = parts.LIMITS[int(self.s["limit"])], int(self.s["failures"])
-            failed = NOT_FINITE if limit == "non_finite" else singular(float(self.s["c"]))
+            c = complex(self.s["c"], self.s["c_imag"])
+            failed = {
+                parts.NON_FINITE: NOT_FINITE,
+                parts.F_NON_FINITE: F_NOT_FINITE,
+                parts.NEWTON: NO_CONVERGENCE,
+            }.get(int(self.s["limit"])) or singular(c if c.imag else c.real)
             run.end(FAILED[limit], f"{failed} after t = {run.t!r}, {failures} times in a row")
 
     def _call(self) -> int:
@@ -281,6 +299,8 @@ class _Stretches:
         run.t, run.y = float(s["t"]), self.y
         if not isinstance(self.stages, _Rows):
             self.stages.f_0 = self.W[self.parts.K]
+        if isinstance(self.stages, DirkStages):
+            self.stages.K_flat[:] = self.W[self.parts.K :][: len(self.stages.K)]
         if run.t_eval is not None:
             first, last = run.i_eval, int(s["i_eval"])
             run.t_out += run.t_eval[first:last]
