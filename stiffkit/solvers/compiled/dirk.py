@@ -102,7 +102,7 @@ def _correct(m, f, args, s, w, h, i):
     slope(f, s.t_new - (1 - m.c[i]) * h, w, change, args)
     for k in range(n):
         W[change, k] = weight * W[change, k] + (W[psi, k] - W[Y_NEW, k])
-    solve(a.LU, a.pivots, a.band, W, change)
+    solve(a.LU, a.L, a.pivots, a.band, W, change)
     for k in range(n):
         W[Y_NEW, k] += W[change, k]
         total += square(W[change, k] * scale[k])
@@ -146,7 +146,7 @@ def _errors(m, s, w, h):
     W, rows, stages, a = w.W, m.rows, m.s, m.linear
     for k in range(W.shape[1]):
         W[ERR, k] = h * _sum(rows, 2 * stages + 1, stages, W, k)
-    solve(a.LU, a.pivots, a.band, W, ERR)
+    solve(a.LU, a.L, a.pivots, a.band, W, ERR)
 
 
 @part_of(Dirk, polynomial)

@@ -1,8 +1,8 @@
 """Jacobians and LU decompositions within the kernel: the rules are those of `Differences`.
 
-n is small here: plain loops beat LAPACK's calls, and make no arrays. A dense matrix is to them a band
-of all its diagonals. Entry (i, j) stands in row i, column j − o of an array, where o = i − ml in a
-band's, so that its rows are short, and 0 in a dense one's.
+n is small here: plain loops beat LAPACK's calls, and make no arrays. A dense matrix is to them a
+band of all its diagonals. Entry (i, j) stands in row i, column j − o of an array, where o = i − ml
+in a band's, so that its rows are short, and 0 in a dense one's.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ class Linear(NamedTuple):
     J: Any
     """Shape (n, n), or (n, ml + mu + 1) of a band; so is `fresh`."""
     LU: Any
-    """Shape (n, n), or (n, 2 ml + mu + 1)."""
+    """U, with the reciprocals of its diagonal; shape (n, n), or (n, 2 ml + mu + 1)."""
+    L: Any
+    """Row k holds the multipliers of column k; shape (n, ml)."""
+    pivots: Any
     fresh: Any
     """Columns that had a second look."""
-    pivots: Any
     D: Any
     """Shape (9, n)."""
     seen: Any
@@ -82,10 +84,16 @@ def linear(n: int, dtype: Any, band: Any, J: Any, *, constant: bool) -> Linear:
             made[inside, ml + d] = np.roll(J.ab[mu - d], -d)[inside]
     elif J is not None:
         made[:] = J
-    LU, pivots = np.empty((n, width + skew * ml), dtype), np.empty(n, np.int64)
-    seen = np.ones((n, width), np.bool_)
     return Linear(
-        made, LU, np.zeros_like(made), pivots, np.zeros((9, n)), seen, (ml, mu, skew), constant
+        made,
+        np.empty((n, width + skew * ml), dtype),
+        np.empty((n, ml), dtype),
+        np.empty(n, np.int64),
+        np.zeros_like(made),
+        np.zeros((9, n)),
+        np.ones((n, width), np.bool_),
+        (ml, mu, skew),
+        constant,
     )
 
 
@@ -111,7 +119,7 @@ def _rows(j, n, band):
 @inlined
 def _groups(n, band):
     """Return how many columns apart those are that one difference can give."""
-    return band[0] + band[1] + 1 if band[2] else n
+    return min(n, band[0] + band[1] + 1) if band[2] else n
 
 
 @compiled
@@ -281,10 +289,10 @@ def _size(x):
 
 
 @compiled
-def decompose(J, band, LU, pivots, c):
+def decompose(J, band, LU, L, pivots, c):
     """LU decomposition of I − cJ with partial pivoting; return whether it is regular.
 
-    Rows are exchanged from the pivot on: left of it they would not stay in the band.
+    Multipliers are not exchanged with the rows: in a band there is no room for it.
     """
     (ml, mu, skew), n = band, len(LU)
     for i in range(n):
@@ -297,7 +305,7 @@ def decompose(J, band, LU, pivots, c):
     if not _finite(LU):
         return False
     for k in range(n):
-        below, end, o = min(n, k + ml + 1), min(n, k + ml + mu + 1), skew * (k - ml)
+        below, length, o = min(n, k + ml + 1), min(n - k, ml + mu + 1), skew * (k - ml)
         pivot, largest = k, _size(LU[k, k - o])
         for i in range(k + 1, below):
             size = _size(LU[i, k - skew * (i - ml)])
@@ -306,31 +314,35 @@ def decompose(J, band, LU, pivots, c):
         pivots[k] = pivot
         if largest == 0:
             return False
+        upper = LU[k, k - o : k - o + length]
         if pivot != k:
-            shift = skew * (pivot - k)
-            for p in range(k - o, end - o):
-                LU[k, p], LU[pivot, p - shift] = LU[pivot, p - shift], LU[k, p]
-        inverse = 1 / LU[k, k - o]
+            p = k - skew * (pivot - ml)
+            lower = LU[pivot, p : p + length]
+            for q in range(length):
+                upper[q], lower[q] = lower[q], upper[q]
+        upper[0] = 1 / upper[0]
         for i in range(k + 1, below):
-            shift = skew * (i - k)
-            factor = LU[i, k - o - shift] * inverse
-            LU[i, k - o - shift] = factor
-            for p in range(k - o + 1, end - o):
-                LU[i, p - shift] -= factor * LU[k, p]
+            p = k - skew * (i - ml)
+            lower = LU[i, p : p + length]
+            factor = L[k, i - k - 1] = lower[0] * upper[0]
+            for q in range(1, length):
+                lower[q] -= factor * upper[q]
     return True
 
 
-@compiled
-def solve(LU, pivots, band, W, row):
+@partial(compiled, fastmath={"reassoc", "contract"})
+def solve(LU, L, pivots, band, W, row):
     """Solve (I − cJ) x = r in place, r being a row of W."""
     (ml, mu, skew), n = band, len(LU)
     for k in range(n):
         x, W[row, pivots[k]] = W[row, pivots[k]], W[row, k]
         W[row, k] = x
-        for i in range(k + 1, min(n, k + ml + 1)):
-            W[row, i] -= LU[i, k - skew * (i - ml)] * x
+        rest = W[row, k + 1 : min(n, k + ml + 1)]
+        for q in range(len(rest)):
+            rest[q] -= L[k, q] * x
     for k in range(n - 1, -1, -1):
         o, x = skew * (k - ml), W[row, k]
-        for j in range(k + 1, min(n, k + ml + mu + 1)):
-            x -= LU[k, j - o] * W[row, j]
-        W[row, k] = x / LU[k, k - o]
+        rest, upper = W[row, k + 1 : min(n, k + ml + mu + 1)], LU[k, k - o :]
+        for q in range(len(rest)):
+            x -= upper[1 + q] * rest[q]
+        W[row, k] = x * upper[0]

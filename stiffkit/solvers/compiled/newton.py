@@ -19,9 +19,8 @@ from .parts import (
     NON_FINITE,
     RTOL,
     SCALE,
-    SINGULAR,
-    Work,
     K,
+    Work,
     Y,
     Z,
     slope,
@@ -91,14 +90,14 @@ def _renew(m, f, jac, args, s, w, h, rows):
 @compiled
 def attempt_stages(m, f, jac, args, s, w, h, rows):
     """Solve for the stages; a failure with an old Jacobian has another go with a new one."""
-    if not s.known and not _renew(m, f, jac, args, s, w, h, rows):
-        return NON_FINITE
-    failed = solve_stages(m, f, args, s, w, h)
-    if failed == 0 or s.fresh:
-        return failed
-    if not _renew(m, f, jac, args, s, w, h, rows):
-        return NON_FINITE
-    return solve_stages(m, f, args, s, w, h)
+    known = s.known
+    while True:
+        if not known and not _renew(m, f, jac, args, s, w, h, rows):
+            return NON_FINITE
+        failed = solve_stages(m, f, args, s, w, h)
+        if failed == 0 or s.fresh:
+            return failed
+        known = False
 
 
 @compiled
@@ -109,7 +108,7 @@ def factorised(a, s, W, R, h, c):
         s.h_solved, s.solved = h, 0
     if s.solved == 0:
         s.nlu += 1
-        if not decompose(a.J, a.band, a.LU, a.pivots, c):
+        if not decompose(a.J, a.band, a.LU, a.L, a.pivots, c):
             return False
         s.solved = 1
     for k in range(W.shape[1]):

@@ -50,7 +50,7 @@ class Radau(NamedTuple):
     end: int
     """Row of W for f(t_new, y_new)."""
     F: int
-    """First of the rows of W with f's values at the stages, Z, the coefficients of the step before's
+    """First of the rows of W with f's values at the stages, Z, the coefficients of the last step's
     collocation polynomial, and two that are free."""
     n_errors: int
     most: int
@@ -59,6 +59,7 @@ class Radau(NamedTuple):
     """J, and the decomposition for the real eigenvalue."""
     LU: Any
     """Those for the others, shape (m − 1, n, width)."""
+    L: Any
     pivots: Any
     C: Any
     """W and its corrections, shape (2 m, n)."""
@@ -86,6 +87,7 @@ def radau(stages: RadauStages, a: Linear) -> tuple[Radau, int, int]:
         stages.tol,
         a,
         LU,
+        np.empty((m - 1, *a.L.shape), complex),
         pivots,
         np.zeros((2 * m, n), complex),
         np.zeros(m, complex),
@@ -140,7 +142,7 @@ def _predict(ratio, c, S_inv, C, W, first):
 @part_of(Radau, correct)
 def _correct(m, f, args, s, w, h, i):
     W, scale, C, S, S_inv, weights, c = w.W, w.R[SCALE], m.C, m.S, m.S_inv, m.weights, m.c
-    a, LU, pivots, F, band = m.linear, m.LU, m.pivots, m.F, m.linear.band
+    a, LU, L, pivots, F, band = m.linear, m.LU, m.L, m.pivots, m.F, m.linear.band
     n, stages, systems, total = W.shape[1], len(c), len(weights), 0.0
     first, right = F + stages, F + 3 * stages
     for i in range(stages):
@@ -153,11 +155,11 @@ def _correct(m, f, args, s, w, h, i):
             C[systems + r, k] = weights[r] * _sum(S_inv, r, W, F, k) - C[r, k]
     for k in range(n):
         _put(W, right, k, C[systems, k])
-    solve(a.LU, a.pivots, band, W, right)
+    solve(a.LU, a.L, a.pivots, band, W, right)
     for k in range(n):
         C[systems, k] = W[right, k]
     for r in range(1, systems):
-        solve(LU[r - 1], pivots[r - 1], band, C, systems + r)
+        solve(LU[r - 1], L[r - 1], pivots[r - 1], band, C, systems + r)
     for r in range(systems):
         for k in range(n):
             C[r, k] += C[systems + r, k]
@@ -177,7 +179,7 @@ def _solve_stages(m, f, args, s, w, h):
         c = weights[r] = h / eigenvalues[r]
         if s.solved == r:
             s.nlu += 1
-            if not decompose(a.J, a.band, m.LU[r - 1], m.pivots[r - 1], c):
+            if not decompose(a.J, a.band, m.LU[r - 1], m.L[r - 1], m.pivots[r - 1], c):
                 s.c, s.c_imag = c.real, c.imag
                 return SINGULAR
             s.solved += 1
@@ -206,7 +208,7 @@ def _estimate(m, f, args, s, w, h):
     while True:
         for k in range(n):
             W[ERR, k] = c * W[value, k] + W[rest, k]
-        solve(a.LU, a.pivots, a.band, W, ERR)
+        solve(a.LU, a.L, a.pivots, a.band, W, ERR)
         if not careful:
             return
         careful = False

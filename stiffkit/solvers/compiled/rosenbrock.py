@@ -115,7 +115,7 @@ def _attempt(m, f, jac, args, s, w, h):
     if abs(h - s.h_solved) > SAME * abs(h):
         s.h_solved, s.c = h, weight
         s.nlu += 1
-        if not decompose(a.J, a.band, a.LU, a.pivots, weight):
+        if not decompose(a.J, a.band, a.LU, a.L, a.pivots, weight):
             s.h_solved, s.longest = 0.0, _HALF * abs(h)
             return SINGULAR
     for i in range(m.s):
@@ -130,7 +130,7 @@ def _attempt(m, f, jac, args, s, w, h):
             if s.moving:
                 right += (h * weight * m.d[i]) * W[F_T, k]
             W[U + i, k] = right
-        solve(a.LU, a.pivots, a.band, W, U + i)
+        solve(a.LU, a.L, a.pivots, a.band, W, U + i)
     for k in range(n):
         W[Y_NEW, k] = W[Y, k] + _sum(m, 2 * m.s, m.s, W, k)
     s.have_new = False
