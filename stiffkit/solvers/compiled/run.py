@@ -30,7 +30,7 @@ _LONGEST = 600
 """Components up to which the kernel's loops over them cost less than NumPy's calls."""
 
 _LARGEST = 128
-"""Components of a system whose LU decomposition is plain loops: LAPACK's, which the interpreted
+"""Entries in a row of J whose LU decomposition is plain loops: LAPACK's, which the interpreted
 loop calls, is faster from some 150 on."""
 
 
@@ -85,7 +85,8 @@ class CompiledRun(Run):
 
     def _jacobian_fits(self, y: Any) -> bool:
         """Whether the kernel makes J: dense or a band, by differences or a compiled function."""
-        if y.size > _LARGEST and self.stiff.get("bandwidth") is None:
+        band = self.stiff.get("bandwidth")
+        if min(y.size, y.size if band is None else sum(band) + 1) > _LARGEST:
             return False
         others = (self.stiff[name] for name in self.stiff.keys() - {"jac", "bandwidth"})
         if any(value is not None for value in others):
