@@ -272,7 +272,7 @@ def explicit() -> list[Solver]:
 def stiff() -> list[Solver]:
     """Return the solvers for small stiff systems."""
     return [
-        *_both("auto", "rodas5p", "radau5", "kvaerno5"),
+        *_both("auto", "rodas5p", "radau5", "radau9", "kvaerno5"),
         *(scipy(name) for name in ("Radau", "BDF", "LSODA")),
         *(scipy(name, COMPILED) for name in ("Radau", "BDF", "LSODA")),
         *extensisq(("KC4I",)),

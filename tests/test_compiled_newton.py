@@ -7,6 +7,7 @@ from test_compiled_stiff import driven, hires, nan_late, robertson, robertson_ja
 
 import stiffkit as sk
 from stiffkit import Status
+from stiffkit.solvers.implicit import kvaerno3
 
 numba = pytest.importorskip("numba")
 
@@ -83,6 +84,18 @@ def test_equal_steps_give_equal_states_to_rounding(method):
     ours, theirs = both(van_der_pol, (0.0, 0.3), [2.0, -0.66], method, log=True, **steps)
     np.testing.assert_array_equal(ours.t, theirs.t)
     np.testing.assert_allclose(ours.y, theirs.y, rtol=0, atol=1e-8)
+
+
+def test_a_method_of_your_own_that_is_not_stiffly_accurate(monkeypatch):
+    taken = loops(monkeypatch)
+    A = [row[: i + 1].tolist() for i, row in enumerate(kvaerno3.A)]
+    weights = {"order": 2, "b": kvaerno3.b_hat.tolist(), "order_hat": 3, "b_hat": kvaerno3.b}
+    own = sk.ButcherTableau(name="own", c=kvaerno3.c.tolist(), A=A, reference="none", **weights)
+    assert not own.stiffly_accurate
+    for f, span, y0, atol in NONLINEAR:
+        ours, theirs = both(f, span, y0, own, rtol=1e-3, atol=1e-3 * atol, log=True)
+        np.testing.assert_allclose(ours.y[-1], theirs.y[-1], rtol=1e-6, atol=1e-6 * atol)
+    assert len(taken) == len(NONLINEAR)
 
 
 @pytest.mark.parametrize("method", ONE_OF_EACH)

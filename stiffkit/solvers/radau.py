@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -123,7 +123,7 @@ class RadauTransformation:
     coefficients: FloatArray
     """Shape (s, s): Z ↦ coefficients of θ, θ², ... in the collocation polynomial y(t + θh) − y."""
 
-    @property
+    @cached_property
     def bubble(self) -> FloatArray:
         """Z ↦ p of the same polynomial, θ z_s + θ(1 − θ) Σ p_m θ^m; shape (s − 1, s)."""
         # θ^k is θ less θ(1 − θ)(1 + θ + ... + θ^(k−2)).

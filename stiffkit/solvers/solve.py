@@ -84,8 +84,8 @@ def solve(
         every step after it; in all other cases at every call. A pair ``(f_explicit, f_implicit)``
         stands for their sum: the second, the stiff one, is treated implicitly, the first
         explicitly. Each of them is then checked at every call. With a function that numba has
-        compiled, such as `stiffkit.jit` returns, the whole loop of an explicit or Rosenbrock method
-        is compiled: see `stiffkit.solvers.compiled`. Such a function may also be of the form
+        compiled, such as `stiffkit.jit` returns, the whole loop of an explicit, Rosenbrock, ESDIRK
+        or Radau method is: see `stiffkit.solvers.compiled`. Such a function may also be of the form
         ``f(t, y, dy, *args)``, with one argument more than `args` explains: it writes dy/dt to dy
         and returns nothing.
     t_span : (float, float)
