@@ -223,7 +223,8 @@ def solve(
     if is_jitted(f):
         from .compiled import CompiledRun, InPlace, writes
 
-        kind, f = partial(CompiledRun, f, jac, args), InPlace(f) if writes(f, args) else f
+        given = {"jac": jac, "radius": radius}
+        kind, f = partial(CompiledRun, f, given, args), InPlace(f) if writes(f, args) else f
     auto = isinstance(method, str) and method == "auto"
     tableau: Any
     if is_split(f):

@@ -11,7 +11,16 @@ import numpy as np
 
 from ..._optional import require
 
-__all__ = ["Function", "InPlace", "entry", "given_jacobian", "jit", "rhs", "writes"]
+__all__ = [
+    "Function",
+    "InPlace",
+    "entry",
+    "given_jacobian",
+    "given_number",
+    "jit",
+    "rhs",
+    "writes",
+]
 
 
 def jit(f: Callable[..., Any]) -> Any:
@@ -137,22 +146,34 @@ def rhs(f: Any, y: Any, args: Sequence[Any]) -> Function | None:
 
 def given_jacobian(jac: Any, y: Any, args: Sequence[Any]) -> Function | None:
     """Return a compiled ``jac(t, y, *args)`` for the kernel; None if it returns no such matrix."""
+    return _given(jac, y, args, 2)
+
+
+def given_number(g: Any, y: Any, args: Sequence[Any]) -> Function | None:
+    """Return a compiled ``g(t, y, *args)`` for the kernel; None if it returns no float."""
+    return _given(g, y, args, 0)
+
+
+def _given(g: Any, y: Any, args: Sequence[Any], axes: int) -> Function | None:
     import numba
 
     try:
         further = tuple(map(numba.typeof, args))
     except ValueError:  # an argument that numba has no type for
         return None
-    return _matrix_of_type(jac, y.dtype.char, y.ndim, further)
+    return _given_of_type(g, y.dtype.char, y.ndim, further, axes)
 
 
 @lru_cache(maxsize=256)
-def _matrix_of_type(jac: Any, dtype: str, ndim: int, further: tuple[Any, ...]) -> Function | None:
+def _given_of_type(
+    g: Any, dtype: str, ndim: int, further: tuple[Any, ...], axes: int
+) -> Function | None:
     import numba
 
     scalar = numba.float64 if dtype == "d" else numba.complex128
-    state, matrix = (numba.types.Array(scalar, m, "C") for m in (ndim, 2))
-    return _function(jac, matrix(numba.float64, state, *further))
+    state = numba.types.Array(scalar, ndim, "C")
+    value = numba.types.Array(scalar, axes, "C") if axes else numba.float64
+    return _function(g, value(numba.float64, state, *further))
 
 
 @lru_cache(maxsize=256)

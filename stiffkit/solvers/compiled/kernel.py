@@ -17,12 +17,14 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from ...stiffness import detect
+from ...stiffness import detect, power, radius
 from .. import control, differences, loop
-from . import calls, explicit, linear, parts, rosenbrock
+from .. import stabilised as stabilised_methods
+from . import calls, explicit, linear, parts, rosenbrock, stabilised
 from .calls import compiled, function_at, inlined, optional_at
 from .parts import (
     ACCURACY,
+    ASK,
     ATOL,
     DONE,
     END,
@@ -36,6 +38,7 @@ from .parts import (
     PAUSE,
     RTOL,
     SCALE,
+    STABILITY,
     TOO_SMALL,
     Y_NEW,
     K,
@@ -217,6 +220,10 @@ def _with_stamp(stamp):
             h = s.t_new - s.t
             if not s.pending:
                 failed = attempt(m, f, jac, args, s, w, h)
+                if failed == ASK:  # and once more from here
+                    s.room += 1
+                    s.attempts_left += 1
+                    return ASK
                 if failed > 0:
                     s.ratio = math.inf
                     _log(records.log, s, h)
@@ -224,8 +231,11 @@ def _with_stamp(stamp):
                     s.h_abs, s.limit, s.retry = s.longest, failed, True
                     if s.failures == MAX_FAILURES or s.h_abs < min_step:
                         return FAILED
-                    s.rejected += 1
-                    _ruled(s, s.ratio, order + 1, constants)
+                    if failed == STABILITY:
+                        s.attempts_left += 1  # refused before any work was done
+                    else:
+                        s.rejected += 1
+                        _ruled(s, s.ratio, order + 1, constants)
                     continue
                 errors(m, s, w, h)
                 s.ratio = _error_ratio(m.n_errors, w)
@@ -259,6 +269,7 @@ def _with_stamp(stamp):
             s.pending = False
             _record(f, args, m, keeps, s, w, h, direction, records)
             s.t, s.fresh = s.t_new, False
+            s.age += 1
             for i in range(W.shape[1]):
                 W[Y, i] = W[Y_NEW, i]
             if s.t_new == t1:
@@ -271,6 +282,9 @@ def _with_stamp(stamp):
 
 
 # numba looks at this file alone to tell whether its cache is stale: the stamp is of the others.
-_SOURCES = control, detect, differences, loop, calls, explicit, linear, parts, rosenbrock
+_SOURCES = (
+    *(control, detect, differences, loop, power, radius, stabilised_methods),
+    *(calls, explicit, linear, parts, rosenbrock, stabilised),
+)
 _STAMP = hashlib.sha256(b"".join(Path(str(part.__file__)).read_bytes() for part in _SOURCES))
 integrate = _with_stamp(_STAMP.digest())

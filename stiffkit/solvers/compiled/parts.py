@@ -16,6 +16,7 @@ from numba.extending import overload
 from .calls import OPTIONS, compiled, inlined
 
 __all__ = [
+    "ASK",
     "DONE",
     "FAILED",
     "LIMITS",
@@ -23,6 +24,7 @@ __all__ = [
     "NOT_FINITE",
     "OUT_OF_STEPS",
     "PAUSE",
+    "STABILITY",
     "STATE",
     "TOO_SMALL",
     "Work",
@@ -30,18 +32,21 @@ __all__ = [
     "change",
     "end_slope",
     "errors",
+    "hermite",
     "look",
     "polynomial",
     "slope",
     "square",
 ]
 
-LIMITS = ("first_step", "max_step", "end", "accuracy", "non_finite", "singular")
+LIMITS = ("first_step", "max_step", "end", "accuracy", "non_finite", "singular", "stability")
 """What set a step's size, by the number that the kernel logs."""
-FIRST_STEP, MAX_STEP, END, ACCURACY, NON_FINITE, SINGULAR = range(len(LIMITS))
+FIRST_STEP, MAX_STEP, END, ACCURACY, NON_FINITE, SINGULAR, STABILITY = range(len(LIMITS))
 
 DONE, PAUSE, LOOK, OUT_OF_STEPS, TOO_SMALL, NOT_FINITE, FAILED = range(7)
 """Why the kernel returned."""
+ASK = -1
+"""The same, and what an attempt returns that has to ask Python first: for `ask`."""
 
 STATE = np.dtype(
     [
@@ -56,6 +61,9 @@ STATE = np.dtype(
         # Of implicit methods: what the matrix was decomposed for, whether J was ever made.
         *((name, np.float64) for name in ("h_solved", "c")),
         *((name, np.bool_) for name in ("first_jac", "moving")),
+        # Of stabilised methods: the spectral radius, the steps accepted since, the row to learn.
+        ("rho", np.float64),
+        *((name, np.int64) for name in ("age", "ask")),
         # Of failures: how many in a row, and what the last one proposes.
         ("failures", np.int64),
         *((name, np.float64) for name in ("longest",)),
@@ -103,7 +111,7 @@ class Records(NamedTuple):
 
 
 def attempt(m: Any, f: Any, jac: Any, args: Any, s: Any, w: Work, h: float) -> int:
-    """Compute y_new of the step from (s.t, y) to s.t_new; return 0, or what it failed for."""
+    """Compute y_new of the step from (s.t, y) to s.t_new; return 0, what it failed for, or ASK."""
     raise NotImplementedError
 
 
@@ -174,6 +182,17 @@ def end_slope(m, f, args, s, w):
         s.nfev += 1
         slope(f, s.t_new, w, m.end, args)
         s.have_new = True
+
+
+@compiled
+def hermite(m, f, args, s, w, h, path, place):
+    """Write the cubic Hermite polynomial, as `polynomial` does."""
+    W = w.W
+    end_slope(m, f, args, s, w)
+    for k in range(W.shape[1]):
+        rise = W[Y_NEW, k] - W[Y, k]
+        path[place, 1, k] = h * W[K, k] - rise
+        path[place, 2, k] = 2 * rise - h * W[K, k] - h * W[m.end, k]
 
 
 @compiled

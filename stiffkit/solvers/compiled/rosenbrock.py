@@ -20,8 +20,8 @@ from .parts import (
     Y,
     Z,
     attempt,
-    end_slope,
     errors,
+    hermite,
     look,
     polynomial,
     slope,
@@ -145,11 +145,7 @@ def _errors(m, s, w, h):
 def _polynomial(m, f, args, s, w, h, path, place):
     W, first = w.W, 2 * m.s + 2
     if len(m.rows) == first:  # the cubic Hermite
-        end_slope(m, f, args, s, w)
-        for k in range(W.shape[1]):
-            rise = W[Y_NEW, k] - W[Y, k]
-            path[place, 1, k] = h * W[K, k] - rise
-            path[place, 2, k] = 2 * rise - h * W[K, k] - h * W[m.end, k]
+        hermite(m, f, args, s, w, h, path, place)
     for r in range(len(m.rows) - first):
         for k in range(W.shape[1]):
             path[place, 1 + r, k] = _sum(m, first + r, m.s, W, k)

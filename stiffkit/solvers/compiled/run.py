@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -16,8 +16,9 @@ from ..loop import FAILED, Run
 from ..options import Progress
 from ..rosenbrock import RosenbrockTableau
 from ..solution import Status
+from ..stabilised import SCHEMES, RadiusKeeper, StabilisedMethod, StabilisedStages
 from ..tableau import ButcherTableau
-from .functions import Function, entry, given_jacobian, rhs
+from .functions import Function, entry, given_jacobian, given_number, rhs
 
 __all__ = ["CompiledRun"]
 
@@ -26,7 +27,8 @@ _RECORDS = 2**22
 """Numbers that the records of one stretch may hold, about."""
 
 _LONGEST = 600
-"""Components up to which the kernel's loops over them cost less than NumPy's calls."""
+"""Components up to which the kernel's loops over them cost less than NumPy's calls. Those of
+stabilised methods always do: a stage is one loop."""
 
 _LARGEST = 128
 """Components of a system whose LU decomposition is plain loops: LAPACK's, which the interpreted
@@ -41,8 +43,8 @@ class CompiledRun(Run):
     ----------
     f : numba dispatcher
         The user's right-hand side.
-    jac : object
-        The user's Jacobian, or None.
+    given : mapping
+        `jac` and `radius` as the user gave them.
     args : sequence
         Further arguments of both.
     *arguments, **options
@@ -50,10 +52,15 @@ class CompiledRun(Run):
     """
 
     def __init__(
-        self, f: Any, jac: Any, args: Sequence[Any], *arguments: Any, **options: Any
+        self,
+        f: Any,
+        given: Mapping[str, Any],
+        args: Sequence[Any],
+        *arguments: Any,
+        **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
-        self.f, self.jac, self.args = f, jac, tuple(args)
+        self.f, self.jac, self.radius, self.args = f, given["jac"], given["radius"], tuple(args)
         self.unseen = bool(self.hooks.wanted or self.finder or options["progress"])
         self.function: Function | None = None
         self.function_jac: Function | None = None
@@ -68,10 +75,13 @@ class CompiledRun(Run):
             and self.hooks.on_attempt is None
             and p.split is None
             and p.y0.dtype.char in "dD"
-            and 0 < p.y0.size <= _LONGEST
+            and p.y0.size > 0
             and p.shape != ()
         )
         tableau, y = self.tableau, p.y0.reshape(p.shape)
+        if fits and isinstance(tableau, StabilisedMethod) and self._radius_fits(tableau, y):
+            self.function = rhs(self.f, y, self.args)
+        fits = fits and y.size <= _LONGEST
         if fits and isinstance(tableau, ButcherTableau) and tableau.explicit:
             self.function = rhs(self.f, y, self.args)
             return super()._make_stages(f_0) if self.function is None else _Rows(tableau, f_0)
@@ -92,6 +102,13 @@ class CompiledRun(Run):
             self.function_jac = given_jacobian(self.jac, y, self.args)
             return self.function_jac is not None
         return self.jac is None or (isinstance(self.jac, np.ndarray) and self.jac.ndim == 2)
+
+    def _radius_fits(self, method: StabilisedMethod, y: Any) -> bool:
+        """Whether the kernel finds the spectral radius itself: a number, or a compiled function."""
+        if is_jitted(self.radius):
+            self.function_jac = given_number(self.radius, y, self.args)
+            return self.function_jac is not None and method.step in SCHEMES
+        return not callable(self.radius) and method.step in SCHEMES
 
     def _control_steps(self, bar: Progress) -> None:
         if self.function is None:
@@ -144,6 +161,13 @@ class _Stretches:
 
             self.method, W = explicit(run.tableau), run.stages.W
             self.coefficients = len(run.tableau.bubble)
+        elif isinstance(run.stages, StabilisedStages):
+            from .stabilised import ROWS, stabilised
+
+            self.method = stabilised(run.tableau, run.stages.radius, run.radius)
+            W = np.zeros((ROWS, n), self.dtype)
+            W[parts.K] = run.stages.f_0
+            self.coefficients = 2
         else:
             from .rosenbrock import U, rosenbrock
 
@@ -175,7 +199,7 @@ class _Stretches:
         s["t"], s["wall"], s["i_eval"] = p.t0, p.t1, run.i_eval
         s["h_abs"], s["attempts_left"] = steps.first or 0.0, steps.max_steps
         s["r_1"], s["r_2"], s["f_1"], s["f_2"], s["rejected_last"] = steps.controller.init()
-        s["first_jac"] = True
+        s["first_jac"], s["age"] = True, getattr(self.method, "every", 0)
         if run.detector is not None:
             s["calm"], s["interval"] = True, run.detector.interval
             s["countdown"] = s["wait"] = run.detector.wait
@@ -185,13 +209,15 @@ class _Stretches:
         parts, run, room = self.parts, self.run, min(_FIRST_ROOM, self.most_room)
         code = parts.PAUSE
         try:
-            while code in (parts.PAUSE, parts.LOOK):
+            while code in (parts.PAUSE, parts.LOOK, parts.ASK):
                 if code == parts.PAUSE:
                     self._collect()
                     self._make_room(room)
                     room = min(4 * room, self.most_room)
-                else:
+                elif code == parts.LOOK:
                     self._look()
+                else:
+                    self._answer()
                 code = self._call()
         finally:
             self._collect()
@@ -206,7 +232,11 @@ class _Stretches:
             run.end(Status.non_finite, run._where_not_finite(self.y_new))
         elif code == parts.FAILED:
             limit, failures = parts.LIMITS[int(self.s["limit"])], int(self.s["failures"])
-            failed = NOT_FINITE if limit == "non_finite" else singular(float(self.s["c"]))
+            failed: object
+            if isinstance(self.stages, StabilisedStages):
+                failed = self.stages.why_not(float(self.s["rho"]))
+            else:
+                failed = NOT_FINITE if limit == "non_finite" else singular(float(self.s["c"]))
             run.end(FAILED[limit], f"{failed} after t = {run.t!r}, {failures} times in a row")
 
     def _call(self) -> int:
@@ -254,6 +284,8 @@ class _Stretches:
         run.accepted, run.rejected = run.accepted + accepted, run.rejected + int(s["rejected"])
         if isinstance(self.stages, _Rows):
             self.stages.nfev += spent["nfev"]
+        elif isinstance(self.stages, StabilisedStages):
+            self.stages.calls += spent["nfev"]
         else:
             linear = self.stages.linear
             self.stages.calls += spent["nfev"]
@@ -304,6 +336,15 @@ class _Stretches:
         if s["passed"]:
             detector.pass_over(int(s["passed"]))
         s["passed"] = s["nfev_look"] = 0
+
+    def _answer(self) -> None:
+        """Give the method the row that it asked for, or refuse the radius."""
+        from .stabilised import learn
+
+        i = int(self.s["ask"])
+        if i < 0:
+            RadiusKeeper.check(float(self.s["t"]), float(self.s["rho"]))
+        learn(self.method, self.run.tableau, i)
 
     def _look(self) -> None:
         """Show the detector a step with signs of stiffness, and let it prove its case."""
