@@ -12,9 +12,9 @@ from .._array import Array, Backend
 from .dense import Segment
 from .solution import EventRecord
 
-__all__ = ["EventFinder", "event_direction", "event_terminal"]
+__all__ = ["SAMPLES", "EventFinder", "crosses", "event_direction", "event_terminal", "may_dip"]
 
-_SAMPLES = (0.25, 0.5, 0.75)
+SAMPLES = (0.25, 0.5, 0.75)
 """Where inside a step the events are sampled, beside its ends."""
 
 
@@ -80,7 +80,7 @@ class EventFinder:
     def step(self, segment: Segment) -> tuple[float, Array] | None:
         """Record the events of a step; return where a terminal one ends the solve, if any does."""
         t_0, t_1 = segment.t_0, segment.t_1
-        times = [t_0 + theta * (t_1 - t_0) for theta in _SAMPLES]
+        times = [t_0 + theta * (t_1 - t_0) for theta in SAMPLES]
         g_inner = [self.values(t, segment(t)) for t in times]
         g_new = self.values(t_1, segment.y_1)
         times = [t_0, *times, t_1]
@@ -111,8 +111,7 @@ class EventFinder:
         t, g = self._add_extrema(i, segment, *self._leave_zeros(i, segment, t, g))
         roots = []
         for t_a, t_b, g_a, g_b in zip(t, t[1:], g, g[1:], strict=False):
-            rises, falls = g_a < 0 <= g_b, g_a > 0 >= g_b
-            if (rises and self.direction[i] >= 0) or (falls and self.direction[i] <= 0):
+            if crosses(g_a, g_b, self.direction[i]):
                 roots.append(t_b if g_b == 0 else self._solve(i, segment, t_a, t_b))
         return roots
 
@@ -151,12 +150,8 @@ class EventFinder:
         """Insert points where g seems to dip through zero and back between samples."""
         extra = []
         for j in range(1, len(t) - 1):
-            triple = g[j - 1 : j + 2]
-            if not (all(v > 0 for v in triple) or all(v < 0 for v in triple)):
-                continue
-            vertex, value = _parabola(t[j - 1 : j + 2], [abs(v) for v in triple])
-            low, high = sorted((t[j - 1], t[j + 1]))
-            if low < vertex < high and value < 0.5 * max(map(abs, triple)):
+            if may_dip(t[j - 1], t[j], t[j + 1], g[j - 1], g[j], g[j + 1]):
+                low, high = sorted((t[j - 1], t[j + 1]))
                 dip = self._dip(i, segment, low, high, math.copysign(1.0, g[j]))
                 if dip is not None:
                     extra.append(dip)
@@ -236,12 +231,25 @@ def event_direction(g: Callable[..., Any]) -> float:
     return number
 
 
-def _parabola(t: Sequence[float], g: Sequence[float]) -> tuple[float, float]:
-    """Vertex of the parabola through three points, if it is a minimum; else (nan, inf)."""
-    slope_1, slope_2 = (g[1] - g[0]) / (t[1] - t[0]), (g[2] - g[1]) / (t[2] - t[1])
-    curvature = (slope_2 - slope_1) / (t[2] - t[0])
-    if not curvature > 0:
-        return math.nan, math.inf
-    vertex = (t[0] + t[1]) / 2 - slope_1 / (2 * curvature)
-    value = g[0] + slope_1 * (vertex - t[0]) + curvature * (vertex - t[0]) * (vertex - t[1])
-    return vertex, value
+# `stiffkit.solvers.compiled` compiles the very text of these two.
+
+
+def crosses(g_a: float, g_b: float, direction: float) -> bool:
+    """Whether g goes through zero between two neighbouring values, in the direction asked for."""
+    rises, falls = g_a < 0 <= g_b, g_a > 0 >= g_b
+    return (rises and direction >= 0) or (falls and direction <= 0)
+
+
+def may_dip(t_0: float, t_1: float, t_2: float, g_0: float, g_1: float, g_2: float) -> bool:
+    """Whether three values have one sign, but the parabola through them comes near zero."""
+    alike = (g_0 > 0 and g_1 > 0 and g_2 > 0) or (g_0 < 0 and g_1 < 0 and g_2 < 0)
+    if not alike:
+        return False
+    g_0, g_1, g_2 = abs(g_0), abs(g_1), abs(g_2)
+    slope_1, slope_2 = (g_1 - g_0) / (t_1 - t_0), (g_2 - g_1) / (t_2 - t_1)
+    curvature = (slope_2 - slope_1) / (t_2 - t_0)
+    if not curvature > 0:  # there is no minimum
+        return False
+    vertex = (t_0 + t_1) / 2 - slope_1 / (2 * curvature)
+    value = g_0 + slope_1 * (vertex - t_0) + curvature * (vertex - t_0) * (vertex - t_1)
+    return min(t_0, t_2) < vertex < max(t_0, t_2) and value < 0.5 * max(g_0, g_1, g_2)

@@ -223,7 +223,7 @@ def solve(
     if is_jitted(f):
         from .compiled import CompiledRun, InPlace, writes
 
-        given = {"jac": jac, "radius": radius}
+        given = {"jac": jac, "radius": radius, "events": events}
         kind, f = partial(CompiledRun, f, given, args), InPlace(f) if writes(f, args) else f
     auto = isinstance(method, str) and method == "auto"
     tableau: Any

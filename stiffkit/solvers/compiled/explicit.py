@@ -22,6 +22,7 @@ from .parts import (
     change,
     end_slope,
     errors,
+    inside,
     look,
     polynomial,
     slope,
@@ -133,6 +134,11 @@ def _polynomial(m, f, args, s, w, h, path, place):
     for r in range(len(m.rows) - first):
         for i in range(W.shape[1]):
             path[place, 1 + r, i] = h * change(m.rows, first + r, m.rows.shape[1], W, i)
+
+
+@part_of(Explicit, inside)
+def _inside(m, f, args, s, w, h, path, place):
+    return False
 
 
 @part_of(Explicit, look)

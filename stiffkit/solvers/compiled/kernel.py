@@ -18,10 +18,12 @@ import numpy as np
 from numba.extending import overload
 
 from ...stiffness import detect, power, radius
-from .. import control, differences, loop
+from .. import control, dense, differences, loop, stiff_limit
+from .. import events as event_rules
 from .. import stabilised as stabilised_methods
-from . import calls, explicit, linear, parts, rosenbrock, stabilised
+from . import calls, events, explicit, linear, parts, rosenbrock, stabilised
 from .calls import compiled, function_at, inlined, optional_at
+from .events import happens
 from .parts import (
     ACCURACY,
     ASK,
@@ -29,6 +31,7 @@ from .parts import (
     DONE,
     END,
     ERR,
+    EVENT,
     FAILED,
     LOOK,
     MAX_STEP,
@@ -47,8 +50,10 @@ from .parts import (
     attempt,
     end_slope,
     errors,
+    evaluate,
+    form,
+    inside,
     look,
-    polynomial,
     slope,
     square,
 )
@@ -60,6 +65,7 @@ _TINY = np.finfo(np.float64).tiny
 
 _pid_rule = compiled(control.pid_rule)
 _hairer_combination = compiled(control.hairer_combination)
+_with_inside = compiled(stiff_limit.with_inside)
 _first_guess = compiled(control.first_guess)
 _first_size = compiled(control.first_size)
 
@@ -94,19 +100,24 @@ def _first_step(f, args, m, order, span, s, w):
 def _error_ratio(n_errors, w):
     """Error over tolerance; see `stiffkit.solvers.control.ErrorRatio`."""
     W, R = w.W, w.R
-    n, first, second = W.shape[1], 0.0, 0.0
-    for i in range(n):
+    first, second = 0.0, 0.0
+    for i in range(W.shape[1]):
         old, new = abs(W[Y, i]), abs(W[Y_NEW, i])
         top = old if new <= old else new  # NaN stays
         R[SCALE, i] = R[ATOL, i] + _TINY + R[RTOL, i] * top
     for r in range(n_errors):
-        square_sum = 0.0
-        for i in range(n):
-            square_sum += square(W[ERR + r, i] / R[SCALE, i])
-        first, second = math.sqrt(square_sum / n), first
-        if not math.isfinite(first):
-            first = _careful(w, ERR + r)
+        first, second = _rms(w, ERR + r), first
     return first if n_errors == 1 else _hairer_combination(second, first)
+
+
+@inlined
+def _rms(w, row):
+    """Rms of W_row / scale."""
+    n, square_sum = w.W.shape[1], 0.0
+    for i in range(n):
+        square_sum += square(w.W[row, i] / w.R[SCALE, i])
+    ratio = math.sqrt(square_sum / n)
+    return ratio if math.isfinite(ratio) else _careful(w, row)
 
 
 @compiled
@@ -124,15 +135,10 @@ def _careful(w, row):
     return top * math.sqrt(total / n)
 
 
-@compiled
-def _evaluate(theta, W, path, place, y_eval, row):
-    """Evaluate the polynomial at θ."""
-    for i in range(W.shape[1]):
-        bubble = W.dtype.type(0)
-        for m in range(path.shape[1] - 1, 0, -1):
-            bubble = bubble * theta + path[place, m, i]
-        bubble *= theta * (1 - theta)
-        y_eval[row, i] = (1 - theta) * W[Y, i] + theta * W[Y_NEW, i] + bubble
+@inlined
+def _due(s, t_eval, direction):
+    """Whether the next of the times that are asked for lies before the step's end."""
+    return s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction < 0
 
 
 @compiled
@@ -140,21 +146,30 @@ def _record(f, args, m, keeps, s, w, h, direction, records):
     """Keep what is wanted of an accepted step: its end, its polynomial, times of t_eval in it."""
     W, t_eval, y_eval, path = w.W, records.t_eval, records.y_eval, records.path
     n, place = W.shape[1], s.accepted if keeps else 0
-    due = s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction < 0
-    if due or keeps:
-        polynomial(m, f, args, s, w, h, path, place)
+    if keeps or _due(s, t_eval, direction):
+        form(m, f, args, s, w, h, path, place)
     while s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction <= 0:
         if t_eval[s.i_eval] == s.t_new:
             for i in range(n):
                 y_eval[s.i_eval, i] = W[Y_NEW, i]
         else:
-            _evaluate((t_eval[s.i_eval] - s.t) / h, W, path, place, y_eval, s.i_eval)
+            evaluate((t_eval[s.i_eval] - s.t) / h, W, path, place, y_eval, s.i_eval)
         s.i_eval += 1
     if len(records.t) > 0:
         records.t[s.accepted] = s.t_new
         for i in range(n):
             path[s.accepted, 0, i] = W[Y_NEW, i]
     s.accepted += 1
+
+
+@compiled
+def _look_inside(f, args, m, keeps, s, w, h, path):
+    """Judge the step by its polynomial, too."""
+    if inside(m, f, args, s, w, h, path, s.accepted if keeps else 0):
+        s.ratio = _with_inside(s.ratio, _rms(w, ERR), s.refused)
+        if s.ratio >= 1:
+            s.refused += 1
+            s.beyond = s.t_new
 
 
 @inlined
@@ -189,14 +204,14 @@ def _with_stamp(stamp):
     @numba.njit(nogil=True, cache=True, **{**calls.OPTIONS, "no_cpython_wrapper": False})
     def integrate(
         reference, address, jac_reference, jac_address, args, m, constants, order, hold, span,
-        keeps, state, w, records,
+        keeps, state, w, records, g, watch,
     ):  # fmt: skip
         stamp  # noqa: B018 - part of the key of the cache
         f = function_at(reference, address)
         jac = optional_at(jac_reference, jac_address)
         s = state[0]
         t1, direction, max_step = span
-        W = w.W
+        W, looks = w.W, keeps or watch is not None
         if s.h_abs == 0.0:
             _first_step(f, args, m, order, span, s, w)
         while True:
@@ -219,6 +234,7 @@ def _with_stamp(stamp):
                     s.t_new, s.limit = t1, END
             h = s.t_new - s.t
             if not s.pending:
+                s.formed = False
                 failed = attempt(m, f, jac, args, s, w, h)
                 if failed == ASK:  # and once more from here
                     s.room += 1
@@ -239,6 +255,8 @@ def _with_stamp(stamp):
                     continue
                 errors(m, s, w, h)
                 s.ratio = _error_ratio(m.n_errors, w)
+                if s.ratio < 1 and (looks or _due(s, records.t_eval, direction)):
+                    _look_inside(f, args, m, keeps, s, w, h, records.path)
                 _log(records.log, s, h)
                 if not math.isfinite(s.ratio):
                     s.rejected += 1
@@ -256,6 +274,8 @@ def _with_stamp(stamp):
                 if not accept:
                     s.rejected += 1
                     continue
+                if s.refused and (s.t_new - s.beyond) * direction >= 0:
+                    s.refused = 0
                 if s.non_finite and (s.t_new - s.wall) * direction >= 0:
                     s.non_finite = 0
                 s.countdown -= 1
@@ -266,7 +286,10 @@ def _with_stamp(stamp):
                         return LOOK
                     s.passed += s.wait
                     s.wait = s.countdown = s.interval
-            s.pending = False
+            if not s.watched and happens(f, args, g, watch, m, keeps, s, w, h, records.path):
+                s.pending = s.watched = True
+                return EVENT
+            s.pending = s.watched = False
             _record(f, args, m, keeps, s, w, h, direction, records)
             s.t, s.fresh = s.t_new, False
             s.age += 1
@@ -283,8 +306,8 @@ def _with_stamp(stamp):
 
 # numba looks at this file alone to tell whether its cache is stale: the stamp is of the others.
 _SOURCES = (
-    *(control, detect, differences, loop, power, radius, stabilised_methods),
-    *(calls, explicit, linear, parts, rosenbrock, stabilised),
+    *(control, dense, detect, differences, event_rules, loop, power, radius, stiff_limit),
+    *(stabilised_methods, calls, events, explicit, linear, parts, rosenbrock, stabilised),
 )
 _STAMP = hashlib.sha256(b"".join(Path(str(part.__file__)).read_bytes() for part in _SOURCES))
 integrate = _with_stamp(_STAMP.digest())

@@ -17,7 +17,9 @@ from .calls import OPTIONS, compiled, inlined
 
 __all__ = [
     "ASK",
+    "AT_EVENT",
     "DONE",
+    "EVENT",
     "FAILED",
     "LIMITS",
     "LOOK",
@@ -32,18 +34,24 @@ __all__ = [
     "change",
     "end_slope",
     "errors",
+    "evaluate",
+    "form",
     "hermite",
+    "inside",
     "look",
     "polynomial",
     "slope",
     "square",
 ]
 
-LIMITS = ("first_step", "max_step", "end", "accuracy", "non_finite", "singular", "stability")
-"""What set a step's size, by the number that the kernel logs."""
-FIRST_STEP, MAX_STEP, END, ACCURACY, NON_FINITE, SINGULAR, STABILITY = range(len(LIMITS))
+LIMITS = (
+    *("first_step", "max_step", "end", "accuracy", "non_finite", "singular", "stability"),
+    "event",
+)
+"""What set a step's size, by the number that the kernel logs; the last one Python does."""
+FIRST_STEP, MAX_STEP, END, ACCURACY, NON_FINITE, SINGULAR, STABILITY, AT_EVENT = range(len(LIMITS))
 
-DONE, PAUSE, LOOK, OUT_OF_STEPS, TOO_SMALL, NOT_FINITE, FAILED = range(7)
+DONE, PAUSE, LOOK, OUT_OF_STEPS, TOO_SMALL, NOT_FINITE, FAILED, EVENT = range(8)
 """Why the kernel returned."""
 ASK = -1
 """The same, and what an attempt returns that has to ask Python first: for `ask`."""
@@ -53,7 +61,9 @@ STATE = np.dtype(
         # Where the solve stands.
         *((name, np.float64) for name in ("t", "t_new", "h_abs", "wall", "ratio")),
         *((name, np.float64) for name in ("r_1", "r_2", "f_1", "f_2")),  # the controller's memory
-        *((name, np.bool_) for name in ("rejected_last", "retry", "pending", "have_new", "fresh")),
+        *((name, np.bool_) for name in ("rejected_last", "retry", "have_new", "fresh")),
+        # What was done about an accepted step, and whether path holds its polynomial.
+        *((name, np.bool_) for name in ("pending", "watched", "formed")),
         *((name, np.int64) for name in ("limit", "non_finite", "i_eval", "attempts_left")),
         # What was done since the kernel was entered.
         *((name, np.int64) for name in ("accepted", "rejected", "tried", "nfev", "room")),
@@ -67,6 +77,9 @@ STATE = np.dtype(
         # Of failures: how many in a row, and what the last one proposes.
         ("failures", np.int64),
         *((name, np.float64) for name in ("longest",)),
+        # Of steps that are examined inside: refusals, and the time of the last one.
+        ("refused", np.int64),
+        ("beyond", np.float64),
         # The detector's account, and what it looks at.
         *((name, np.int64) for name in ("countdown", "wait", "interval", "passed", "nfev_look")),
         ("calm", np.bool_),
@@ -122,6 +135,11 @@ def errors(m: Any, s: Any, w: Work, h: float) -> None:
 
 def polynomial(m: Any, f: Any, args: Any, s: Any, w: Work, h: float, path: Any, place: int) -> None:
     """path_place, from row 1 on: coefficients of the step's `stiffkit.solvers.dense.Segment`."""
+    raise NotImplementedError
+
+
+def inside(m: Any, f: Any, args: Any, s: Any, w: Work, h: float, path: Any, place: int) -> bool:
+    """Write the error of the step's polynomial at `INSIDE` to W_ERR; False if it needs no look."""
     raise NotImplementedError
 
 
@@ -193,6 +211,25 @@ def hermite(m, f, args, s, w, h, path, place):
         rise = W[Y_NEW, k] - W[Y, k]
         path[place, 1, k] = h * W[K, k] - rise
         path[place, 2, k] = 2 * rise - h * W[K, k] - h * W[m.end, k]
+
+
+@compiled
+def form(m, f, args, s, w, h, path, place):
+    """Have path_place hold the polynomial of the attempt."""
+    if not s.formed:
+        polynomial(m, f, args, s, w, h, path, place)
+        s.formed = True
+
+
+@compiled
+def evaluate(theta, W, path, place, out, row):
+    """out_row = the polynomial at θ."""
+    for i in range(W.shape[1]):
+        bubble = W.dtype.type(0)
+        for m in range(path.shape[1] - 1, 0, -1):
+            bubble = bubble * theta + path[place, m, i]
+        bubble *= theta * (1 - theta)
+        out[row, i] = (1 - theta) * W[Y, i] + theta * W[Y_NEW, i] + bubble
 
 
 @compiled

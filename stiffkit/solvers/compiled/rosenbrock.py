@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import differences
+from .. import dense, differences, stiff_limit
 from ..rosenbrock import RosenbrockTableau
 from .calls import compiled, inlined, part_of
 from .linear import Linear, factorise, finite, jacobian, linear, solve
@@ -21,7 +21,10 @@ from .parts import (
     Z,
     attempt,
     errors,
+    evaluate,
+    form,
     hermite,
+    inside,
     look,
     polynomial,
     slope,
@@ -37,6 +40,9 @@ F_T, U = K + 3, K + 4
 """Rows of W: ∂f/∂t, and the first of the u_i. Between K and these are f_new and a row that is free
 for values of f."""
 
+_INSIDE = stiff_limit.INSIDE
+
+_bubble_slope = compiled(dense.bubble_slope)
 _time_increment = compiled(differences.time_increment)
 
 
@@ -149,6 +155,24 @@ def _polynomial(m, f, args, s, w, h, path, place):
     for r in range(len(m.rows) - first):
         for k in range(W.shape[1]):
             path[place, 1 + r, k] = _sum(m, first + r, m.s, W, k)
+
+
+@part_of(Rosenbrock, inside)
+def _inside(m, f, args, s, w, h, path, place):
+    """See `stiffkit.solvers.stiff_step.StiffStages.inside_error`."""
+    W, time = w.W, s.t + _INSIDE * h
+    theta = (time - s.t) / h
+    form(m, f, args, s, w, h, path, place)
+    evaluate(theta, W, path, place, W, Z)
+    s.nfev += 1
+    slope(f, time, w, K + 2, args)
+    for k in range(W.shape[1]):
+        rise = W[Y_NEW, k] - W[Y, k]
+        for i in range(1, path.shape[1]):
+            rise += _bubble_slope(i, theta) * path[place, i, k]
+        W[ERR, k] = (W[K + 2, k] - rise / h) * (h * m.gamma)
+    solve(m.linear, W, ERR)
+    return True
 
 
 @part_of(Rosenbrock, look)

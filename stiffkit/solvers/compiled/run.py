@@ -44,7 +44,7 @@ class CompiledRun(Run):
     f : numba dispatcher
         The user's right-hand side.
     given : mapping
-        `jac` and `radius` as the user gave them.
+        `jac`, `radius` and `events` as the user gave them.
     args : sequence
         Further arguments of both.
     *arguments, **options
@@ -61,9 +61,11 @@ class CompiledRun(Run):
     ) -> None:
         super().__init__(*arguments, **options)
         self.f, self.jac, self.radius, self.args = f, given["jac"], given["radius"], tuple(args)
-        self.unseen = bool(self.hooks.wanted or self.finder or options["progress"])
+        self.events = _functions(given["events"])
+        self.unseen = bool(self.hooks.wanted or options["progress"])
         self.function: Function | None = None
         self.function_jac: Function | None = None
+        self.watched: list[Function] = []
 
     def _make_stages(self, f_0: Any) -> Any:
         p, steps = self.problem, self.steps
@@ -79,14 +81,13 @@ class CompiledRun(Run):
             and p.shape != ()
         )
         tableau, y = self.tableau, p.y0.reshape(p.shape)
+        fits = fits and self._events_fit(y)
         if fits and isinstance(tableau, StabilisedMethod) and self._radius_fits(tableau, y):
             self.function = rhs(self.f, y, self.args)
         fits = fits and y.size <= _LONGEST
         if fits and isinstance(tableau, ButcherTableau) and tableau.explicit:
             self.function = rhs(self.f, y, self.args)
             return super()._make_stages(f_0) if self.function is None else _Rows(tableau, f_0)
-        # Stiff steps that are looked into are examined inside, which the kernel does not do.
-        fits = fits and not self.may_interpolate
         if fits and isinstance(tableau, RosenbrockTableau) and self._jacobian_fits(y):
             self.function = rhs(self.f, y, self.args)
         return super()._make_stages(f_0)
@@ -103,6 +104,14 @@ class CompiledRun(Run):
             return self.function_jac is not None
         return self.jac is None or (isinstance(self.jac, np.ndarray) and self.jac.ndim == 2)
 
+    def _events_fit(self, y: Any) -> bool:
+        """Whether the kernel can watch: compiled functions that return a number."""
+        if not all(map(is_jitted, self.events)):
+            return False
+        found = [given_number(g, y, self.args) for g in self.events]
+        self.watched = [g for g in found if g is not None]
+        return len(self.watched) == len(found)
+
     def _radius_fits(self, method: StabilisedMethod, y: Any) -> bool:
         """Whether the kernel finds the spectral radius itself: a number, or a compiled function."""
         if is_jitted(self.radius):
@@ -115,6 +124,13 @@ class CompiledRun(Run):
             super()._control_steps(bar)
         else:
             _Stretches(self, self.function).take()
+
+
+def _functions(events: Any) -> list[Any]:
+    """Return the user's event functions, which are known to be such."""
+    if events is None:
+        return []
+    return [events] if callable(events) else list(events)
 
 
 @final
@@ -187,6 +203,13 @@ class _Stretches:
         self.t_eval = np.array(run.t_eval or (), dtype=float)
         self.y_eval = np.empty((len(self.t_eval), n), self.dtype)
         self.keeps_dense = run.segments is not None
+        self.watch: Any = None
+        self.last: Segment | None = None
+        if run.finder is not None:
+            from .events import watch
+
+            addresses = [g.address for g in run.watched]
+            self.watch = watch(addresses, run.finder.direction, run.finder.g_old)
         self.keeps_steps = run.t_eval is None or self.keeps_dense
         self.keeps_log = run.hooks.rows is not None
         width = (
@@ -209,13 +232,16 @@ class _Stretches:
         parts, run, room = self.parts, self.run, min(_FIRST_ROOM, self.most_room)
         code = parts.PAUSE
         try:
-            while code in (parts.PAUSE, parts.LOOK, parts.ASK):
+            while code in (parts.PAUSE, parts.LOOK, parts.ASK, parts.EVENT):
                 if code == parts.PAUSE:
                     self._collect()
                     self._make_room(room)
                     room = min(4 * room, self.most_room)
                 elif code == parts.LOOK:
                     self._look()
+                elif code == parts.EVENT:
+                    if self._ends_at_event():
+                        break
                 else:
                     self._answer()
                 code = self._call()
@@ -256,15 +282,14 @@ class _Stretches:
             self.state,
             self.work,
             self.records,
+            self.run.watched[0].type if self.watch else None,
+            self.watch,
         )
         return int(entry(self.kernel.integrate, arguments)(*arguments))
 
     def _make_room(self, room: int) -> None:
-        path = (
-            room if self.keeps_steps else 1,
-            1 + self.coefficients * (self.keeps_dense or len(self.t_eval) > 0),
-            self.n,
-        )
+        forms = self.keeps_dense or len(self.t_eval) > 0 or self.watch is not None
+        path = (room if self.keeps_steps else 1, 1 + self.coefficients * forms, self.n)
         self.records = self.parts.Records(
             np.empty(room if self.keeps_steps else 0),
             np.empty(path, self.dtype),
@@ -327,7 +352,8 @@ class _Stretches:
             run.y_out.append(y.reshape(-1))
         if self.keeps_dense:
             run.breaks += t.tolist()
-            run.segments = _Segments(run.breaks, np.vstack([run.problem.y0, y]), path[:, 1:])
+            y = np.vstack([run.problem.y0, y])
+            run.segments = _Segments(run.breaks, y, path[:, 1:], self.last)
 
     def _settle(self, detector: Any) -> None:
         """Tell the detector of the looks that found no signs."""
@@ -336,6 +362,34 @@ class _Stretches:
         if s["passed"]:
             detector.pass_over(int(s["passed"]))
         s["passed"] = s["nfev_look"] = 0
+
+    def _ends_at_event(self) -> bool:
+        """Let Python find the events of a step; if one is terminal, the step is cut there."""
+        s, run, records, watch = self.s, self.run, self.records, self.watch
+        assert run.finder is not None
+        assert watch is not None
+        place = int(s["accepted"])
+        Q = records.path[place if self.keeps_dense else 0, 1:].copy()
+        t_0, t_1 = float(s["t"]), float(s["t_new"])
+        segment = Segment(t_0, t_1, self.y.copy(), self.y_new.copy(), list(Q))
+        run.finder.g_old = watch.g[:, 0].tolist()
+        stop = run.finder.step(segment)
+        watch.g[:, 0] = run.finder.g_old
+        if stop is None:
+            return False
+        t, y = stop
+        run.end(Status.event, f"a terminal event occurred at t = {t!r}")
+        i, times, direction = int(s["i_eval"]), self.t_eval, run.problem.direction
+        while i < len(times) and (times[i] - t) * direction <= 0:
+            self.y_eval[i] = y if times[i] == t else segment(float(times[i]))
+            i += 1
+        if self.keeps_steps:
+            records.t[place], records.path[place, 0] = t, y
+        if self.keeps_log:
+            records.log[int(s["tried"]) - 1, 4] = self.parts.AT_EVENT
+        s["accepted"], s["i_eval"], s["t"], self.last = place + 1, i, t, segment
+        self.y[:] = y
+        return True
 
     def _answer(self) -> None:
         """Give the method the row that it asked for, or refuse the radius."""
@@ -376,14 +430,18 @@ class _Segments(Sequence[Segment]):
         The states there.
     Q : ndarray of shape (N, m, n)
         Coefficients of each step's polynomial.
+    last : Segment, optional
+        The last one where an event cut its step.
     """
 
-    def __init__(self, t: list[float], y: Any, Q: Any) -> None:
-        self.t, self.y, self.Q = t, y, Q
+    def __init__(self, t: list[float], y: Any, Q: Any, last: Segment | None) -> None:
+        self.t, self.y, self.Q, self.last = t, y, Q, last
 
     def __len__(self) -> int:
         return len(self.Q)
 
     def __getitem__(self, i: Any) -> Any:
         i = range(len(self))[i]
+        if self.last is not None and i == len(self) - 1:
+            return self.last
         return Segment(self.t[i], self.t[i + 1], self.y[i], self.y[i + 1], list(self.Q[i]))

@@ -23,6 +23,7 @@ from .parts import (
     attempt,
     errors,
     hermite,
+    inside,
     look,
     polynomial,
     slope,
@@ -289,6 +290,11 @@ def _errors(m, s, w, h):
 @part_of(Stabilised, polynomial)
 def _polynomial(m, f, args, s, w, h, path, place):
     hermite(m, f, args, s, w, h, path, place)
+
+
+@part_of(Stabilised, inside)
+def _inside(m, f, args, s, w, h, path, place):
+    return False
 
 
 @part_of(Stabilised, look)
