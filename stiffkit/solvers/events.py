@@ -12,7 +12,18 @@ from .._array import Array, Backend
 from .dense import Segment
 from .solution import EventRecord
 
-__all__ = ["SAMPLES", "EventFinder", "crosses", "event_direction", "event_terminal", "may_dip"]
+__all__ = [
+    "MOST",
+    "SAMPLES",
+    "EventFinder",
+    "crosses",
+    "event_direction",
+    "event_terminal",
+    "far_end",
+    "may_dip",
+    "narrowed",
+    "next_time",
+]
 
 SAMPLES = (0.25, 0.5, 0.75)
 """Where inside a step the events are sampled, beside its ends."""
@@ -112,25 +123,19 @@ class EventFinder:
         roots = []
         for t_a, t_b, g_a, g_b in zip(t, t[1:], g, g[1:], strict=False):
             if crosses(g_a, g_b, self.direction[i]):
-                roots.append(t_b if g_b == 0 else self._solve(i, segment, t_a, t_b))
+                roots.append(t_b if g_b == 0 else self._solve(i, segment, t_a, t_b, g_a, g_b))
         return roots
 
-    def _solve(self, i: int, segment: Segment, t_a: float, t_b: float) -> float:
-        from scipy.optimize import brentq
-
-        def g(t: float) -> float:
-            return self._value(i, t, segment(t))
-
-        # Relative accuracy: a root at t = 1e-20 is found to its own digits.
-        tight = 4 * np.finfo(float).eps
-        root = float(brentq(g, t_a, t_b, xtol=1e-300, rtol=tight))
-        before, step = g(t_a), math.copysign(math.ulp(root), t_b - t_a)
-        while g(root) * before > 0:  # brentq may stop on the near side, a few roundings short
-            root += step
-            step *= 2
-            if (root - t_b) * step >= 0:
-                return t_b
-        return root
+    def _solve(
+        self, i: int, segment: Segment, t_a: float, t_b: float, g_a: float, g_b: float
+    ) -> float:
+        bracket = t_a, t_b, t_a, g_a, g_b, g_a
+        for m in range(MOST):
+            t = next_time(bracket, m)
+            if t == bracket[0]:
+                break
+            bracket = narrowed(bracket, t, self._value(i, t, segment(t)))
+        return far_end(bracket, g_a)
 
     def _leave_zeros(
         self, i: int, segment: Segment, t: list[float], g: list[float]
@@ -231,13 +236,60 @@ def event_direction(g: Callable[..., Any]) -> float:
     return number
 
 
-# `stiffkit.solvers.compiled` compiles the very text of these two.
+# `stiffkit.solvers.compiled` compiles the very text of what follows.
 
 
 def crosses(g_a: float, g_b: float, direction: float) -> bool:
     """Whether g goes through zero between two neighbouring values, in the direction asked for."""
     rises, falls = g_a < 0 <= g_b, g_a > 0 >= g_b
     return (rises and direction >= 0) or (falls and direction <= 0)
+
+
+MOST = 200
+"""Calls of g for one root: halving alone, from the 50th on, takes some 60 to any but t = 0."""
+
+Bracket = tuple[float, float, float, float, float, float]
+"""Times a, b and c, and g there: the root is between a and b, a is the latest, c the one before."""
+
+
+def next_time(bracket: Bracket, m: int) -> float:
+    """Return where to look for the root next, after m looks; a, if it is found to rounding.
+
+    The inverse quadratic interpolant's zero where it is to be trusted, else half way: T. R.
+    Chandrupatla, A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear
+    function without using derivatives, Adv. Eng. Softw. 28 (1997) 145-149,
+    doi:10.1016/S0965-9978(96)00051-8. The accuracy is relative to t.
+    """
+    a, b, c, g_a, g_b, g_c = bracket
+    least = 2 * np.spacing(max(abs(a), abs(b))) / abs(b - a) if a != b else 1.0
+    if g_a == 0 or least >= 0.5:
+        return a
+    share = 0.5
+    if c in (a, b):
+        share = g_a / (g_a - g_b)
+    elif m < 50 and g_c not in (g_a, g_b):
+        xi, phi = (a - b) / (c - b), (g_a - g_b) / (g_c - g_b)
+        if phi * phi < xi and (1 - phi) * (1 - phi) < 1 - xi:
+            share = g_a / (g_b - g_a) * g_c / (g_b - g_c)
+            share += (c - a) / (b - a) * g_a / (g_c - g_a) * g_b / (g_c - g_b)
+    if not 0 <= share <= 1:
+        share = 0.5
+    # A step of at least a rounding from either end, so that both of them close in.
+    return a + min(max(share, least), 1 - least) * (b - a)
+
+
+def narrowed(bracket: Bracket, t: float, g: float) -> Bracket:
+    """Return the bracket with g known at one more time, `next_time`."""
+    a, b, _, g_a, g_b, _ = bracket
+    if (g < 0) == (g_a < 0):
+        return t, b, a, g, g_b, g_a
+    return t, a, b, g, g_a, g_b
+
+
+def far_end(bracket: Bracket, g_start: float) -> float:
+    """Return the end of the bracket where g is zero, or has another sign than at the start."""
+    a, b, _, g_a, _, _ = bracket
+    return a if g_a == 0 or (g_a < 0) != (g_start < 0) else b
 
 
 def may_dip(t_0: float, t_1: float, t_2: float, g_0: float, g_1: float, g_2: float) -> bool:

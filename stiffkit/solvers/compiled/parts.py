@@ -79,6 +79,7 @@ STATE = np.dtype(
         *((name, np.float64) for name in ("longest",)),
         # Of steps that are examined inside: refusals, and the time of the last one.
         ("refused", np.int64),
+        ("found", np.int64),  # events that wait for Python
         ("beyond", np.float64),
         # The detector's account, and what it looks at.
         *((name, np.int64) for name in ("countdown", "wait", "interval", "passed", "nfev_look")),

@@ -209,7 +209,7 @@ class _Stretches:
             from .events import watch
 
             addresses = [g.address for g in run.watched]
-            self.watch = watch(addresses, run.finder.direction, run.finder.g_old)
+            self.watch = watch(addresses, run.finder, p.y0)
         self.keeps_steps = run.t_eval is None or self.keeps_dense
         self.keeps_log = run.hooks.rows is not None
         width = (
@@ -336,6 +336,7 @@ class _Stretches:
         """Give the run all that the solution is made from."""
         run, s = self.run, self.s
         run.t, run.y = float(s["t"]), self.y
+        self._take_events()
         if not isinstance(self.stages, _Rows):
             self.stages.f_0 = self.W[self.parts.K]
         if run.t_eval is not None:
@@ -363,6 +364,24 @@ class _Stretches:
             detector.pass_over(int(s["passed"]))
         s["passed"] = s["nfev_look"] = 0
 
+    def _take_events(self) -> None:
+        """Tell the finder of the events that the kernel has located."""
+        finder, watch = self.run.finder, self.watch
+        if finder is None or watch is None:
+            return
+        found = slice(int(self.s["found"]))
+        for i, t, y in zip(
+            watch.found_i[found].tolist(),
+            watch.found_t[found].tolist(),
+            watch.found_y[found].copy(),
+            strict=True,
+        ):
+            finder.found[i][0].append(t)
+            finder.found[i][1].append(y)
+        # An endless budget is math.inf to both.
+        finder.budget = watch.budget.tolist()
+        self.s["found"] = 0
+
     def _ends_at_event(self) -> bool:
         """Let Python find the events of a step; if one is terminal, the step is cut there."""
         s, run, records, watch = self.s, self.run, self.records, self.watch
@@ -372,9 +391,10 @@ class _Stretches:
         Q = records.path[place if self.keeps_dense else 0, 1:].copy()
         t_0, t_1 = float(s["t"]), float(s["t_new"])
         segment = Segment(t_0, t_1, self.y.copy(), self.y_new.copy(), list(Q))
+        self._take_events()
         run.finder.g_old = watch.g[:, 0].tolist()
         stop = run.finder.step(segment)
-        watch.g[:, 0] = run.finder.g_old
+        watch.g[:, 0], watch.budget[:] = run.finder.g_old, run.finder.budget
         if stop is None:
             return False
         t, y = stop
