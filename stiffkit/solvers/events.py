@@ -261,7 +261,7 @@ def next_time(bracket: Bracket, m: int) -> float:
     doi:10.1016/S0965-9978(96)00051-8. The accuracy is relative to t.
     """
     a, b, c, g_a, g_b, g_c = bracket
-    least = 2 * np.spacing(max(abs(a), abs(b))) / abs(b - a) if a != b else 1.0
+    least = 2 * float(np.spacing(max(abs(a), abs(b)))) / abs(b - a) if a != b else 1.0
     if g_a == 0 or least >= 0.5:
         return a
     share = 0.5
