@@ -14,7 +14,7 @@ from numba.extending import overload
 
 from .. import events
 from .calls import OPTIONS, compiled, function_at
-from .parts import Y_NEW, Z, evaluate, form
+from .parts import Y_NEW, Z, evaluate, polynomial
 
 __all__ = ["Watch", "happens"]
 
@@ -124,7 +124,7 @@ def _happens(f, args, g, watch, m, keeps, s, w, h, path):
     def sampled(f, args, g, watch, m, keeps, s, w, h, path):
         place, last, count = s.accepted if keeps else 0, len(watch.t) - 1, 0
         many = len(watch.addresses)
-        form(m, f, args, s, w, h, path, place)
+        polynomial(m, f, args, s, w, h, path, place)
         watch.t[0], watch.t[last] = s.t, s.t_new
         for j in range(1, last):
             watch.t[j] = s.t + _SAMPLES[j - 1] * h

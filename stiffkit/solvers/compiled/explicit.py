@@ -122,7 +122,9 @@ def _errors(m, s, w, h):
 
 @part_of(Explicit, polynomial)
 def _polynomial(m, f, args, s, w, h, path, place):
-    W, first = w.W, m.s + 1 + m.n_errors
+    if s.formed:
+        return
+    W, first, s.formed = w.W, m.s + 1 + m.n_errors, True
     end_slope(m, f, args, s, w)
     for r in range(len(m.c) - m.s):
         end, c = m.end + 1 + r, m.c[m.s + r]
@@ -138,7 +140,7 @@ def _polynomial(m, f, args, s, w, h, path, place):
 
 @part_of(Explicit, inside)
 def _inside(m, f, args, s, w, h, path, place):
-    return False
+    pass
 
 
 @part_of(Explicit, look)

@@ -51,9 +51,10 @@ from .parts import (
     end_slope,
     errors,
     evaluate,
-    form,
     inside,
     look,
+    polynomial,
+    rms,
     slope,
     square,
 )
@@ -65,7 +66,6 @@ _TINY = np.finfo(np.float64).tiny
 
 _pid_rule = compiled(control.pid_rule)
 _hairer_combination = compiled(control.hairer_combination)
-_with_inside = compiled(stiff_limit.with_inside)
 _first_guess = compiled(control.first_guess)
 _first_size = compiled(control.first_size)
 
@@ -106,33 +106,8 @@ def _error_ratio(n_errors, w):
         top = old if new <= old else new  # NaN stays
         R[SCALE, i] = R[ATOL, i] + _TINY + R[RTOL, i] * top
     for r in range(n_errors):
-        first, second = _rms(w, ERR + r), first
+        first, second = rms(w, ERR + r), first
     return first if n_errors == 1 else _hairer_combination(second, first)
-
-
-@inlined
-def _rms(w, row):
-    """Rms of W_row / scale."""
-    n, square_sum = w.W.shape[1], 0.0
-    for i in range(n):
-        square_sum += square(w.W[row, i] / w.R[SCALE, i])
-    ratio = math.sqrt(square_sum / n)
-    return ratio if math.isfinite(ratio) else _careful(w, row)
-
-
-@compiled
-def _careful(w, row):
-    """Rms of W_row / scale where its squares overflow; NaN or inf only where W_row holds such."""
-    n, top, total = w.W.shape[1], 0.0, 0.0
-    for i in range(n):
-        size = abs(w.W[row, i]) / w.R[SCALE, i]
-        if not size <= top:  # NaN too
-            top = size
-    if not 0 < top < math.inf:
-        return top
-    for i in range(n):
-        total += (abs(w.W[row, i]) / w.R[SCALE, i] / top) ** 2
-    return top * math.sqrt(total / n)
 
 
 @inlined
@@ -147,7 +122,7 @@ def _record(f, args, m, keeps, s, w, h, direction, records):
     W, t_eval, y_eval, path = w.W, records.t_eval, records.y_eval, records.path
     n, place = W.shape[1], s.accepted if keeps else 0
     if keeps or _due(s, t_eval, direction):
-        form(m, f, args, s, w, h, path, place)
+        polynomial(m, f, args, s, w, h, path, place)
     while s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction <= 0:
         if t_eval[s.i_eval] == s.t_new:
             for i in range(n):
@@ -160,16 +135,6 @@ def _record(f, args, m, keeps, s, w, h, direction, records):
         for i in range(n):
             path[s.accepted, 0, i] = W[Y_NEW, i]
     s.accepted += 1
-
-
-@compiled
-def _look_inside(f, args, m, keeps, s, w, h, path):
-    """Judge the step by its polynomial, too."""
-    if inside(m, f, args, s, w, h, path, s.accepted if keeps else 0):
-        s.ratio = _with_inside(s.ratio, _rms(w, ERR), s.refused)
-        if s.ratio >= 1:
-            s.refused += 1
-            s.beyond = s.t_new
 
 
 @inlined
@@ -256,7 +221,7 @@ def _with_stamp(stamp):
                 errors(m, s, w, h)
                 s.ratio = _error_ratio(m.n_errors, w)
                 if s.ratio < 1 and (looks or _due(s, records.t_eval, direction)):
-                    _look_inside(f, args, m, keeps, s, w, h, records.path)
+                    inside(m, f, args, s, w, h, records.path, s.accepted if keeps else 0)
                 _log(records.log, s, h)
                 if not math.isfinite(s.ratio):
                     s.rejected += 1

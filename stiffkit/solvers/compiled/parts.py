@@ -6,6 +6,7 @@ compiled. Rows of arrays are passed by their number.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,11 +36,11 @@ __all__ = [
     "end_slope",
     "errors",
     "evaluate",
-    "form",
     "hermite",
     "inside",
     "look",
     "polynomial",
+    "rms",
     "slope",
     "square",
 ]
@@ -135,12 +136,15 @@ def errors(m: Any, s: Any, w: Work, h: float) -> None:
 
 
 def polynomial(m: Any, f: Any, args: Any, s: Any, w: Work, h: float, path: Any, place: int) -> None:
-    """path_place, from row 1 on: coefficients of the step's `stiffkit.solvers.dense.Segment`."""
+    """path_place, from row 1 on: coefficients of the step's `stiffkit.solvers.dense.Segment`.
+
+    Nothing is done where s.formed says that they are there.
+    """
     raise NotImplementedError
 
 
-def inside(m: Any, f: Any, args: Any, s: Any, w: Work, h: float, path: Any, place: int) -> bool:
-    """Write the error of the step's polynomial at `INSIDE` to W_ERR; False if it needs no look."""
+def inside(m: Any, f: Any, args: Any, s: Any, w: Work, h: float, path: Any, place: int) -> None:
+    """Let s.ratio know of the error of the step's polynomial, where the family's is looked at."""
     raise NotImplementedError
 
 
@@ -206,20 +210,14 @@ def end_slope(m, f, args, s, w):
 @compiled
 def hermite(m, f, args, s, w, h, path, place):
     """Write the cubic Hermite polynomial, as `polynomial` does."""
-    W = w.W
+    if s.formed:
+        return
+    W, s.formed = w.W, True
     end_slope(m, f, args, s, w)
     for k in range(W.shape[1]):
         rise = W[Y_NEW, k] - W[Y, k]
         path[place, 1, k] = h * W[K, k] - rise
         path[place, 2, k] = 2 * rise - h * W[K, k] - h * W[m.end, k]
-
-
-@compiled
-def form(m, f, args, s, w, h, path, place):
-    """Have path_place hold the polynomial of the attempt."""
-    if not s.formed:
-        polynomial(m, f, args, s, w, h, path, place)
-        s.formed = True
 
 
 @compiled
@@ -237,6 +235,27 @@ def evaluate(theta, W, path, place, out, row):
 def square(x):
     """Return |x|²."""
     return x.real * x.real + x.imag * x.imag
+
+
+@compiled
+def rms(w, row):
+    """Rms of W_row / scale; NaN or inf only where W_row holds such."""
+    n, total, top = w.W.shape[1], 0.0, 0.0
+    for i in range(n):
+        total += square(w.W[row, i] / w.R[SCALE, i])
+    total = math.sqrt(total / n)
+    if math.isfinite(total):
+        return total
+    for i in range(n):  # the squares may overflow
+        size = abs(w.W[row, i]) / w.R[SCALE, i]
+        if not size <= top:  # NaN too
+            top = size
+    if not 0 < top < math.inf:
+        return top
+    total = 0.0
+    for i in range(n):
+        total += (abs(w.W[row, i]) / w.R[SCALE, i] / top) ** 2
+    return top * math.sqrt(total / n)
 
 
 @compiled

@@ -22,11 +22,11 @@ from .parts import (
     attempt,
     errors,
     evaluate,
-    form,
     hermite,
     inside,
     look,
     polynomial,
+    rms,
     slope,
 )
 
@@ -42,6 +42,7 @@ for values of f."""
 
 _INSIDE = stiff_limit.INSIDE
 
+_with_inside = compiled(stiff_limit.with_inside)
 _bubble_slope = compiled(dense.bubble_slope)
 _time_increment = compiled(differences.time_increment)
 
@@ -150,8 +151,9 @@ def _errors(m, s, w, h):
 @part_of(Rosenbrock, polynomial)
 def _polynomial(m, f, args, s, w, h, path, place):
     W, first = w.W, 2 * m.s + 2
-    if len(m.rows) == first:  # the cubic Hermite
+    if len(m.rows) == first:
         hermite(m, f, args, s, w, h, path, place)
+    s.formed = True
     for r in range(len(m.rows) - first):
         for k in range(W.shape[1]):
             path[place, 1 + r, k] = _sum(m, first + r, m.s, W, k)
@@ -162,7 +164,7 @@ def _inside(m, f, args, s, w, h, path, place):
     """See `stiffkit.solvers.stiff_step.StiffStages.inside_error`."""
     W, time = w.W, s.t + _INSIDE * h
     theta = (time - s.t) / h
-    form(m, f, args, s, w, h, path, place)
+    polynomial(m, f, args, s, w, h, path, place)
     evaluate(theta, W, path, place, W, Z)
     s.nfev += 1
     slope(f, time, w, K + 2, args)
@@ -172,7 +174,10 @@ def _inside(m, f, args, s, w, h, path, place):
             rise += _bubble_slope(i, theta) * path[place, i, k]
         W[ERR, k] = (W[K + 2, k] - rise / h) * (h * m.gamma)
     solve(m.linear, W, ERR)
-    return True
+    s.ratio = _with_inside(s.ratio, rms(w, ERR), s.refused)
+    if s.ratio >= 1:
+        s.refused += 1
+        s.beyond = s.t_new
 
 
 @part_of(Rosenbrock, look)

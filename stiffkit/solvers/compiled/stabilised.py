@@ -294,7 +294,7 @@ def _polynomial(m, f, args, s, w, h, path, place):
 
 @part_of(Stabilised, inside)
 def _inside(m, f, args, s, w, h, path, place):
-    return False
+    pass
 
 
 @part_of(Stabilised, look)
