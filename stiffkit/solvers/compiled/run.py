@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from types import SimpleNamespace
 from typing import Any, final
 
 import numpy as np
@@ -133,13 +135,27 @@ def _functions(events: Any) -> list[Any]:
     return [events] if callable(events) else list(events)
 
 
+@cache
+def _rooms() -> Any:
+    """Return what needs numba, which is imported when a solve does."""
+    from . import events, explicit, kernel, parts, rosenbrock, stabilised
+
+    return SimpleNamespace(
+        events=events,
+        explicit=explicit,
+        kernel=kernel,
+        parts=parts,
+        rosenbrock=rosenbrock,
+        stabilised=stabilised,
+    )
+
+
 @final
 class _Rows:
     """The stages of an explicit method as the kernel writes them, and their account."""
 
     def __init__(self, tableau: ButcherTableau, f_0: Any) -> None:
-        from .parts import K
-
+        K = _rooms().parts.K
         self.s, self.error_order = tableau.n_stages, tableau.error_order
         self.nfev = self.njev = self.nlu = 0
         self.hold = (1.0, 1.0)
@@ -159,41 +175,28 @@ class _Stretches:
     """The kernel's arguments, and what is done between its calls."""
 
     def __init__(self, run: CompiledRun, f: Function) -> None:
-        # Imported here, as it compiles nothing until it is called but takes numba's import.
-        from . import kernel, parts
-
-        p, steps, n = run.problem, run.steps, run.problem.y0.shape[0]
-        self.run, self.f, self.jac, self.kernel, self.parts = (
-            run,
-            f,
-            run.function_jac,
-            kernel,
-            parts,
-        )
+        p, steps, n, rooms = run.problem, run.steps, run.problem.y0.shape[0], _rooms()
+        self.run, self.f, self.jac, self.rooms = run, f, run.function_jac, rooms
+        self.parts = parts = rooms.parts
         self.stages, self.n, self.dtype = run.stages, n, p.y0.dtype
         self.method: Any
         if isinstance(run.stages, _Rows):
-            from .explicit import explicit
-
-            self.method, W = explicit(run.tableau), run.stages.W
+            self.method, W = rooms.explicit.explicit(run.tableau), run.stages.W
             self.coefficients = len(run.tableau.bubble)
         elif isinstance(run.stages, StabilisedStages):
-            from .stabilised import ROWS, stabilised
-
-            self.method = stabilised(run.tableau, run.stages.radius, run.radius)
-            W = np.zeros((ROWS, n), self.dtype)
+            stabilised = rooms.stabilised
+            self.method = stabilised.stabilised(run.tableau, run.stages.radius, run.radius)
+            W = np.zeros((stabilised.ROWS, n), self.dtype)
             W[parts.K] = run.stages.f_0
             self.coefficients = 2
         else:
-            from .rosenbrock import U, rosenbrock
-
             linear = run.stages.linear
             given = linear.source(p.t0, p.y0, run.stages.f_0) if run.jac is not None else None
             constant = given if linear.source.constant else None
-            self.method = rosenbrock(run.tableau, n, self.dtype, constant)
+            self.method = rooms.rosenbrock.rosenbrock(run.tableau, n, self.dtype, constant)
             if self.jac is not None:
                 self.method.linear.J[:] = given
-            W = np.zeros((U + run.tableau.n_stages, n), self.dtype)
+            W = np.zeros((rooms.rosenbrock.U + run.tableau.n_stages, n), self.dtype)
             W[parts.K] = run.stages.f_0
             self.coefficients = len(run.tableau.H) or 2
         R = np.empty((3, n))
@@ -206,10 +209,8 @@ class _Stretches:
         self.watch: Any = None
         self.last: Segment | None = None
         if run.finder is not None:
-            from .events import watch
-
             addresses = [g.address for g in run.watched]
-            self.watch = watch(addresses, run.finder, p.y0)
+            self.watch = rooms.events.watch(addresses, run.finder, p.y0)
         self.keeps_steps = run.t_eval is None or self.keeps_dense
         self.keeps_log = run.hooks.rows is not None
         width = (
@@ -217,6 +218,7 @@ class _Stretches:
         )
         self.most_room = max(1, min(_MOST_ROOM, _RECORDS // width))
         self.chunks: list[tuple[Any, ...]] = []
+        self.records: Any = None
         self.state = np.zeros(1, parts.STATE)
         self.s = s = self.state[0]
         s["t"], s["wall"], s["i_eval"] = p.t0, p.t1, run.i_eval
@@ -234,7 +236,8 @@ class _Stretches:
         try:
             while code in (parts.PAUSE, parts.LOOK, parts.ASK, parts.EVENT):
                 if code == parts.PAUSE:
-                    self._collect()
+                    if self.records is not None:
+                        self._collect()
                     self._make_room(room)
                     room = min(4 * room, self.most_room)
                 elif code == parts.LOOK:
@@ -285,7 +288,7 @@ class _Stretches:
             self.run.watched[0].type if self.watch else None,
             self.watch,
         )
-        return int(entry(self.kernel.integrate, arguments)(*arguments))
+        return int(entry(self.rooms.kernel.integrate, arguments)(*arguments))
 
     def _make_room(self, room: int) -> None:
         forms = self.keeps_dense or len(self.t_eval) > 0 or self.watch is not None
@@ -346,7 +349,10 @@ class _Stretches:
             run.i_eval = last
         if not self.chunks:
             return
-        t, path = (np.concatenate(column) for column in zip(*self.chunks, strict=True))
+        if len(self.chunks) == 1:
+            t, path = self.chunks[0]
+        else:
+            t, path = (np.concatenate(column) for column in zip(*self.chunks, strict=True))
         y = path[:, 0]
         if run.t_eval is None:
             run.t_out = np.concatenate([run.t_out, t])
@@ -413,12 +419,10 @@ class _Stretches:
 
     def _answer(self) -> None:
         """Give the method the row that it asked for, or refuse the radius."""
-        from .stabilised import learn
-
         i = int(self.s["ask"])
         if i < 0:
             RadiusKeeper.check(float(self.s["t"]), float(self.s["rho"]))
-        learn(self.method, self.run.tableau, i)
+        self.rooms.stabilised.learn(self.method, self.run.tableau, i)
 
     def _look(self) -> None:
         """Show the detector a step with signs of stiffness, and let it prove its case."""
