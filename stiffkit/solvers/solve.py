@@ -84,8 +84,8 @@ def solve(
         every step after it; in all other cases at every call. A pair ``(f_explicit, f_implicit)``
         stands for their sum: the second, the stiff one, is treated implicitly, the first
         explicitly. Each of them is then checked at every call. With a function that numba has
-        compiled, such as `stiffkit.jit` returns, the whole loop of an explicit, Rosenbrock, ESDIRK
-        or Radau method is: see `stiffkit.solvers.compiled`. Such a function may also be of the form
+        compiled, such as `stiffkit.jit` returns, the whole loop is compiled, too, unless the method
+        is ``"auto"``: see `stiffkit.solvers.compiled`. Such a function may also be of the form
         ``f(t, y, dy, *args)``, with one argument more than `args` explains: it writes dy/dt to dy
         and returns nothing.
     t_span : (float, float)
@@ -223,7 +223,8 @@ def solve(
     if is_jitted(f):
         from .compiled import CompiledRun, InPlace, writes
 
-        kind, f = partial(CompiledRun, f, jac, args), InPlace(f) if writes(f, args) else f
+        given = {"jac": jac, "radius": radius, "events": events}
+        kind, f = partial(CompiledRun, f, given, args), InPlace(f) if writes(f, args) else f
     auto = isinstance(method, str) and method == "auto"
     tableau: Any
     if is_split(f):
