@@ -340,8 +340,7 @@ class Halving:
     "options",
     [
         {"method": "auto"},
-        {"method": "kvaerno4"},
-        {"method": "rodas5p", "bandwidth": (1, 1)},
+        {"method": "rodas5p", "jac_sparsity": np.ones((2, 2))},
         {"method": "rodas5p", "jac": lambda t, y: np.eye(2)},
         {"method": "rodas5p", "mass": np.ones(2)},
         {"method": "rk4", "grid": 20},
