@@ -55,7 +55,10 @@ class Differences:
     learnt of s is kept for the next Jacobian.
 
     A component that is zero starts with s = u^(1/4) max|y|: an increment large beside the rounding
-    of what f may add to it, and small beside the rest of the state.
+    of what f may add to it, and small beside the rest of the state. With a `scale` s is the
+    geometric mean of both: the absolute tolerance of a species that is yet to come may be as small
+    as 1e-30, where three second looks do not lead out of the noise, and what the first Jacobian of
+    a reaction loses of its conserved sums is lost for good.
 
     Increments point where the solution is going, which tends to be where f is defined; where f is
     not finite there, the other side is tried.
@@ -88,7 +91,7 @@ class Differences:
         top = float(size.max(initial=0.0)) or 1.0
         sign = np.where(f_y.real < 0, -1.0, 1.0).astype(size.dtype)
         own = np.maximum(size, self.scale)
-        s = first_sizes(own, self._learnt, top, eps, least)
+        s = first_sizes(size, own, self._learnt, top, eps, least).astype(size.dtype)
         delta = increments(y, sign, s, eps)
         f_near = self._f_near(t, y, delta, range(len(pattern.groups)))
         for left in reversed(range(ROUNDS + 1)):
@@ -165,10 +168,12 @@ def _units(dtype: np.dtype[Any]) -> tuple[float, float]:
 # `Differences`.
 
 
-def first_sizes(own: Any, learnt: Any, top: Any, eps: float, least: float) -> Any:
+def first_sizes(size: Any, own: Any, learnt: Any, top: Any, eps: float, least: float) -> Any:
     """Return the sizes s, from the components' own and those that the last Jacobian asks for."""
-    s = np.maximum(own, learnt)
-    return np.maximum(where(s > 0, s, top / eps**-0.25), least)
+    most = eps**0.25 * top
+    zeros = where(own > 0, np.sqrt(own) * np.sqrt(most), most)
+    s = where((size > 0) | (learnt > 0), learnt, zeros)
+    return np.maximum(np.maximum(own, s), least)
 
 
 def increments(y: Any, sign: Any, s: Any, eps: float) -> Any:
