@@ -36,9 +36,9 @@ class FittedExtrapolation:
         ρ (x − x̂),    ρ = (G − H)/(H − E),    kept in [−1, 1],
 
     x̂ the embedded method's result: Gaussian data of one variance are solved exactly, with the
-    `guard` from the step on that ends below S. It has no parameter to tune and adds no call of f. The
-    order of the method is kept: ρ is of the order of the step. Where there is no such pair (the first step,
-    methods without a probe), a is that of data with the standard deviation `std`.
+    `guard` from the step on that ends below S. It has no parameter to tune and adds no call of f.
+    The order of the method is kept: ρ is of the order of the step. Where there is no such pair (the
+    first step, methods without a probe), a is that of data with the standard deviation `std`.
 
     Parameters
     ----------

@@ -186,7 +186,7 @@ def first_sizes(size: Any, own: Any, learnt: Any, top: Any, eps: float, least: f
 
 
 def increments(y: Any, sign: Any, s: Any, eps: float) -> Any:
-    """Return δ = ±√u s, of that sign, as y + δ holds it: exactly, so that it is no source of error."""
+    """Return δ = ±√u s, of that sign, as y + δ holds it: exactly, and so no source of error."""
     return ((y + np.copysign(eps**0.5 * s, sign)) - y).real
 
 
