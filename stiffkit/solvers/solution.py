@@ -18,7 +18,7 @@ from .dense import DenseOutput
 if TYPE_CHECKING:
     from .batch.dense import BatchDenseOutput
 
-__all__ = ["BatchSolution", "EventRecord", "Solution", "Status", "Switch"]
+__all__ = ["BatchSolution", "EventRecord", "Solution", "Status", "Switch", "log_column"]
 
 
 class Status(Enum):
@@ -210,10 +210,10 @@ def freeze_log(rows: list[dict[str, Any]], columns: Sequence[str]) -> dict[str, 
     the steps.
     """
     keys = dict.fromkeys([*columns, *(key for row in rows for key in row)])
-    return {key: _column([row.get(key) for row in rows]) for key in keys}
+    return {key: log_column([row.get(key) for row in rows]) for key in keys}
 
 
-def _column(readings: list[Any]) -> Any:
+def log_column(readings: list[Any]) -> Any:
     """Return what one key holds over all steps: an array, or the list where there is none."""
     known = [_array(x) for x in readings if x is not None]
     shapes = {x.shape for x in known if x is not None}
