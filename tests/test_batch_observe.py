@@ -212,6 +212,20 @@ def test_what_asks_for_the_whole_batch_gets_it():
         batch("dopri5", "numpy", largest)
 
 
+def test_a_sample_has_a_probe_from_its_second_step_on():
+    """One that rejects its first step while others go on has none either."""
+
+    def bare(step, probe):
+        return float(probe is None)
+
+    log = batch("dopri5", "numpy", bare).log
+    first = log["accepted"].argmax(0)
+    assert first.max() > first.min()
+    for i, row in enumerate(first):
+        assert log["bare"][row, i] == 1.0
+        assert np.nansum(log["bare"][:, i]) == 1.0
+
+
 @pytest.mark.parametrize("value", [1.0, np.zeros(7), np.zeros((1, 5))])
 def test_a_whole_reading_counts_the_samples(value):
     def short(step, probe):

@@ -131,8 +131,8 @@ class BatchSolution:
     count: np.ndarray[Any, Any]
     """Times that each sample has reached, shape (B,)."""
     log: Mapping[str, Any] | None = None
-    """Arrays ``t``, ``h``, ``ratio``, ``accepted`` of shape (attempts, B), if asked for; NaN where
-    a sample had ended."""
+    """Arrays ``t``, ``h``, ``ratio``, ``accepted`` of shape (attempts, B), if asked for, and each
+    observer's readings under its name; NaN where a sample had ended or has no reading."""
     events: tuple[EventRecord, ...] = ()
     """One record per event function: times (m, B) and states (m, B, *shape), NaN where a sample
     has fewer."""

@@ -151,8 +151,8 @@ def solve(
     log : bool
         Keep ``Solution.log``, an entry per attempted step.
     detect : bool
-        Watch for stiffness (not with `grid` or `guide`): a solve that was limited by stability
-        says so in its message. See `stiffkit.stiffness.detect`.
+        Watch for stiffness (not with `grid` or `guide`, nor in a batch or with `adjoint`): a solve
+        that was limited by stability says so in its message. See `stiffkit.stiffness.detect`.
     jac : callable or matrix, optional
         For implicit and Rosenbrock methods: ``jac(t, y, *args)``, the Jacobian ∂f/∂y of shape
         (n, n), dense or sparse, with n the number of components, or the matrix itself where it is
