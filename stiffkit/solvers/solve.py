@@ -84,10 +84,10 @@ def solve(
         every step after it; in all other cases at every call. A pair ``(f_explicit, f_implicit)``
         stands for their sum: the second, the stiff one, is treated implicitly, the first
         explicitly. Each of them is then checked at every call. With a function that numba has
-        compiled, such as `stiffkit.jit` returns, the whole loop of an explicit or Rosenbrock method
-        is compiled: see `stiffkit.solvers.compiled`. Such a function may also be of the form
-        ``f(t, y, dy, *args)``, with one argument more than `args` explains: it writes dy/dt to dy
-        and returns nothing.
+        compiled, such as `stiffkit.jit` returns, the whole loop of an explicit, a stabilised or a
+        Rosenbrock method is compiled: see `stiffkit.solvers.compiled`. Such a function may also be
+        of the form ``f(t, y, dy, *args)``, with one argument more than `args` explains: it writes
+        dy/dt to dy and returns nothing.
     t_span : (float, float)
         t0 and t1; t1 < t0 integrates backward. An infinite t1 stands for the largest float: an
         event, `callback` or `max_steps` will end the solve. With t0 = t1 the solution is y0.
@@ -224,7 +224,8 @@ def solve(
     if is_jitted(f):
         from .compiled import CompiledRun, InPlace, writes
 
-        kind, f = partial(CompiledRun, f, jac, args), InPlace(f) if writes(f, args) else f
+        given = {"jac": jac, "radius": radius, "events": events}
+        kind, f = partial(CompiledRun, f, given, args), InPlace(f) if writes(f, args) else f
     auto = isinstance(method, str) and method == "auto"
     tableau: Any
     if is_split(f):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import differences
+from .. import dense, differences, stiff_limit
 from ..rosenbrock import RosenbrockTableau
 from .calls import compiled, inlined, part_of
 from .linear import Linear, factorise, finite, jacobian, linear, solve
@@ -20,10 +20,13 @@ from .parts import (
     Y,
     Z,
     attempt,
-    end_slope,
     errors,
+    evaluate,
+    hermite,
+    inside,
     look,
     polynomial,
+    rms,
     slope,
 )
 
@@ -37,6 +40,10 @@ F_T, U = K + 3, K + 4
 """Rows of W: ∂f/∂t, and the first of the u_i. Between K and these are f_new and a row that is free
 for values of f."""
 
+_INSIDE = stiff_limit.INSIDE
+
+_with_inside = compiled(stiff_limit.with_inside)
+_bubble_slope = compiled(dense.bubble_slope)
 _time_increment = compiled(differences.time_increment)
 
 
@@ -144,15 +151,33 @@ def _errors(m, s, w, h):
 @part_of(Rosenbrock, polynomial)
 def _polynomial(m, f, args, s, w, h, path, place):
     W, first = w.W, 2 * m.s + 2
-    if len(m.rows) == first:  # the cubic Hermite
-        end_slope(m, f, args, s, w)
-        for k in range(W.shape[1]):
-            rise = W[Y_NEW, k] - W[Y, k]
-            path[place, 1, k] = h * W[K, k] - rise
-            path[place, 2, k] = 2 * rise - h * W[K, k] - h * W[m.end, k]
+    if len(m.rows) == first:
+        hermite(m, f, args, s, w, h, path, place)
+    s.formed = True
     for r in range(len(m.rows) - first):
         for k in range(W.shape[1]):
             path[place, 1 + r, k] = _sum(m, first + r, m.s, W, k)
+
+
+@part_of(Rosenbrock, inside)
+def _inside(m, f, args, s, w, h, path, place):
+    """See `stiffkit.solvers.stiff_step.StiffStages.inside_error`."""
+    W, time = w.W, s.t + _INSIDE * h
+    theta = (time - s.t) / h
+    polynomial(m, f, args, s, w, h, path, place)
+    evaluate(theta, W, path, place, W, Z)
+    s.nfev += 1
+    slope(f, time, w, K + 2, args)
+    for k in range(W.shape[1]):
+        rise = W[Y_NEW, k] - W[Y, k]
+        for i in range(1, path.shape[1]):
+            rise += _bubble_slope(i, theta) * path[place, i, k]
+        W[ERR, k] = (W[K + 2, k] - rise / h) * (h * m.gamma)
+    solve(m.linear, W, ERR)
+    s.ratio = _with_inside(s.ratio, rms(w, ERR), s.refused)
+    if s.ratio >= 1:
+        s.refused += 1
+        s.beyond = s.t_new
 
 
 @part_of(Rosenbrock, look)
