@@ -143,7 +143,10 @@ def test_arguments_and_what_g_may_return(monkeypatch):
     check(ours, theirs)
     assert ours.events[0].t[0] == pytest.approx(math.acos(0.6) / 2, abs=1e-6)
     assert len(taken) == 1
-    # One that Python computes, and one that returns no number, are Python's.
+    # One that Python computes, one of an iterator, and one that returns no number are Python's.
+    for one in (oscillator, Interpreted(oscillator)):
+        once = sk.solve(one, (0.0, 3.0), [1.0, 0.0], "tsit5", events=iter([height]))
+        assert len(once.events[0].t) == 1
     both(oscillator, (0.0, 3.0), [1.0, 0.0], "tsit5", events=[height, lambda t, y: y[1]])
     assert len(taken) == 1
 

@@ -111,7 +111,9 @@ class CompiledRun(Run):
 
     def _events_fit(self, y: Any) -> bool:
         """Whether the kernel can watch: compiled functions that return a number."""
-        if not all(map(is_jitted, self.events)):
+        count = 0 if self.finder is None else len(self.finder.functions)
+        # An iterator has been used up by now.
+        if len(self.events) != count or not all(map(is_jitted, self.events)):
             return False
         found = [given_number(g, y, self.args) for g in self.events]
         self.watched = [g for g in found if g is not None]
