@@ -59,6 +59,8 @@ class Reading(NamedTuple):
     """Degrees between the estimated vector and the dominant eigenspace."""
     calls: int
     """Calls of f, f(t, y) itself being known."""
+    h_rho: float | None = None
+    """h times the true ρ, of the step that a free estimate reads."""
 
 
 class Truth:
@@ -146,7 +148,8 @@ def free(f: Callable[..., Array], step: sk.Step, probe: Any) -> dict[str, Readin
     truth = Truth(f, step.t_new, step.y_new)
     dy, df = step.y_new - step.probe.z, step.f_new - step.probe.f
     rho = StageRatio()(step, probe) / abs(step.h)
-    readings["stage ratio / h"] = Reading(rho / truth.radius, None, truth.angle(df), 0)
+    share = abs(step.h) * truth.radius
+    readings["stage ratio / h"] = Reading(rho / truth.radius, None, truth.angle(df), 0, share)
     # OrdinaryDiffEq.jl's eigen_est: where a component is constant it is NaN.
     with np.errstate(divide="ignore", invalid="ignore"):
         worst = float(np.max(np.abs(df / dy)))
@@ -211,6 +214,7 @@ def summary(readings: list[Reading]) -> dict[str, Any]:
     usable = ratios[np.isfinite(ratios)]
     signs = [r.sign for r in readings if r.sign is not None]
     angles = [r.angle for r in readings if r.angle is not None]
+    steps = [r.h_rho for r in readings if r.h_rho is not None]
     return {
         "readings": len(readings),
         "unusable": float(1 - len(usable) / len(ratios)),
@@ -220,6 +224,7 @@ def summary(readings: list[Reading]) -> dict[str, Any]:
         "sign": float(np.mean(signs)) if signs else None,
         "angle": [float(q) for q in np.quantile(angles, [0.5, 0.95])] if angles else None,
         "calls": float(np.mean([r.calls for r in readings])),
+        "h_rho": [float(q) for q in np.quantile(steps, [0.05, 0.5, 0.95])] if steps else None,
     }
 
 
@@ -265,7 +270,8 @@ def main() -> None:
                 f"{key[:12]} " + "/".join(f"{q:.2g}" for q in row["ratio"] or [np.nan])
                 for key, row in rows.items()
             )
-            print(f"  {name:6} {line}")
+            steps = "/".join(f"{q:.2g}" for q in rows["stage ratio / h"]["h_rho"])
+            print(f"  {name:6} {line}; h rho {steps}")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

@@ -27,8 +27,8 @@ DATA = Path(__file__).parents[1] / "docs" / "data" / "sampler_costs.json"
 SAMPLERS = {
     "heun": ("heun", None),
     "erk": ("heun", ERKGuidance(0.5, 0.5)),
-    "fx": ("heun", FittedExtrapolation()),
-    "fx, guarded": ("heun", FittedExtrapolation(guard=True)),
+    "fx": ("heun", FittedExtrapolation(guard=False)),
+    "fx, guarded": ("heun", FittedExtrapolation()),
     "dpmpp2m": ("dpmpp2m", None),
     "unipc3": ("unipc3", None),
     "deis4": ("deis4", None),

@@ -78,8 +78,8 @@ def single_steps():
         "heun": ("heun", no_guide),
         "erk paper": ("heun", lambda n: ERKGuidance(*paper_schedule(n))),
         "erk (.5, .5)": ("heun", lambda _: ERKGuidance(0.5, 0.5)),
-        "fx": ("heun", lambda _: FittedExtrapolation()),
-        "fx, guarded": ("heun", lambda _: FittedExtrapolation(guard=True)),
+        "fx": ("heun", lambda _: FittedExtrapolation(guard=False)),
+        "fx, guarded": ("heun", lambda _: FittedExtrapolation()),
         "dpm2": ("dpm2", no_guide),
     }
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stiffkit.solvers.stabilised import STABILISED
+
 DATA = Path(__file__).parent / "data" / "end_values.json"
 RTOLS = (1e-4, 1e-6, 1e-8, 1e-10)
 
@@ -64,6 +66,20 @@ def misses() -> str:
     return "\n".join(lines) + "\n"
 
 
+def shares() -> str:
+    """How many solves of each kind met the target."""
+    rows, lines = measured()["rows"], ["| | solves | met | |", "|:--|--:|--:|--:|"]
+    kinds = {
+        "implicit and Rosenbrock methods": lambda name: name not in STABILISED,
+        "stabilised methods": lambda name: name in STABILISED,
+    }
+    for kind, belongs in kinds.items():
+        met = [row["met"] for row in rows if belongs(row["method"])]
+        share = f"{100 * sum(met) / len(met):.0f} %"
+        lines.append(f"| {kind} | {len(met)} | {sum(met)} | {share} |")
+    return "\n".join(lines) + "\n"
+
+
 def _short(row: dict[str, Any], margin: float) -> str:
     at = f"{row['problem']} {power(row['rtol'])}"
     if row["scd"] is None:
@@ -83,6 +99,7 @@ def tolerances() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "end_values_misses": misses,
+    "end_values_shares": shares,
     "end_values_atol": tolerances,
     **{f"end_values_{int(-math.log10(rtol))}": digits(rtol) for rtol in RTOLS},
 }

@@ -322,7 +322,8 @@ def dense_text(method: Any) -> str:
             f"{{doc}}`../theory/dense-output`."
         )
     if f.kind == "collocation":
-        return "The collocation polynomial through y and the three stages, of order 3."
+        s = method.n_stages
+        return f"The collocation polynomial through y and the {s} stages, of order {s}."
     if isinstance(method, RosenbrockTableau):
         source = "Derived from" if method.name == "ros34pw2" else "Published with the method, from"
         return f"{source} the stages of the step, of order {f.dense}."

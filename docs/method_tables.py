@@ -74,7 +74,7 @@ def facts(method: Any) -> Facts:
     norm = method.principal_error_norm
     if not method.explicit:
         kind = "collocation" if method.name in RADAU else "ESDIRK"
-        dense = f"{method.n_stages}, collocation" if method.name in RADAU else dense
+        dense += ", collocation" if method.name in RADAU else ""
         return Facts(kind, pair, stages, *damping(method), norm, dense, True)
     limits = (method.real_stability_limit, method.imaginary_stability_limit)
     shown = [f"{x:.3f}" for x in limits]

@@ -62,6 +62,41 @@ def test_counts_are_equal_and_states_to_rounding(f, span, y0, atol, method, monk
 
 
 @pytest.mark.parametrize("method", NEWTON)
+@pytest.mark.parametrize(("f", "span", "y0", "atol"), NONLINEAR[1:])
+def test_steps_that_are_looked_into(f, span, y0, atol, method, monkeypatch):
+    """Examined inside, by both loops; polynomials differ by as little as states do."""
+    taken = loops(monkeypatch)
+    t_eval = np.linspace(*span, 9)[1:-1]
+    for options in ({"t_eval": t_eval}, {"dense": True}, {"dense": True, "t_eval": t_eval}):
+        options |= {"rtol": 1e-4, "atol": 1e-4 * atol, "log": True}
+        ours, theirs = both(f, span, y0, method, **options)
+        scale = 1e-4 * (atol + np.abs(theirs.y[-1]))
+        assert (np.abs(ours.y[-1] - theirs.y[-1]) / scale).max() < 1e-3
+        if "t_eval" in options:
+            assert (np.abs(ours.y - theirs.y) / scale).max() < 1e-2
+        if "dense" in options:
+            assert (np.abs(ours(t_eval) - theirs(t_eval)) / scale).max() < 1e-2
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize("method", ONE_OF_EACH)
+def test_events(method, monkeypatch):
+    taken = loops(monkeypatch)
+
+    @sk.jit
+    def half(t, y):
+        return y[0] - 1.5
+
+    options = {"rtol": 1e-5, "atol": 1e-5, "events": half, "dense": True}
+    ours = sk.solve(van_der_pol, (0.0, 1.0), [2.0, -0.66], method, **options)
+    theirs = sk.solve(Interpreted(van_der_pol), (0.0, 1.0), [2.0, -0.66], method, **options)
+    assert ours.stats == theirs.stats
+    assert len(ours.events[0].t) == 1
+    np.testing.assert_allclose(ours.events[0].t, theirs.events[0].t, rtol=1e-8)
+    assert len(taken) == 1
+
+
+@pytest.mark.parametrize("method", NEWTON)
 @pytest.mark.parametrize("span", [(0.0, 3.0), (3.0, 2.999)])
 def test_linear_problems_agree_but_for_calls(span, method):
     """Of a linear problem a second correction is rounding, and whether it is made so, too."""
@@ -193,8 +228,6 @@ def test_a_jacobian_that_is_not_finite_leaves_the_old_one(method):
 def test_what_is_not_compiled_runs_interpreted(method, monkeypatch):
     taken = loops(monkeypatch)
     options: list[dict] = [
-        {"t_eval": [0.5]},
-        {"dense": True},
         {"mass": np.diag([1.0, 2.0])},
         {"jac_sparsity": np.ones((2, 2))},
         {"jvp": lambda t, y, v: np.array([-2000.0 * v[0], v[0] - v[1]])},

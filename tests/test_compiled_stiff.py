@@ -55,7 +55,7 @@ def nan_late(t, y):
 PROBLEMS = [
     (robertson, (0.0, 1e6), [1.0, 0.0, 0.0], 1e-8),
     (hires, (0.0, 321.8122), [1.0, 0, 0, 0, 0, 0, 0, 0.0057], 1e-6),
-    (driven, (0.0, 3.0), [0.0, 1.0], 1e-5),
+    (driven, (0.0, 3.0), [0.5, 1.0], 1e-5),
     (driven, (3.0, 2.999), [-0.99, 1.0], 1e-5),
 ]
 
@@ -84,7 +84,7 @@ def test_counts_are_equal_and_states_to_rounding(f, span, y0, atol, method, monk
         ):
             scale = tolerances["atol"] + rtol * np.abs(yours)
             assert (np.abs(mine - yours) / scale).max() < 1
-    assert len(taken) == 1  # a stiff step that is looked into is examined there, by Python
+    assert len(taken) == 2
 
 
 @pytest.mark.parametrize("method", ROSENBROCK)

@@ -569,6 +569,16 @@ def test_backward_solves_are_watched_too():
     assert "stability" in solution.message
 
 
+def test_it_is_silent_on_request(caplog):
+    with caplog.at_level("INFO", logger="stiffkit"):
+        quiet = sk.solve(lambda t, y: -1e3 * (y - 1), (0, 5), [0.0], "dopri5", detect=False)
+        loud = sk.solve(lambda t, y: -1e3 * (y - 1), (0, 5), [0.0], "dopri5")
+    assert quiet.message == sk.Status.success.value
+    assert quiet.stiffness == ()
+    assert "limited by stability" in loud.message
+    assert len(caplog.records) == 1
+
+
 def test_the_finding_is_logged(caplog):
     with caplog.at_level("INFO", logger="stiffkit"):
         sk.solve(lambda t, y: -1000 * (y - math.cos(t)), (0.0, 1.0), [0.0], "tsit5")

@@ -12,6 +12,7 @@ from scipy.integrate import solve_ivp
 
 import stiffkit as sk
 from stiffkit import Status
+from stiffkit.solvers import events
 
 torch = pytest.importorskip("torch")
 
@@ -453,3 +454,34 @@ def test_the_last_step_before_a_terminal_event_is_shown_and_logged():
     assert solution.status is sk.Status.event
     assert len(shown) == solution.stats["accepted"] == solution.log["accepted"].sum()
     assert solution.log["limit"][-1] == "event"
+
+
+# The rule that finds a root -----------------------------------------------------------------------
+
+
+@given(
+    root=st.one_of(st.floats(1e-3, 1.0), st.just(0.0)),
+    size=st.floats(-30.0, 0.0),
+    kind=st.sampled_from(["line", "cube", "jump", "bend"]),
+    sign=st.sampled_from([1.0, -1.0]),
+)
+def test_a_root_is_bracketed_to_rounding_and_its_far_side_returned(root, size, kind, sign):
+    scale = 10.0**size
+    r, low, high = root * scale, -0.5 * scale, 1.5 * scale
+
+    def g(t):
+        x = (t - r) / scale
+        shapes = {"line": x, "cube": x**3, "jump": math.copysign(1.0, x) if x else 0.0}
+        return sign * shapes.get(kind, math.expm1(8 * x))
+
+    bracket = low, high, low, g(low), g(high), g(low)
+    for m in range(events.MOST):
+        t = events.next_time(bracket, m)
+        if t == bracket[0]:
+            break
+        assert min(bracket[:2]) <= t <= max(bracket[:2])
+        bracket = events.narrowed(bracket, t, g(t))
+    found = events.far_end(bracket, g(low))
+    assert found >= r or g(found) == 0
+    # At t = 0 there is no relative accuracy: 150 halvings and more are made.
+    assert found - r <= (4 * math.ulp(r) if r else 2.0**-150 * scale)

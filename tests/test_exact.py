@@ -128,6 +128,12 @@ def test_gaussian_flow_keeps_standardised_states():
     np.testing.assert_allclose(denoiser(x, 0.3), expected, rtol=1e-12, atol=1e-14)
 
 
+def test_states_of_another_library_are_refused():
+    for data, x in ((np.ones(3), torch.ones(2, 3)), (torch.ones(3), np.ones((2, 3)))):
+        with pytest.raises(TypeError, match="library of the data"):
+            gaussian(data)(x, 1.0)
+
+
 def test_bad_mixtures_are_refused():
     means = np.zeros((2, 3))
     for options, word in (

@@ -356,6 +356,22 @@ def test_differences_without_a_memory(journeys, name):
         assert (np.abs(J - exact) <= allowed).all()
 
 
+@pytest.mark.parametrize("atol", [1e-18, 1e-20, 1e-24, 0.0])
+def test_the_first_jacobian_of_a_reaction_keeps_its_sums(atol):
+    """y_2 − y_3 − y_4 of E5: what the rows lose of it at the start, later values do not outweigh.
+
+    Three species are zero, and the tolerance of the last is 1e-12 of that of the first. A column
+    is as wrong as u^(3/8) at worst, and the sum of its rows as twice that.
+    """
+    p = STIFF["E5"]
+    y = np.asarray(p.y0)
+    source = Differences(p.f, full(4), scale=atol * np.array([1.0, 1e-2, 1e-2, 1e-12]))
+    J = source(0.0, y, p.f(0.0, y))
+    lost = np.abs(np.array([0.0, 1, -1, -1]) @ J)
+    assert (lost <= 2 * np.finfo(float).eps ** 0.375 * np.abs(J).max(axis=0)).all()
+    assert source.nfev <= 4 + 9  # three second looks at no more than three columns
+
+
 def test_better_than_scipys_increments_where_sums_cancel(journeys):
     """SciPy measures rounding by |f| alone; near equilibria its increments shrink into noise."""
     num_jac = pytest.importorskip("scipy.integrate._ivp.common").num_jac

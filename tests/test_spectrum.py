@@ -1065,6 +1065,30 @@ def test_the_abscissa_of_a_normal_matrix_is_met_from_inside(seed, n, k, stiff, p
         assert found.value.real >= spectrum.real.max() - slack
 
 
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@given(seed=seeds, k=st.integers(3, 12))
+def test_abscissae_of_a_batch_are_those_of_its_samples(backend, seed, k):
+    rng = np.random.default_rng(seed)
+    A = np.stack([with_spectrum(-(10.0 ** rng.uniform(-1, 1, 12)), rng)[0] for _ in range(3)])
+    A[1] = laplacian(12, rng)
+    start = rng.standard_normal((3, 12))
+    torch_like = backend == "torch"
+    together = batched_matvec(torch.tensor(A) if torch_like else A)
+    found = spectral_abscissa(
+        together, torch.tensor(start) if torch_like else start, k=k, batched=True
+    )
+    assert found.value.shape == found.residual.shape == found.converged.shape == (3,)
+    assert together.calls == found.products
+    for b in range(3):
+        one = spectral_abscissa(matvec(A[b]), start[b], k=k)
+        true = np.linalg.eigvalsh(A[b]).max()
+        assert found.converged[b] == one.converged
+        slack = 10 * one.residual + 1e-9 * norm(A[b])
+        assert abs(found.value[b] - one.value) <= slack
+        if one.converged and k == 12:
+            assert abs(found.value[b] - true) <= slack
+
+
 # Products and refusals ----------------------------------------------------------------------------
 
 
@@ -1490,6 +1514,21 @@ def test_exact_eigenvalues_at_any_scale(scale):
     np.testing.assert_allclose(there.values / scale, here.values, rtol=gamma(100))
     assert (there.residuals / scale <= gamma(100) * 4).all()
     assert there.field_of_values[1] / scale == pytest.approx(here.field_of_values[1], rel=1e-14)
+
+
+@pytest.mark.parametrize("estimate", [power_iteration, lanczos, arnoldi, spectral_abscissa])
+@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1e150, 1e300])
+def test_estimates_at_any_scale(estimate, scale):
+    """A residual is no overflow, also where the matrix is not symmetric."""
+    A = np.array([[-1.0, 2.0, 0.0], [0.0, -3.0, 1.0], [0.5, 0.0, -2.0]])
+    here, there = (estimate(lambda v, s=s: s * A @ v, np.ones(3)) for s in (1.0, scale))
+    for found, size in ((here, 1.0), (there, scale)):
+        values = found.value if hasattr(found, "value") else found.values
+        rest = found.residual if hasattr(found, "value") else found.residuals
+        wanted = here.value if hasattr(found, "value") else here.values
+        # Of a pair either may come first.
+        np.testing.assert_allclose(np.abs(values) / size, np.abs(wanted), rtol=1e-12)
+        assert np.isfinite(rest).all()
 
 
 @given(seed=seeds, n=st.integers(2, 12))

@@ -46,7 +46,25 @@ def test_which_methods_have_one():
         if isinstance(tab, sk.ButcherTableau) and stiff_interpolant(tab) is not None
     }
     assert found == DERIVED
-    assert sk.METHODS["radau5"].dense.reference == "cubic Hermite"
+
+
+@pytest.mark.parametrize(("name", "order"), [("radau5", 3), ("radau9", 5)])
+def test_radau_methods_have_the_collocation_polynomial(name, order):
+    """Its conditions, and the solver's own dense output from the stages' slopes."""
+    tab = sk.METHODS[name]
+    assert (tab.dense.order, tab.dense.reference) == (order, "collocation")
+    for theta in (0.1, 0.5, 0.8):
+        assert max(worst(tab.dense_conditions(p, theta)) for p in range(1, order + 1)) < 1e-13
+        assert worst(tab.dense_conditions(order + 1, theta)) > 1e-5
+    steps = {"grid": [0.0, 0.4], "dense": True}
+    run = sk.solve(lambda t, y: np.array([y[0], -2 * y[1]]), (0, 0.4), [1.0, 1.0], name, **steps)
+    theta, rates, h = np.array([0.25, 0.6]), np.array([1.0, -2.0]), 0.4
+    k = np.stack([np.linalg.solve(np.eye(tab.n_stages) - h * r * tab.A, np.full(tab.n_stages, r))
+                  for r in rates], axis=1)  # fmt: skip
+    P = np.array(tab.dense.P)[: tab.n_stages]
+    expected = 1 + h * (P @ theta ** np.arange(1, order + 1)[:, None]).T @ k
+    # Newton's method stops at 1e-2 of the default tolerance.
+    np.testing.assert_allclose(run(theta * h), expected, rtol=1e-5)
 
 
 @every_derived

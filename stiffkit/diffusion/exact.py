@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .._array import Array, backend_of, to_numpy
+from .._array import Array, backend_of, is_torch, to_numpy
 
 __all__ = ["DataDenoiser", "GaussianMixture", "gaussian"]
 
@@ -57,6 +57,11 @@ class _Mixture(ABC):
         Returns
         -------
         array, shape ``(B, *shape)``
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `x` is not of the data's library, or its samples are not of the data's shape.
         """
         return self._mean(*self._flat(x, sigma), self._mask(labels, x)).reshape(x.shape)
 
@@ -93,6 +98,9 @@ class _Mixture(ABC):
 
     def _flat(self, x: Array, sigma: Any) -> tuple[Array, Any]:
         """Return the samples as rows, and σ² as a number or a column."""
+        if is_torch(x) != is_torch(self.means):
+            msg = f"x must be of the library of the data, {type(self.means)}, not {type(x)}"
+            raise TypeError(msg)
         flat = x.reshape((len(x), -1))
         if flat.shape[1] != self.means.shape[1]:
             msg = f"x has samples of shape {tuple(x.shape[1:])}; the data has {self.shape}"

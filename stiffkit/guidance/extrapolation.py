@@ -21,7 +21,7 @@ LARGEST = 3.0
 
 @dataclass(frozen=True)
 class FittedExtrapolation:
-    """Extrapolate an embedded pair's two results so that Gaussian data are solved exactly.
+    """Extrapolate an embedded pair's two results as the flow of Gaussian data asks for.
 
     For the probability-flow ODE f = (x − D)/σ, with σ in the place of time. The two states that the
     previous step left at this step's start s give, per sample and free of charge, a mean eigenvalue
@@ -35,9 +35,10 @@ class FittedExtrapolation:
 
         ρ (x − x̂),    ρ = (G − H)/(H − E),    kept in [−1, 1],
 
-    x̂ the embedded method's result. It has no parameter to tune and adds no call of f. The order of
-    the method is kept: ρ is of the order of the step. Where there is no such pair (the first step,
-    methods without a probe), a is that of data with the standard deviation `std`.
+    x̂ the embedded method's result: Gaussian data of one variance are solved exactly, with the
+    `guard` from the step on that ends below S. It has no parameter to tune and adds no call of f.
+    The order of the method is kept: ρ is of the order of the step. Where there is no such pair (the
+    first step, methods without a probe), a is that of data with the standard deviation `std`.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ class FittedExtrapolation:
     """
 
     std: float = 0.5
-    guard: bool = False
+    guard: bool = True
     pair: ClassVar[str] = "embedded"
     """What it needs of a method: an embedded row."""
 

@@ -1,5 +1,6 @@
 """Solvers: tableaus, the step, control, dense output, events, the loop."""
 
+from .batch_step import BatchStep
 from .control import CONTROLLERS, Controller, PIDController
 from .dense import DenseOutput
 from .methods import EXPLICIT, METHODS
@@ -12,6 +13,7 @@ __all__ = [
     "CONTROLLERS",
     "EXPLICIT",
     "METHODS",
+    "BatchStep",
     "ButcherTableau",
     "Controller",
     "DenseOutput",

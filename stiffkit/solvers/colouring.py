@@ -109,7 +109,7 @@ class _Full:
         return np.asarray(entries.dot(x))
 
     def column_tops(self, entries: Floats) -> Floats:
-        return np.asarray(entries.max(axis=0, initial=0.0))
+        return np.asarray(np.maximum.reduce(entries, 0, initial=0.0))  # max() costs twice as much
 
     def matrix(self, entries: Floats) -> Any:
         return entries

@@ -426,7 +426,7 @@ def first_step(
 
 def where(condition: Any, x: Any, y: Any) -> Any:
     """Return `numpy.where`, which `stiffkit.solvers.compiled` replaces for single numbers."""
-    return np.where(condition, x, y)
+    return np.where(condition, x, y)[()]
 
 
 def first_guess(d_0: Any, d_1: Any, longest: Any, max_step: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._array import Array, Backend, to_numpy
 
-__all__ = ["DenseOutput", "LiveSegment", "Segment"]
+__all__ = ["DenseOutput", "LiveSegment", "Segment", "bubble_slope"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,8 @@ class Segment:
         h = self.t_1 - self.t_0
         theta = (t - self.t_0) / h
         rise = self.y_1 - self.y_0
-        for m, q in enumerate(self.Q, 1):  # (θ^m (1 − θ))'
-            rise += (m * theta ** (m - 1) - (m + 1) * theta**m) * q
+        for m, q in enumerate(self.Q, 1):
+            rise += bubble_slope(m, theta) * q
         rise /= h
         return rise
 
@@ -67,6 +67,11 @@ class Segment:
             bubble *= 1 - theta
             y += bubble
         return y
+
+
+def bubble_slope(m: int, theta: float) -> float:
+    """Return (θ^m (1 − θ))'; `stiffkit.solvers.compiled` compiles this very text."""
+    return m * theta ** (m - 1) - (m + 1) * theta**m
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,9 @@ __all__ = ["Differences", "time_derivative"]
 
 Floats = npt.NDArray[Any]
 
+NOTHING = 0.0
+"""What was learnt of sizes where the components' own serve."""
+
 ROUNDS = 3
 """Second looks that one Jacobian may take at columns whose increment was a poor one."""
 
@@ -55,7 +58,10 @@ class Differences:
     learnt of s is kept for the next Jacobian.
 
     A component that is zero starts with s = u^(1/4) max|y|: an increment large beside the rounding
-    of what f may add to it, and small beside the rest of the state.
+    of what f may add to it, and small beside the rest of the state. With a `scale` s is the
+    geometric mean of both: the absolute tolerance of a species that is yet to come may be as small
+    as 1e-30, where three second looks do not lead out of the noise, and what the first Jacobian of
+    a reaction loses of its conserved sums is lost for good.
 
     Increments point where the solution is going, which tends to be where f is defined; where f is
     not finite there, the other side is tried.
@@ -71,7 +77,7 @@ class Differences:
     ) -> None:
         self.f, self.pattern, self.scale = f, pattern, scale
         self.nfev = self.njev = 0
-        self._learnt: Any = 0.0
+        self._learnt: Any = NOTHING
         """Sizes s that the last Jacobian asks for in place of |y|."""
         self._seen: Any = True
         """Which entries were ever nonzero; before the first Jacobian that is any of them."""
@@ -86,10 +92,14 @@ class Differences:
         eps, least = _units(y.dtype)
         size, size_f = np.abs(y), np.abs(f_y)
         top = float(size.max(initial=0.0)) or 1.0
-        sign = np.where(f_y.real < 0, -1.0, 1.0).astype(size.dtype)
+        toward = f_y.real
         own = np.maximum(size, self.scale)
-        s = first_sizes(own, self._learnt, top, eps, least)
-        delta = increments(y, sign, s, eps)
+        plain = self._learnt is NOTHING and np.count_nonzero(size) == n
+        if plain:
+            s = np.maximum(own, least)
+        else:
+            s = first_sizes(size, own, self._learnt, top, eps, least).astype(size.dtype)
+        delta = increments(y, toward, s, eps)
         f_near = self._f_near(t, y, delta, range(len(pattern.groups)))
         for left in reversed(range(ROUNDS + 1)):
             with np.errstate(all="ignore"):
@@ -101,17 +111,17 @@ class Differences:
                 seen = seen | (magnitude > 0)
                 rounding = seen * pattern.of_rows(eps * terms)
                 noise = pattern.column_tops(rounding)
-                poor = noisy(noise, delta * sign * column, eps)
-                # Nearly always all is well, and this says so.
-                well = (column > 0) & (column < math.inf) & ~poor
-                if left == 0 or np.count_nonzero(well) == n:
+                change = np.abs(delta) * column
+                # Nearly always all is well, and this says so: finite, and neither poor nor zero.
+                if left == 0 or np.count_nonzero(noise < eps**0.375 * change) == n:
                     break
+                poor = noisy(noise, change, eps)
                 wrong, empty = ~np.isfinite(column), (column == 0) & (s < 0.1 * top)
                 again = wrong | empty | poor
                 if not again.any():
                     break
                 s_new = better_sizes(s, noise, column, wrong, empty, top, eps, least)
-                delta_new = increments(y, where(wrong, -sign, sign), s_new, eps)
+                delta_new = increments(y, where(wrong, -toward, toward), s_new, eps)
                 groups = [g for g, group in enumerate(pattern.groups) if again[group].any()]
                 shifts = again * delta_new
             f_near = self._f_near(t, y, shifts, groups)  # f warns as it would elsewhere
@@ -131,23 +141,25 @@ class Differences:
                     break
                 entries = np.where(pattern.of_columns(take), fresh, entries)
                 s, delta = np.where(take, s_new, s), np.where(take, delta_new, delta)
-                sign = np.where(take & wrong, -sign, sign)
-        with np.errstate(all="ignore"):
-            poor = noisy(noise, eps**0.5 * own * column, eps)
-            self._learnt = learnt_sizes(s, noise, column, poor, eps)
+                toward = np.where(take & wrong, -toward, toward)
+        if not plain or left < ROUNDS:
+            with np.errstate(all="ignore"):
+                poor = noisy(noise, eps**0.5 * own * column, eps)
+                learnt = learnt_sizes(s, noise, column, poor, eps)
+            self._learnt = learnt if np.count_nonzero(learnt) else NOTHING
         self._seen = magnitude > 0 if self._seen is True else seen
         return entries
 
     def _f_near(self, t: float, y: Floats, delta: Floats, groups: Iterable[int]) -> Floats:
         """Values f(t, y + δ), δ of one group of columns only, for each of `groups`; else 0."""
-        columns, near = self.pattern.groups, y + delta
-        values = np.zeros((len(y), len(columns)), dtype=y.dtype, order="F")
+        columns, near, f = self.pattern.groups, y + delta, self.f
+        values = np.zeros((len(columns), len(y)), dtype=y.dtype)
         for g in groups:
             group, moved = columns[g], y.copy()
             moved[group] = near[group]
             self.nfev += 1
-            values[:, g] = self.f(t, moved)
-        return values
+            values[g] = f(t, moved)
+        return values.T
 
     def _quotients(self, f_near: Floats, f_y: Floats, delta: Floats) -> Floats:
         return self.pattern.spread(f_near - f_y[:, None]) / self.pattern.of_columns(delta)
@@ -165,15 +177,17 @@ def _units(dtype: np.dtype[Any]) -> tuple[float, float]:
 # `Differences`.
 
 
-def first_sizes(own: Any, learnt: Any, top: Any, eps: float, least: float) -> Any:
+def first_sizes(size: Any, own: Any, learnt: Any, top: Any, eps: float, least: float) -> Any:
     """Return the sizes s, from the components' own and those that the last Jacobian asks for."""
-    s = np.maximum(own, learnt)
-    return np.maximum(where(s > 0, s, top / eps**-0.25), least)
+    most = eps**0.25 * top
+    zeros = where(own > 0, np.sqrt(own) * np.sqrt(most), most)
+    s = where((size > 0) | (learnt > 0), learnt, zeros)
+    return np.maximum(np.maximum(own, s), least)
 
 
 def increments(y: Any, sign: Any, s: Any, eps: float) -> Any:
-    """Return δ = ±√u s as y + δ holds it: exactly, so that it is no source of error."""
-    return ((y + sign * eps**0.5 * s) - y).real
+    """Return δ = ±√u s, of that sign, as y + δ holds it: exactly, and so no source of error."""
+    return ((y + np.copysign(eps**0.5 * s, sign)) - y).real
 
 
 def noisy(noise: Any, change: Any, eps: float) -> Any:

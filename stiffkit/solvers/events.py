@@ -12,9 +12,20 @@ from .._array import Array, Backend
 from .dense import Segment
 from .solution import EventRecord
 
-__all__ = ["EventFinder", "event_direction", "event_terminal"]
+__all__ = [
+    "MOST",
+    "SAMPLES",
+    "EventFinder",
+    "crosses",
+    "event_direction",
+    "event_terminal",
+    "far_end",
+    "may_dip",
+    "narrowed",
+    "next_time",
+]
 
-_SAMPLES = (0.25, 0.5, 0.75)
+SAMPLES = (0.25, 0.5, 0.75)
 """Where inside a step the events are sampled, beside its ends."""
 
 
@@ -80,7 +91,7 @@ class EventFinder:
     def step(self, segment: Segment) -> tuple[float, Array] | None:
         """Record the events of a step; return where a terminal one ends the solve, if any does."""
         t_0, t_1 = segment.t_0, segment.t_1
-        times = [t_0 + theta * (t_1 - t_0) for theta in _SAMPLES]
+        times = [t_0 + theta * (t_1 - t_0) for theta in SAMPLES]
         g_inner = [self.values(t, segment(t)) for t in times]
         g_new = self.values(t_1, segment.y_1)
         times = [t_0, *times, t_1]
@@ -111,27 +122,20 @@ class EventFinder:
         t, g = self._add_extrema(i, segment, *self._leave_zeros(i, segment, t, g))
         roots = []
         for t_a, t_b, g_a, g_b in zip(t, t[1:], g, g[1:], strict=False):
-            rises, falls = g_a < 0 <= g_b, g_a > 0 >= g_b
-            if (rises and self.direction[i] >= 0) or (falls and self.direction[i] <= 0):
-                roots.append(t_b if g_b == 0 else self._solve(i, segment, t_a, t_b))
+            if crosses(g_a, g_b, self.direction[i]):
+                roots.append(t_b if g_b == 0 else self._solve(i, segment, t_a, t_b, g_a, g_b))
         return roots
 
-    def _solve(self, i: int, segment: Segment, t_a: float, t_b: float) -> float:
-        from scipy.optimize import brentq
-
-        def g(t: float) -> float:
-            return self._value(i, t, segment(t))
-
-        # Relative accuracy: a root at t = 1e-20 is found to its own digits.
-        tight = 4 * np.finfo(float).eps
-        root = float(brentq(g, t_a, t_b, xtol=1e-300, rtol=tight))
-        before, step = g(t_a), math.copysign(math.ulp(root), t_b - t_a)
-        while g(root) * before > 0:  # brentq may stop on the near side, a few roundings short
-            root += step
-            step *= 2
-            if (root - t_b) * step >= 0:
-                return t_b
-        return root
+    def _solve(
+        self, i: int, segment: Segment, t_a: float, t_b: float, g_a: float, g_b: float
+    ) -> float:
+        bracket = t_a, t_b, t_a, g_a, g_b, g_a
+        for m in range(MOST):
+            t = next_time(bracket, m)
+            if t == bracket[0]:
+                break
+            bracket = narrowed(bracket, t, self._value(i, t, segment(t)))
+        return far_end(bracket, g_a)
 
     def _leave_zeros(
         self, i: int, segment: Segment, t: list[float], g: list[float]
@@ -151,12 +155,8 @@ class EventFinder:
         """Insert points where g seems to dip through zero and back between samples."""
         extra = []
         for j in range(1, len(t) - 1):
-            triple = g[j - 1 : j + 2]
-            if not (all(v > 0 for v in triple) or all(v < 0 for v in triple)):
-                continue
-            vertex, value = _parabola(t[j - 1 : j + 2], [abs(v) for v in triple])
-            low, high = sorted((t[j - 1], t[j + 1]))
-            if low < vertex < high and value < 0.5 * max(map(abs, triple)):
+            if may_dip(t[j - 1], t[j], t[j + 1], g[j - 1], g[j], g[j + 1]):
+                low, high = sorted((t[j - 1], t[j + 1]))
                 dip = self._dip(i, segment, low, high, math.copysign(1.0, g[j]))
                 if dip is not None:
                     extra.append(dip)
@@ -236,12 +236,72 @@ def event_direction(g: Callable[..., Any]) -> float:
     return number
 
 
-def _parabola(t: Sequence[float], g: Sequence[float]) -> tuple[float, float]:
-    """Vertex of the parabola through three points, if it is a minimum; else (nan, inf)."""
-    slope_1, slope_2 = (g[1] - g[0]) / (t[1] - t[0]), (g[2] - g[1]) / (t[2] - t[1])
-    curvature = (slope_2 - slope_1) / (t[2] - t[0])
-    if not curvature > 0:
-        return math.nan, math.inf
-    vertex = (t[0] + t[1]) / 2 - slope_1 / (2 * curvature)
-    value = g[0] + slope_1 * (vertex - t[0]) + curvature * (vertex - t[0]) * (vertex - t[1])
-    return vertex, value
+# `stiffkit.solvers.compiled` compiles the very text of what follows.
+
+
+def crosses(g_a: float, g_b: float, direction: float) -> bool:
+    """Whether g goes through zero between two neighbouring values, in the direction asked for."""
+    rises, falls = g_a < 0 <= g_b, g_a > 0 >= g_b
+    return (rises and direction >= 0) or (falls and direction <= 0)
+
+
+MOST = 200
+"""Calls of g for one root: halving alone, from the 50th on, takes some 60 to any but t = 0."""
+
+Bracket = tuple[float, float, float, float, float, float]
+"""Times a, b and c, and g there: the root is between a and b, a is the latest, c the one before."""
+
+
+def next_time(bracket: Bracket, m: int) -> float:
+    """Return where to look for the root next, after m looks; a, if it is found to rounding.
+
+    The inverse quadratic interpolant's zero where it is to be trusted, else half way: T. R.
+    Chandrupatla, A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear
+    function without using derivatives, Adv. Eng. Softw. 28 (1997) 145-149,
+    doi:10.1016/S0965-9978(96)00051-8. The accuracy is relative to t.
+    """
+    a, b, c, g_a, g_b, g_c = bracket
+    least = 2 * float(np.spacing(max(abs(a), abs(b)))) / abs(b - a) if a != b else 1.0
+    if g_a == 0 or least >= 0.5:
+        return a
+    share = 0.5
+    if c in (a, b):
+        share = g_a / (g_a - g_b)
+    elif m < 50 and g_c not in (g_a, g_b):
+        xi, phi = (a - b) / (c - b), (g_a - g_b) / (g_c - g_b)
+        if phi * phi < xi and (1 - phi) * (1 - phi) < 1 - xi:
+            share = g_a / (g_b - g_a) * g_c / (g_b - g_c)
+            share += (c - a) / (b - a) * g_a / (g_c - g_a) * g_b / (g_c - g_b)
+    if not 0 <= share <= 1:
+        share = 0.5
+    # A step of at least a rounding from either end, so that both of them close in.
+    return a + min(max(share, least), 1 - least) * (b - a)
+
+
+def narrowed(bracket: Bracket, t: float, g: float) -> Bracket:
+    """Return the bracket with g known at one more time, `next_time`."""
+    a, b, _, g_a, g_b, _ = bracket
+    if (g < 0) == (g_a < 0):
+        return t, b, a, g, g_b, g_a
+    return t, a, b, g, g_a, g_b
+
+
+def far_end(bracket: Bracket, g_start: float) -> float:
+    """Return the end of the bracket where g is zero, or has another sign than at the start."""
+    a, b, _, g_a, _, _ = bracket
+    return a if g_a == 0 or (g_a < 0) != (g_start < 0) else b
+
+
+def may_dip(t_0: float, t_1: float, t_2: float, g_0: float, g_1: float, g_2: float) -> bool:
+    """Whether three values have one sign, but the parabola through them comes near zero."""
+    alike = (g_0 > 0 and g_1 > 0 and g_2 > 0) or (g_0 < 0 and g_1 < 0 and g_2 < 0)
+    if not alike:
+        return False
+    g_0, g_1, g_2 = abs(g_0), abs(g_1), abs(g_2)
+    slope_1, slope_2 = (g_1 - g_0) / (t_1 - t_0), (g_2 - g_1) / (t_2 - t_1)
+    curvature = (slope_2 - slope_1) / (t_2 - t_0)
+    if not curvature > 0:  # there is no minimum
+        return False
+    vertex = (t_0 + t_1) / 2 - slope_1 / (2 * curvature)
+    value = g_0 + slope_1 * (vertex - t_0) + curvature * (vertex - t_0) * (vertex - t_1)
+    return min(t_0, t_2) < vertex < max(t_0, t_2) and value < 0.5 * max(g_0, g_1, g_2)

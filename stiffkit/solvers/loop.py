@@ -251,7 +251,7 @@ class Run:
                 continue
             if inside_error is not None and ratio < 1 and self._looks_inside(t_new):
                 inside = ratio_of.of(inside_error(t, y, t_new, y_new))
-                ratio = with_inside(ratio, inside, refused)
+                ratio = float(with_inside(ratio, inside, refused))
                 if ratio >= 1:
                     refused, beyond = refused + 1, t_new
             accept, factor, memory = controller(ratio, memory, order)

@@ -135,23 +135,28 @@ class Hooks:
 
     def record(self, name: str, reading: Any) -> None:
         """Log an observer's reading at the last step; of a dict, each entry under its key."""
-        if self.rows is None:
-            return
-        row = self.rows[-1]
+        if self.rows is not None:
+            self.rows[-1] |= self.by_column(name, reading)
+
+    @property
+    def keyed(self) -> set[str]:
+        """Names of the observers that have returned dicts."""
+        return set(self._keys)
+
+    def by_column(self, name: str, reading: Any) -> dict[str, Any]:
+        """Return an observer's reading under the names of the columns that it goes to."""
         if not isinstance(reading, Mapping):
-            if reading is not None or name not in self._keys:
-                row[name] = reading
-            return
+            return {} if reading is None and name in self._keys else {name: reading}
         if name not in self._keys:  # until now there was none: nothing was known of the keys
             self._keys[name] = {}
-            for earlier in self.rows:
+            for earlier in self.rows or ():
                 earlier.pop(name, None)
         keys = self._keys[name]
-        for key, value in reading.items():
+        for key in reading:
             if key not in keys:
                 others = [*keys.values(), *(k for o in self._keys.values() for k in o.values())]
                 keys[key] = self._free(str(key), {*LOG_COLUMNS, *self.observers, *others} - {name})
-            row[keys[key]] = value
+        return {keys[key]: value for key, value in reading.items()}
 
     def _free_name(self, hook: Any) -> str:
         """Name of the hook's column in the log; numbered where it is taken."""

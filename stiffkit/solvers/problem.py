@@ -362,8 +362,8 @@ def refuse_batched(**given: Any) -> None:
     for name, value in given.items():
         if value is not None:
             why = (
-                "a Step has one time and one size, the rows of a batch have their own"
-                if name in ("guide", "observe")
+                "a guide moves one step, the rows of a batch make their own"
+                if name == "guide"
                 else "each row has a dense matrix of its own, by jac, autograd or differences"
             )
             msg = f"{name} is not for batched solves, nor for implicit methods on tensors: {why}"

@@ -18,7 +18,7 @@ from .dense import DenseOutput
 if TYPE_CHECKING:
     from .batch.dense import BatchDenseOutput
 
-__all__ = ["BatchSolution", "EventRecord", "Solution", "Status", "Switch"]
+__all__ = ["BatchSolution", "EventRecord", "Solution", "Status", "Switch", "log_column"]
 
 
 class Status(Enum):
@@ -131,8 +131,8 @@ class BatchSolution:
     count: np.ndarray[Any, Any]
     """Times that each sample has reached, shape (B,)."""
     log: Mapping[str, Any] | None = None
-    """Arrays ``t``, ``h``, ``ratio``, ``accepted`` of shape (attempts, B), if asked for; NaN where
-    a sample had ended."""
+    """Arrays ``t``, ``h``, ``ratio``, ``accepted`` of shape (attempts, B), if asked for, and each
+    observer's readings under its name; NaN where a sample had ended or has no reading."""
     events: tuple[EventRecord, ...] = ()
     """One record per event function: times (m, B) and states (m, B, *shape), NaN where a sample
     has fewer."""
@@ -210,10 +210,10 @@ def freeze_log(rows: list[dict[str, Any]], columns: Sequence[str]) -> dict[str, 
     the steps.
     """
     keys = dict.fromkeys([*columns, *(key for row in rows for key in row)])
-    return {key: _column([row.get(key) for row in rows]) for key in keys}
+    return {key: log_column([row.get(key) for row in rows]) for key in keys}
 
 
-def _column(readings: list[Any]) -> Any:
+def log_column(readings: list[Any]) -> Any:
     """Return what one key holds over all steps: an array, or the list where there is none."""
     known = [_array(x) for x in readings if x is not None]
     shapes = {x.shape for x in known if x is not None}

@@ -84,8 +84,8 @@ def solve(
         every step after it; in all other cases at every call. A pair ``(f_explicit, f_implicit)``
         stands for their sum: the second, the stiff one, is treated implicitly, the first
         explicitly. Each of them is then checked at every call. With a function that numba has
-        compiled, such as `stiffkit.jit` returns, the whole loop of an explicit, Rosenbrock, ESDIRK
-        or Radau method is: see `stiffkit.solvers.compiled`. Such a function may also be of the form
+        compiled, such as `stiffkit.jit` returns, the whole loop is compiled, too, unless the method
+        is ``"auto"``: see `stiffkit.solvers.compiled`. Such a function may also be of the form
         ``f(t, y, dy, *args)``, with one argument more than `args` explains: it writes dy/dt to dy
         and returns nothing.
     t_span : (float, float)
@@ -135,7 +135,8 @@ def solve(
         Called as ``guide(step, probe)`` after each accepted step; returns the state to commit.
     observe : StepHook or sequence of StepHook
         Called like `guide`, before it; the readings go to ``Solution.log`` under each hook's
-        ``name`` or ``__name__`` (numbered where a name is taken).
+        ``name`` or ``__name__`` (numbered where a name is taken). With `batched` each is called
+        with the steps of one sample after the other, or of all at once: see `StepHook`.
     callback : callable, optional
         ``callback(step)`` after each accepted step; a true return value stops the solve.
     on_attempt : callable, optional
@@ -150,8 +151,8 @@ def solve(
     log : bool
         Keep ``Solution.log``, an entry per attempted step.
     detect : bool
-        Watch for stiffness (not with `grid` or `guide`): a solve that was limited by stability
-        says so in its message. See `stiffkit.stiffness.detect`.
+        Watch for stiffness (not with `grid` or `guide`, nor in a batch or with `adjoint`): a solve
+        that was limited by stability says so in its message. See `stiffkit.stiffness.detect`.
     jac : callable or matrix, optional
         For implicit and Rosenbrock methods: ``jac(t, y, *args)``, the Jacobian ∂f/∂y of shape
         (n, n), dense or sparse, with n the number of components, or the matrix itself where it is
@@ -190,7 +191,7 @@ def solve(
         to these rows. (If f, tried once with fewer rows, fails or returns something else, it is
         called with all B to the end.) `t_span` and `t_eval`, of shape (n_t,) or (n_t, B), and the
         tolerances may differ from sample to sample, and events return shape (b,).
-        ``callback(t, y, accepted)`` sees the rows. Not with `guide` and `observe`.
+        ``callback(t, y, accepted)`` sees the rows. Not with `guide`.
     adjoint : {"checkpoints", "backsolve"} or Checkpoints or Backsolve, optional
         For torch, how gradients are made. By default the history of the steps is kept, as for any
         computation; with checkpoints it is made again, a piece at a time; backsolve integrates the
@@ -223,7 +224,8 @@ def solve(
     if is_jitted(f):
         from .compiled import CompiledRun, InPlace, writes
 
-        kind, f = partial(CompiledRun, f, jac, args), InPlace(f) if writes(f, args) else f
+        given = {"jac": jac, "radius": radius, "events": events}
+        kind, f = partial(CompiledRun, f, given, args), InPlace(f) if writes(f, args) else f
     auto = isinstance(method, str) and method == "auto"
     tableau: Any
     if is_split(f):
@@ -240,7 +242,6 @@ def solve(
             raise ValueError(msg)
         refuse_batched(
             guide=guide,
-            observe=observe or None,
             jvp=jvp,
             jac_sparsity=jac_sparsity,
             bandwidth=bandwidth,
@@ -261,6 +262,7 @@ def solve(
             t_eval=t_eval,
             dense=dense,
             events=events,
+            observe=observe,
             callback=callback,
             on_attempt=on_attempt,
             progress=progress,

@@ -26,10 +26,13 @@ __all__ = [
     "RKL2",
     "ROCK2",
     "ROCK4",
+    "SCHEMES",
     "STABILISED",
     "RadiusKeeper",
     "StabilisedMethod",
     "StabilisedStages",
+    "is_stale",
+    "longest_step",
     "rkc2_step",
     "rkl2_step",
     "rock2_step",
@@ -85,6 +88,20 @@ def _times(weight: float, x: Array, out: Array | None) -> Array:
     return weight * x if out is None else np.multiply(x, weight, out=out)
 
 
+class Scheme(NamedTuple):
+    """A method of s stages: a recurrence, and what follows it."""
+
+    recurrence: Recurrence
+    c: Sequence[float] = ()
+    """Of ROCK, R_s = w P_m: nodes of the last stages, from the recurrence's end u; the first of
+    them is f(u)."""
+    columns: Sequence[Sequence[float]] = ()
+    """What h k_j is weighted with in the states still to come: later stages, y_new, err."""
+    defect: float = 0.0
+    """Of RKC and RKL, whose recurrence ends with y_new: what 12 (y − y_new) + 6 h (f_0 + f_new) is
+    weighted with in the error estimate."""
+
+
 # RKC2 and RKL2 ------------------------------------------------------------------------------------
 
 
@@ -127,6 +144,19 @@ def rkl2_recurrence(s: int) -> Recurrence:
     return _recurrence(b[1] * w_1, rows)
 
 
+@cache
+def rkc2_scheme(s: int) -> Scheme:
+    """RKC2 of s stages."""
+    return Scheme(rkc2_recurrence(s), defect=1 / 15)
+
+
+@cache
+def rkl2_scheme(s: int) -> Scheme:
+    """RKL2 of s stages; its `rkl2_step` derives the weight of the defect."""
+    m = s * s + s
+    return Scheme(rkl2_recurrence(s), defect=(m + 6) / (30 * m + 36))
+
+
 def rkc2_step(
     f: RHS, t: float, y: Array, h: float, f_0: Array, s: int
 ) -> tuple[Array, Array, Array]:
@@ -166,8 +196,7 @@ def rkc2_step(
     B. P. Sommeijer, L. F. Shampine, J. G. Verwer, RKC: an explicit solver for parabolic PDEs, J.
     Comput. Appl. Math. 88 (1998) 315-326, doi:10.1016/S0377-0427(97)00219-7.
     """
-    y_new = _recur(f, t, y, h, f_0, rkc2_recurrence(s))
-    return y_new, *_trapezoidal(f, t, y, h, f_0, y_new, 1 / 15)
+    return _defect_step(f, t, y, h, f_0, rkc2_scheme(s))
 
 
 def rkl2_step(
@@ -202,33 +231,22 @@ def rkl2_step(
     super-time-stepping of parabolic and mixed equations, J. Comput. Phys. 257 (2014) 594-626,
     doi:10.1016/j.jcp.2013.08.021.
     """
-    y_new = _recur(f, t, y, h, f_0, rkl2_recurrence(s))
-    m = s * s + s
-    return y_new, *_trapezoidal(f, t, y, h, f_0, y_new, (m + 6) / (30 * m + 36))
+    return _defect_step(f, t, y, h, f_0, rkl2_scheme(s))
 
 
-def _trapezoidal(
-    f: RHS, t: float, y: Array, h: float, f_0: Array, y_new: Array, weight: float
-) -> tuple[Array, Array]:
-    """Defect of the trapezoidal rule, weight · (12 (y − y_new) + 6 h (f_0 + f_new)), and f_new."""
+def _defect_step(
+    f: RHS, t: float, y: Array, h: float, f_0: Array, scheme: Scheme
+) -> tuple[Array, Array, Array]:
+    """Return y_new, the weighted defect of the trapezoidal rule, and f_new."""
+    y_new = _recur(f, t, y, h, f_0, scheme.recurrence)
     f_new = f(t + h, y_new)
     err = f_0 + f_new
-    err *= 6 * weight * h
-    err += (12 * weight) * (y - y_new)
-    return err, f_new
+    err *= 6 * scheme.defect * h
+    err += (12 * scheme.defect) * (y - y_new)
+    return y_new, err, f_new
 
 
 # ROCK2 and ROCK4 ----------------------------------------------------------------------------------
-
-
-class RockScheme(NamedTuple):
-    """A recurrence, then a few explicit stages from its end u: R_s = w P_m."""
-
-    recurrence: Recurrence
-    c: Sequence[float]
-    """Nodes of the last stages, the first of which is f(u)."""
-    columns: Sequence[Sequence[float]]
-    """What h k_j is weighted with in the states still to come: later stages, y_new, err."""
 
 
 def _rock_scheme(
@@ -237,7 +255,7 @@ def _rock_scheme(
     A: Sequence[Sequence[float]],
     b: Sequence[float],
     e: Sequence[float],
-) -> RockScheme:
+) -> Scheme:
     s = len(b)
     square = np.array([[*row, *[0.0] * (s - len(row))] for row in ((), *A)])
     w, v = [1.0], np.ones(s)
@@ -250,11 +268,11 @@ def _rock_scheme(
     full = [[*row, *[0.0] * (len(e) - len(row))] for row in full]
     columns = tuple(tuple(row[j] for row in full[j + 1 :]) for j in range(len(e)))
     nodes = [recurrence.c + sum(row) for row in square.tolist()]
-    return RockScheme(recurrence, (*nodes, *[1.0] * (len(e) - s)), columns)
+    return Scheme(recurrence, (*nodes, *[1.0] * (len(e) - s)), columns)
 
 
 @cache
-def rock2_scheme(s: int) -> RockScheme:
+def rock2_scheme(s: int) -> Scheme:
     """ROCK2 of s stages."""
     interval, sigma, delta = _entry("rock2", ROCK2_DATA, s)
     b, e = (sigma - delta, sigma + delta), (-delta, delta)
@@ -262,7 +280,7 @@ def rock2_scheme(s: int) -> RockScheme:
 
 
 @cache
-def rock4_scheme(s: int) -> RockScheme:
+def rock4_scheme(s: int) -> Scheme:
     """ROCK4 of s stages."""
     interval, A, b, b_hat = _entry("rock4", ROCK4_DATA, s)
     e = [b_i - b_hat_i for b_i, b_hat_i in zip((*b, 0.0), b_hat, strict=True)]
@@ -278,7 +296,7 @@ def _entry(name: str, data: dict[int, Any], s: int) -> Any:
 
 
 def _rock_step(
-    f: RHS, t: float, y: Array, h: float, f_0: Array, scheme: RockScheme
+    f: RHS, t: float, y: Array, h: float, f_0: Array, scheme: Scheme
 ) -> tuple[Array, Array, Array]:
     """Return y_new, err and the last k; states are summed as the k come, so that none is kept."""
     state = _recur(f, t, y, h, f_0, scheme.recurrence)
@@ -423,7 +441,7 @@ class StabilisedMethod:
 
         It is one per cent less than the limit, so that rounding of a time cannot put it beyond.
         """
-        return 0.99 * self.beta(self.max_stages) / rho if rho > 0 else math.inf
+        return longest_step(self.beta(self.max_stages), rho)
 
     def R(self, z: Any, s: int) -> np.ndarray[Any, Any]:
         """Stability function of s stages at the real or complex points `z`, any shape.
@@ -458,6 +476,11 @@ class StabilisedMethod:
         return float(
             brentq(lambda xi: abs(float(self.R(-xi, s))) - 1.0, x[i - 1], x[i], xtol=1e-12)
         )
+
+
+def longest_step(beta: float, rho: float) -> float:
+    """Return `StabilisedMethod.longest`; `stiffkit.solvers.compiled` compiles this very text."""
+    return 0.99 * beta / rho if rho > 0 else math.inf
 
 
 RKC2 = StabilisedMethod(
@@ -516,6 +539,14 @@ errors of the fastest modes, by 0.01 (hρ)⁴: it is for double precision.
 STABILISED: dict[str, StabilisedMethod] = {m.name: m for m in (RKC2, RKL2, ROCK2, ROCK4)}
 """Name to method."""
 
+SCHEMES: dict[Callable[..., Any], Callable[[int], Scheme]] = {
+    rkc2_step: rkc2_scheme,
+    rkl2_step: rkl2_scheme,
+    rock2_step: rock2_scheme,
+    rock4_step: rock4_scheme,
+}
+"""Kernel to the coefficients that it works with."""
+
 
 # A solve ------------------------------------------------------------------------------------------
 
@@ -570,13 +601,23 @@ class RadiusKeeper:
         ValueError
             If the estimate is negative or not finite.
         """
-        if self.age >= self.every or (rejected and self.age > 0):
+        if is_stale(self.age, self.every, rejected):
             rho = float(self.estimate(t, y, f_y))
-            if not rho >= 0.0 and not math.isnan(rho):
-                msg = f"the spectral radius was estimated as {rho!r} at t = {t!r}"
-                raise ValueError(msg)
+            self.check(t, rho)
             self.value, self.age = self.safety * rho, 0
         return self.value
+
+    @staticmethod
+    def check(t: float, rho: float) -> None:
+        """Refuse a negative radius."""
+        if not rho >= 0.0 and not math.isnan(rho):
+            msg = f"the spectral radius was estimated as {rho!r} at t = {t!r}"
+            raise ValueError(msg)
+
+
+def is_stale(age: int, every: int, rejected: bool) -> bool:
+    """Whether `RadiusKeeper` estimates anew: `stiffkit.solvers.compiled` compiles this text."""
+    return age >= every or (rejected and age > 0)
 
 
 class StabilisedStages:
@@ -640,12 +681,9 @@ class StabilisedStages:
         h, method, backend = t_new - t, self.method, self.backend
         rho = self.radius(t, y, self.f_0, rejected=self.attempted)
         if not math.isfinite(rho):
-            msg = "the spectral radius is not finite"
-            raise StepFailed(msg, 0.1 * abs(h), "non_finite")
+            raise StepFailed(self.why_not(rho), 0.1 * abs(h), "non_finite")
         if abs(h) * rho > method.beta(method.max_stages):
-            longest = method.longest(rho)
-            msg = f"{method.name} takes steps of at most {longest:.6g} where ρ = {rho:.6g}"
-            raise StepFailed(msg, longest)
+            raise StepFailed(self.why_not(rho), method.longest(rho))
 
         def f(time: float, state: Array) -> Array:
             self.calls += 1
@@ -658,6 +696,13 @@ class StabilisedStages:
         if f_new is not None:
             self.f_end, self.f_end_at = backend.copy(f_new), y_new
         return y_new
+
+    def why_not(self, rho: float) -> str:
+        """Say why a radius admits no such step."""
+        if not math.isfinite(rho):
+            return "the spectral radius is not finite"
+        longest = self.method.longest(rho)
+        return f"{self.method.name} takes steps of at most {longest:.6g} where ρ = {rho:.6g}"
 
     def errors(self) -> list[Array]:
         """Local error estimate of the last attempt; yours to change."""

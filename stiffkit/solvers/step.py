@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, final
+from typing import Any, ClassVar, NamedTuple, Protocol, final
 
 from .._array import Array, Backend, backend_of
 from .dense import LiveSegment, Segment
@@ -359,10 +359,18 @@ class Step:
     estimate: Array | None = None
     """Local error estimate of a method that is no explicit tableau."""
 
+    batched: ClassVar[bool] = False
+    """Whether this is the step of several samples, each with its own t and h."""
+
     @property
     def explicit(self) -> bool:
         """Whether the method is an explicit tableau, and k all its stages."""
         return isinstance(self.tableau, ButcherTableau) and self.tableau.explicit
+
+    @property
+    def _factor(self) -> Any:
+        """h, as it multiplies states."""
+        return self.h
 
     @cached_property
     def err(self) -> Array | None:
@@ -370,7 +378,7 @@ class Step:
         if not self.explicit:
             return self.estimate
         e = self.tableau.e
-        return None if e is None else self.h * combine(e.tolist(), self.k)
+        return None if e is None else self._factor * combine(e.tolist(), self.k)
 
     @cached_property
     def y_hat(self) -> Array | None:
@@ -378,7 +386,7 @@ class Step:
         if not self.explicit:
             return None if self.estimate is None else self.y_new - self.estimate
         b_hat = self.tableau.b_hat
-        return None if b_hat is None else self.y + self.h * combine(b_hat.tolist(), self.k)
+        return None if b_hat is None else self.y + self._factor * combine(b_hat.tolist(), self.k)
 
     @property
     def f_new(self) -> Array | None:
@@ -391,7 +399,7 @@ class Step:
         i = self.tableau.probe if self.explicit else None
         if i is None:
             return None
-        return Probe(self.y + self.h * combine(self.tableau.A[i].tolist(), self.k), self.k[i])
+        return Probe(self.y + self._factor * combine(self.tableau.A[i].tolist(), self.k), self.k[i])
 
 
 class StepHook(Protocol):
@@ -401,6 +409,10 @@ class StepHook(Protocol):
     `step.t`, beside `step.y` and `step.k[0]` (None on the first step, after a step whose method
     has no probe). As ``observe=`` its return value is logged; as ``guide=`` it is the state to
     commit at the step's end instead of `step.y_new`.
+
+    In a batched solve an observer gets one sample's step after the other. One whose attribute
+    ``whole_batch`` is true gets the step of all samples that accept it at once, a
+    `stiffkit.solvers.BatchStep`, and returns an array with an entry for each.
     """
 
     def __call__(self, step: Step, probe: Probe | None, /) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import trees
+from .control import where
 from .tableau import ButcherTableau, Interpolant
 
 __all__ = ["INSIDE", "error_factor", "stiff_interpolant", "with_inside"]
@@ -98,9 +99,10 @@ def with_inside(ratio: Any, inside: Any, refused: Any) -> Any:
 
     There is no verdict where f is not finite at the interpolated state, for the step itself has
     one, and after `_PATIENCE` attempts that were `refused` for the inside.
+    `stiffkit.solvers.compiled` compiles this very text.
     """
     heard = np.isfinite(inside) & (refused < _PATIENCE)
-    return np.where(heard, np.maximum(ratio, np.where(heard, inside, 0) / _LOOSE), ratio)[()]
+    return where(heard, np.maximum(ratio, where(heard, inside, 0) / _LOOSE), ratio)
 
 
 @cache

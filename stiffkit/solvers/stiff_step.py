@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, final
 
 import numpy as np
@@ -208,19 +208,24 @@ class RosenbrockStages(StiffStages):
         y = problem.y0
         self.error_order = min(tableau.order, tableau.order_hat)
         self.u = np.empty((len(tableau.c), len(y)), dtype=y.dtype)
-        # Row by row α's part and, times γ, the part that C has in the right side.
-        rows = [
-            np.array([a, np.multiply(tableau.gamma, c)], dtype=y.dtype)
-            for a, c in zip(tableau.A, tableau.C, strict=True)
-        ]
-        self.plan = [
-            (partial(row.dot, self.u[:i]), 1 - c_i, d_i)
-            for i, (row, c_i, d_i) in enumerate(zip(rows, tableau.c, tableau.d, strict=True))
-        ]
-        self.m = np.array(tableau.m, dtype=y.dtype)
-        self.e = np.array(tableau.m, dtype=y.dtype) - np.array(tableau.m_hat, dtype=y.dtype)
+        self.m, m_hat = (np.array(row, dtype=y.dtype) for row in (tableau.m, tableau.m_hat))
+        self.e = self.m - m_hat
         self.f_t: Array = None
         self.y_new: Array = None
+
+    @cached_property
+    def plan(self) -> list[tuple[Callable[[], Any], float, float]]:
+        """For each stage the sums that enter it, 1 − c_i and d_i; no compiled solve needs it."""
+        tableau, u = self.tableau, self.u
+        # Row by row α's part and, times γ, the part that C has in the right side.
+        rows = [
+            np.array([a, np.multiply(tableau.gamma, c)], dtype=u.dtype)
+            for a, c in zip(tableau.A, tableau.C, strict=True)
+        ]
+        return [
+            (partial(row.dot, u[:i]), 1 - c_i, d_i)
+            for i, (row, c_i, d_i) in enumerate(zip(rows, tableau.c, tableau.d, strict=True))
+        ]
 
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
         """Compute the stages of the step from (t, y) to t_new; return y_new."""

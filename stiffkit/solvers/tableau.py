@@ -436,8 +436,10 @@ class ButcherTableau:
     def dense(self) -> Interpolant:
         """The published interpolant, or one that is derived.
 
-        For ESDIRK methods that is `stiff_interpolant`'s; for all others, the cubic Hermite one
-        written as polynomials in the stages.
+        For ESDIRK methods that is `stiff_interpolant`'s, for Radau methods the collocation
+        polynomial; for all others, the cubic Hermite one written as polynomials in the stages.
+
+        Collocation: ``Σ_i b_i(θ) c_i^m = θ^(m+1)/(m+1)`` for m < s.
 
         Hermite: ``b_i(θ) = b_i (3θ² − 2θ³)``, plus ``θ − 2θ² + θ³`` for k_1 and ``θ³ − θ²`` for
         f(t + h, y_new).
@@ -449,6 +451,10 @@ class ButcherTableau:
         stiff = stiff_interpolant(self)
         if stiff is not None:
             return stiff
+        s = self.n_stages
+        if self.A[0].any() and self.stage_order >= s:
+            P = np.linalg.inv(np.vander(self.c, increasing=True).T) / np.arange(1, s + 1)
+            return Interpolant(order=s, P=[*P.tolist(), [0.0] * s], reference="collocation")
         P = np.zeros((self.n_stages + (not self.fsal), 3))
         P[: self.n_stages] = np.outer(self.b, [0.0, 3.0, -2.0])
         P[0] += [1.0, -2.0, 1.0]

@@ -2,12 +2,14 @@
 
 Products with the Jacobian at the step's end, (t + h, y_new), give its eigenvalue of largest
 modulus. They cost calls of f, which the solve's statistics do not count: these are measurements.
-Hooks that are given the same `DominantEigenpair` share one estimate per step.
+Hooks that are given the same `DominantEigenpair` share one estimate per step. What cannot be told
+is None, and NaN for one sample of several.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._array import Array, backend_of
+from ..solvers.batch_step import BatchStep
 from ..solvers.jacobian import JacobianOperator
 from ..solvers.problem import check_positive
 from ..solvers.step import Probe, Step
@@ -33,11 +36,16 @@ class DominantEigenpair:
     Parameters
     ----------
     f : callable
-        Right-hand side ``f(t, y)``, the one that is solved.
+        Right-hand side ``f(t, y, *args)``, the one that is solved.
     products : int
         Jacobian products per step, at least 1.
     batched : bool
-        The first axis of the state counts samples.
+        The first axis of the state counts samples. In a batched solve, f is then the solve's own,
+        called with the times and states of the samples that accept a step; without `batched` it is
+        the f of one sample, called for one after the other.
+    args : sequence
+        Further arguments of f. In a batched solve arrays of length B are cut to the samples that f
+        is called with: what belongs to samples cannot be in f itself.
 
     Raises
     ------
@@ -50,33 +58,61 @@ class DominantEigenpair:
     """
 
     def __init__(
-        self, f: Callable[[Any, Array], Array], *, products: int = 20, batched: bool = False
+        self,
+        f: Callable[..., Array],
+        *,
+        products: int = 20,
+        batched: bool = False,
+        args: Sequence[Any] = (),
     ) -> None:
         self.products = check_positive("products", products, whole=True)
-        self.f, self.batched = f, batched
+        self.f, self.batched, self.args = f, batched, args
         self._step: Step | None = None
         self._pair: tuple[NumpyArray, NumpyArray] | None = None
 
     def __call__(self, step: Step) -> tuple[NumpyArray, NumpyArray] | None:
-        """Return values (B,) and vectors (B, n), B = 1 unless batched; None if not finite."""
+        """Return values (B,) and vectors (B, n), B = 1 unless batched; None if not finite.
+
+        In a batched solve NaN stands for the samples where the Jacobian is not finite.
+        """
         if step is not self._step:
-            self._step, self._pair = step, self._estimate(step)
+            pair = self._estimate(step)
+            if pair is None and isinstance(step, BatchStep):
+                pair = self._one_by_one(step)
+            self._step, self._pair = step, pair
         return self._pair
 
     def _estimate(self, step: Step) -> tuple[NumpyArray, NumpyArray] | None:
-        y = step.y_new
-        if not np.isfinite(backend_of(y).numpy(y)).all():
+        y, backend = step.y_new, backend_of(step.y_new)
+        if not np.isfinite(backend.numpy(y)).all():
             return None
-        operator = JacobianOperator(self.f, step.t + step.h, y, batched=self.batched)
-        if not np.isfinite(backend_of(y).numpy(operator.f_0)).all():
+        args = step.cut(self.args) if isinstance(step, BatchStep) else self.args
+        operator = JacobianOperator(self.f, step.t + step.h, y, args=args, batched=self.batched)
+        if not np.isfinite(backend.numpy(operator.f_0)).all():
             return None
+        # One start for all: what a sample reads does not depend on who stands beside it.
+        rows = operator.rows(y)
+        start = np.tile(np.random.default_rng(0).standard_normal(operator.n), (len(rows), 1))
+        start = backend.vector(start, rows)
         try:
-            found = arnoldi(operator, operator.n, k=self.products, batched=self.batched)
+            found = arnoldi(operator, start, k=self.products, batched=True)
         except NotFiniteError:
             return None
-        if self.batched:
-            return found.values[:, 0], found.vectors[:, :, 0]
-        return found.values[:1], found.vectors[:, 0][None]
+        return found.values[:, 0], found.vectors[:, :, 0]
+
+    def _one_by_one(self, step: BatchStep) -> tuple[NumpyArray, NumpyArray] | None:
+        """Return the same, where the Jacobian of some samples is not finite."""
+        count = len(step.samples)
+        found = [self._estimate(step.take(np.array([i]))) for i in range(count)] * (count > 1)
+        known = [i for i, pair in enumerate(found) if pair is not None]
+        if not known:
+            return None
+        n = step.y_new.reshape((count, -1)).shape[1]
+        values, vectors = np.full(count, np.nan + 0j), np.full((count, n), np.nan + 0j)
+        for i, pair in enumerate(found):
+            if pair is not None:
+                values[i], vectors[i] = pair[0][0], pair[1][0]
+        return values, vectors
 
     def rows(self, x: Array) -> NumpyArray:
         """One flat NumPy row per sample."""
@@ -84,7 +120,9 @@ class DominantEigenpair:
         return values.reshape((len(values) if self.batched else 1, -1))
 
     def reading(self, values: NumpyArray) -> Any:
-        """Return a float, or one entry per sample."""
+        """Return a float, or one entry per sample; None where all are NaN."""
+        if np.isnan(values).all():
+            return None
         return values if self.batched else float(values[0])
 
 
@@ -95,11 +133,16 @@ class Alignment:
     For a complex pair of a real problem: the angle with the plane that the pair spans, which a
     random direction meets more often than a line. Where two moduli are nearly equal the vector, and
     so the reading, is arbitrary. None for a method without an estimate, and where error or Jacobian
-    is zero; a single such sample of a batch reads 0.
+    is zero.
     """
 
     eigen: DominantEigenpair
     name: str = "alignment"
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether it reads all samples of a batch at once."""
+        return self.eigen.batched
 
     def __call__(self, step: Step, probe: Probe | None) -> Any:  # noqa: ARG002
         """Return the reading, or None."""
@@ -110,16 +153,15 @@ class Alignment:
             return None
         values, vectors = pair
         errors = self.eigen.rows(step.err)
-        cosines = np.array([_cosine(*row) for row in zip(errors, values, vectors, strict=True)])
-        # The least cosine that is computed is 0, so that -1 can stand for "none".
-        return self.eigen.reading(np.maximum(cosines, 0.0)) if (cosines >= 0).any() else None
+        cosines = [_cosine(*row) for row in zip(errors, values, vectors, strict=True)]
+        return self.eigen.reading(np.array(cosines))
 
 
 def _cosine(error: NumpyArray, value: complex, vector: NumpyArray) -> float:
-    """``|cos|`` between an error and a vector, or the plane of a complex pair; -1 if undefined."""
+    """``|cos|`` between an error and a vector, or the plane of a complex pair; NaN for none."""
     size = np.abs(error).max(initial=0.0)
-    if not (np.isfinite(size) and size > 0 and value != 0):
-        return -1.0
+    if not (np.isfinite(size) and size > 0 and np.isfinite(value) and value != 0):
+        return math.nan
     unit = error / size
     unit = unit / np.linalg.norm(unit)
     if unit.dtype.kind == "c":
@@ -139,6 +181,11 @@ class SpectralRadius:
     eigen: DominantEigenpair
     name: str = "spectral_radius"
 
+    @property
+    def whole_batch(self) -> bool:
+        """Whether it reads all samples of a batch at once."""
+        return self.eigen.batched
+
     def __call__(self, step: Step, probe: Probe | None) -> Any:  # noqa: ARG002
         """Return the reading, or None."""
         pair = self.eigen(step)
@@ -147,19 +194,29 @@ class SpectralRadius:
 
 @dataclass(frozen=True)
 class StabilityRatio:
-    """``|h λ₁|`` over the method's stability limit in its direction; inf for a growing mode."""
+    """``|h λ₁|`` over the method's stability limit in its direction; inf for a growing mode.
+
+    None for methods that are no explicit tableaus: they have no limit, or choose it in each step.
+    """
 
     eigen: DominantEigenpair
     name: str = "stability_ratio"
 
+    @property
+    def whole_batch(self) -> bool:
+        """Whether it reads all samples of a batch at once."""
+        return self.eigen.batched
+
     def __call__(self, step: Step, probe: Probe | None) -> Any:  # noqa: ARG002
         """Return the reading, or None."""
-        pair = self.eigen(step)
+        pair = self.eigen(step) if step.explicit else None
         if pair is None:
             return None
         h = np.broadcast_to(np.ravel(backend_of(step.h).numpy(step.h)), pair[0].shape)
         ratios = [
             stability_ratio(float(h_b), complex(value), step.tableau)
+            if np.isfinite(value)
+            else math.nan
             for h_b, value in zip(h, pair[0], strict=True)
         ]
         return self.eigen.reading(np.array(ratios))

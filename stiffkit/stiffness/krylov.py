@@ -57,19 +57,15 @@ class Krylov:
     def ritz(self, b: int, *, symmetric: bool) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
         """Ritz values (m,), coordinates (m, m) and residuals (m,) of sample b."""
         m = min(int(self.length[b]), len(self.V) - 1)
-        H = self.H[b, :m, :m]
-        if symmetric:
-            values, weights = np.linalg.eigh((H + H.conj().T) / 2)
-        else:
-            scale = np.abs(H).max()
-            values, weights = np.linalg.eig(H / scale if scale > 0 else H)
-            values = values * scale if scale > 0 else values
+        scale = np.abs(self.H[b, :m, :m]).max() or 1.0
+        H = self.H[b, :m, :m] / scale  # no square of an entry overflows
+        values, weights = np.linalg.eigh((H + H.conj().T) / 2) if symmetric else np.linalg.eig(H)
         # No residual is known better than to the rounding of the products.
         floor = self.rows.eps * np.abs(H).max()
-        residuals = np.maximum(np.abs(self.H[b, m, :m] @ weights), floor)
+        residuals = np.maximum(np.abs(self.H[b, m, :m] / scale @ weights), floor)
         if symmetric:  # of a matrix that is not, the part that was left out shows in H
             residuals = np.hypot(residuals, np.linalg.norm((H - H.conj().T) / 2 @ weights, axis=0))
-        return values, weights, residuals
+        return values * scale, weights, residuals * scale
 
     def vectors(self, b: int, weights: NumpyArray) -> NumpyArray:
         """Ritz vectors of sample b as columns, norm 1."""
@@ -284,14 +280,16 @@ def spectral_abscissa(
     k: int = 30,
     restarts: int = 20,
     tol: float = 1e-6,
+    batched: bool = False,
     seed: int = 0,
 ) -> Eigenpair:
     """Estimate the rightmost eigenvalue: its real part is the rate that solutions grow at last.
 
     Parameters
     ----------
-    matvec, n, seed
-        As in `arnoldi`.
+    matvec, n, batched, seed
+        As in `arnoldi`. Samples of a batch share the first sweep; those that have not converged
+        then have restarts of their own, where a product of the batch serves one sample.
     k, restarts : int
         Dimension of the Krylov space, and the most restarts.
     tol : float
@@ -305,6 +303,8 @@ def spectral_abscissa(
         eigenvalue that is small beside the spectral radius is found last. If it is True that is
         rare, and rarer the larger k.
     """
+    if batched:
+        return _abscissae(matvec, n, k=k, restarts=restarts, tol=tol, seed=seed)
     found = arnoldi(matvec, n, k=k, which="LR", restarts=restarts, tol=tol, seed=seed)
     return Eigenpair(
         complex(found.values[0]),
@@ -314,3 +314,26 @@ def spectral_abscissa(
         found.products,
         bool(found.converged[0]),
     )
+
+
+def _abscissae(
+    matvec: MatVec, n: int | Array, *, k: int, restarts: int, tol: float, seed: int
+) -> Eigenpair:
+    """Return the rightmost pairs of a batch."""
+    rows = Rows(matvec, n, batched=True, seed=seed)
+    found = arnoldi(matvec, rows.start, k=k, which="LR", tol=tol, batched=True)
+    values, vectors = found.values[:, 0], found.vectors[:, :, 0].copy()
+    residuals, converged = found.residuals[:, 0], found.converged[:, 0].copy()
+    iterations, products = np.full(rows.samples, found.iterations), found.products
+    for b in np.flatnonzero(~converged).tolist() if restarts else ():
+
+        def alone(v: Array, b: int = b) -> Array:
+            whole = 0 * rows.start
+            whole[b] = v
+            return rows.apply(whole)[b]
+
+        pair = spectral_abscissa(alone, rows.start[b], k=k, restarts=restarts, tol=tol)
+        values[b], vectors[b], residuals[b] = pair.value, pair.vector, pair.residual
+        converged[b], iterations[b] = pair.converged, pair.iterations
+        products += pair.products
+    return Eigenpair(values, vectors, residuals, iterations, products, converged)

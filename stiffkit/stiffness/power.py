@@ -18,7 +18,7 @@ from ..solvers.jacobian import (
 from ..solvers.problem import check_positive
 from .spectrum import Eigenpair, MatVec, NumpyArray, Rows, check_tolerance
 
-__all__ = ["nonlinear_power_iteration", "power_iteration"]
+__all__ = ["nonlinear_power_iteration", "power_iteration", "settled"]
 
 
 def power_iteration(
@@ -251,7 +251,7 @@ def nonlinear_power_iteration(
         value[running] = new[running]
         counts[running] = iteration
         if iteration >= 2:
-            done |= change <= tol * np.maximum(value, smallest)
+            done |= settled(change, value, smallest, tol)
         flipped = backend.copy(step)
         index = iteration % flat.shape[1]
         flipped[:, index] = -flipped[:, index]
@@ -269,6 +269,11 @@ def nonlinear_power_iteration(
 
     found = done & ~lost
     return Eigenpair(give(value), give(vector), give(change), give(counts), calls, give(found))
+
+
+def settled(change: Any, value: Any, smallest: Any, tol: float) -> Any:
+    """Whether an estimate stays; `stiffkit.solvers.compiled` compiles this very text."""
+    return change <= tol * np.maximum(value, smallest)
 
 
 def _direction(start: Array, y: Array, backend: Backend) -> Array:

@@ -9,7 +9,10 @@ from typing import Any
 from .._array import Array, backend_of
 from .power import nonlinear_power_iteration
 
-__all__ = ["PowerRadius"]
+__all__ = ["MOST", "TOLERANCE", "PowerRadius"]
+
+TOLERANCE, MOST = 1e-2, 50
+"""Relative change at which an iteration stops, and most calls of f in one."""
 
 
 class PowerRadius:
@@ -48,8 +51,8 @@ class PowerRadius:
                 y,
                 f_0=f_y,
                 start=self.vector,
-                tol=1e-2,
-                max_iterations=50,
+                tol=TOLERANCE,
+                max_iterations=MOST,
                 smallest=self.smallest,
             )
         self.nfev += pair.products

@@ -5,14 +5,15 @@ c = 1 (`Step.probe`). With Δy = y_new − z and Δf = f(y_new) − f(z), Δf = 
 Jacobian between the two. No call of f is added. Where a tableau has no such stage the estimators
 say None: they never mix times, since a difference over time measures ∂f/∂t as well.
 
-All are step hooks for ``solve(..., observe=...)``. For states of two and more axes the first one
-counts samples if `batched` is set, and readings have one entry for each.
+All are step hooks for ``solve(..., observe=...)``. With ``solve(..., batched=True)`` every sample
+has readings of its own, made for all at once. Otherwise the first axis of a state counts samples if
+`batched` is set, and readings have one entry for each.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from .._array import Array, backend_of
 from ..solvers.jacobian import row_norm
@@ -51,11 +52,12 @@ class NormRatio:
 
     batched: bool = False
     name: str = "rho"
+    whole_batch: ClassVar[bool] = True
 
     def __call__(self, step: Step, probe: Probe | None) -> Any:
         """Return the reading, or None without a probe."""
         pair = secant_at_start(step, probe)
-        return None if pair is None else norm_ratio(pair, batched=self.batched)
+        return None if pair is None else norm_ratio(pair, batched=self.batched or step.batched)
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,14 @@ class RayleighQuotient:
 
     batched: bool = False
     name: str = "rayleigh"
+    whole_batch: ClassVar[bool] = True
 
     def __call__(self, step: Step, probe: Probe | None) -> Any:
         """Return the reading, or None without a probe."""
         pair = secant_at_start(step, probe)
-        return None if pair is None else rayleigh_quotient(pair, batched=self.batched)
+        return (
+            None if pair is None else rayleigh_quotient(pair, batched=self.batched or step.batched)
+        )
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,16 @@ class StageRatio:
 
     batched: bool = False
     name: str = "h_rho"
+    whole_batch: ClassVar[bool] = True
 
     def __call__(self, step: Step, probe: Probe | None) -> Any:  # noqa: ARG002
         """Return the reading, or None without a probe or f(t + h, y_new)."""
         pair = _secant_at_end(step)
-        return None if pair is None else abs(step.h) * norm_ratio(pair, batched=self.batched)
+        return (
+            None
+            if pair is None
+            else abs(step.h) * norm_ratio(pair, batched=self.batched or step.batched)
+        )
 
 
 @dataclass(frozen=True)
@@ -106,12 +116,14 @@ class PathSecant:
 
     batched: bool = False
     name: str = "path_curvature"
+    whole_batch: ClassVar[bool] = True
 
     def __call__(self, step: Step, probe: Probe | None) -> Any:  # noqa: ARG002
         """Return the reading, or None for methods without f(t + h, y_new)."""
         if step.f_new is None:
             return None
-        return norm_ratio(Secant(step.y_new - step.y, step.f_new - step.k[0]), batched=self.batched)
+        pair = Secant(step.y_new - step.y, step.f_new - step.k[0])
+        return norm_ratio(pair, batched=self.batched or step.batched)
 
 
 def norm_ratio(pair: Secant, *, batched: bool = False) -> Any:

@@ -3,4 +3,10 @@
 from .adjoint import Backsolve, Checkpoints, StiffBackwardWarning
 from .solve import solve_batch, solve_one
 
-__all__ = ["Backsolve", "Checkpoints", "StiffBackwardWarning", "solve_batch", "solve_one"]
+__all__ = [
+    "Backsolve",
+    "Checkpoints",
+    "StiffBackwardWarning",
+    "solve_batch",
+    "solve_one",
+]

@@ -19,6 +19,7 @@ from ..stiff_limit import with_inside
 from .control import BatchControl, BatchErrorRatio
 from .dense import BatchDenseOutput, BatchSegment
 from .events import BatchEvents
+from .observe import Observers
 from .problem import BatchProblem, Floats
 from .records import Records
 from .rows import BatchProgress, Rows, not_finite, out_of_steps, too_small
@@ -50,6 +51,8 @@ class BatchRun:
         Times to return the solution at.
     dense, log : bool
         Whether to keep an interpolant and the log.
+    observers : Observers or None
+        Who reads the accepted steps, into the log.
     callback : callable, optional
         ``callback(t, y, accepted)`` after each step of the batch, of its rows that still run; a
         true return value stops the solve.
@@ -60,7 +63,8 @@ class BatchRun:
         Where the accepted steps are noted.
     on_step : callable, optional
         ``on_step(index, accept, stages, t, t_new, y, y_new)`` for each step of the batch that some
-        rows accept; the others rest, with t_new = t. `index` tells the rows' samples.
+        rows accept, before an event cuts it short; the others rest, with t_new = t. `index` tells
+        the rows' samples.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class BatchRun:
         t_eval: Floats | None = None,
         dense: bool = False,
         log: bool = False,
+        observers: Observers | None = None,
         callback: Callable[..., Any] | None = None,
         on_attempt: Callable[..., Any] | None = None,
         tape: Any = None,
@@ -93,7 +98,8 @@ class BatchRun:
         self.accepted, self.rejected = np.zeros(B, int), np.zeros(B, int)
         self.records = Records(problem, t_eval)
         self.segments: list[tuple[BatchSegment, Any, Floats]] | None = [] if dense else None
-        self.log: list[dict[str, Any]] | None = [] if log else None
+        self.log: list[dict[str, Any]] | None = [] if log or observers is not None else None
+        self.observers = observers
         self.may_compact: bool | None = None
         """Whether f can be called with some of the rows; None before that is known."""
         self.spoilt = False
@@ -278,6 +284,10 @@ class BatchRun:
         assert stages is not None
         mask = None if accept.all() else backend.mask(accept[:, None], y)
         y_end = y_new if mask is None else backend.xp.where(mask, y_new, y)
+        if self.on_step is not None:
+            self.on_step(index, accept, stages, t, t_new, y, y_end)
+        if self.observers is not None and self.log is not None:
+            self.observers.step(len(self.log) - 1, index, accept, stages, t, t_new, y, y_end)
         segment = None
         if (
             self.segments is not None
@@ -298,8 +308,6 @@ class BatchRun:
         self.accepted[index] += accept
         if self.tape is not None:
             self.tape.add(index[accept], t[accept], t_new[accept])
-        if self.on_step is not None:
-            self.on_step(index, accept, stages, t, t_new, y, y_end)
         self.records.step(index, accept, t_new, y_end, segment)
         done = (t_new == self.t1) & rows.running
         over = done if ended is None else (done | ended[0]) & rows.running
@@ -464,14 +472,16 @@ class BatchRun:
                 "njev": 0 if stages is None else stages.njev,
                 "nlu": 0 if stages is None else stages.nlu,
             },
-            log=None if self.log is None else _log_arrays(self.log, p.size),
+            log=None if self.log is None else _log_arrays(self.log, p.size, self.observers),
             events=() if self.events is None else self.events.records(),
             interpolant=interpolant,
             count=self.records.count,
         )
 
 
-def _log_arrays(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
+def _log_arrays(
+    rows: list[dict[str, Any]], size: int, observers: Observers | None
+) -> dict[str, Any]:
     """One array per column of shape (attempts of the batch, B); NaN where a sample had ended."""
     columns: dict[str, Any] = {}
     for name in ("t", "h", "ratio", "accepted"):
@@ -479,4 +489,4 @@ def _log_arrays(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
         columns[name] = np.full((len(rows), size), start)
         for line, row in zip(columns[name], rows, strict=True):
             line[row["index"][row["active"]]] = row[name][row["active"]]
-    return columns
+    return columns if observers is None else columns | observers.columns(len(rows), size)

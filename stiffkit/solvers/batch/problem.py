@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._array import Array, backend_of, to_numpy
+from ..batch_step import cut, of_samples
 from ..problem import first_bad
 
 __all__ = [
@@ -57,8 +58,7 @@ class BatchProblem:
         self.flat = len(self.shape) == 1
         """Whether the user's states are what the loop works with."""
         self.y0 = y0.reshape((self.size, math.prod(self.shape)))
-        shapes = [tuple(getattr(a, "shape", ())) for a in args]
-        self.mine = [len(shape) > 0 and shape[0] == self.size for shape in shapes]
+        self.mine = of_samples(args, self.size)
         self.direction = -1.0 if (t1 < t0).any() else 1.0
         self.nfev = 0
 
@@ -107,9 +107,7 @@ class BatchProblem:
         part = object.__new__(BatchProblem)
         part.__dict__.update(self.__dict__)
         part.size = len(rows)
-        part.args = tuple(
-            _rows(a, rows) if mine else a for a, mine in zip(self.args, self.mine, strict=True)
-        )
+        part.args = cut(self.args, self.mine, rows)
         return part
 
     def first_slopes(self) -> Array:
@@ -125,10 +123,6 @@ class BatchProblem:
         if not bool((argument == self.y0).all()):
             raise ValueError(_IN_PLACE)
         return self.backend.copy(value)
-
-
-def _rows(a: Any, rows: Any) -> Any:
-    return a[backend_of(a).index(rows, a)]
 
 
 def make_batch_problem(f: Any, t_span: Any, y0: Any, args: Sequence[Any]) -> BatchProblem:

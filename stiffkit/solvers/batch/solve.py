@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from ..._array import backend_of, quiet_arithmetic, to_numpy
-from ..options import StepOptions, event_functions
+from ..options import Hooks, StepOptions, event_functions
 from ..rosenbrock import RosenbrockTableau
 from ..solution import BatchSolution, Solution
 from ..stabilised import StabilisedMethod
-from ..step import Step
 from .adjoint import Backsolve, Checkpoints, Tape, backsolve, make_adjoint, replay
 from .events import BatchEvents
 from .linear import BatchAlgebra
 from .loop import BatchRun
+from .observe import Observers, batch_step
 from .problem import (
     BatchProblem,
     broadcast_tolerance,
@@ -46,6 +46,7 @@ def solve_batch(
     t_eval: Any = None,
     dense: bool = False,
     events: Any = None,
+    observe: Any = (),
     callback: Callable[..., Any] | None = None,
     on_attempt: Callable[..., Any] | None = None,
     on_step: Callable[..., Any] | None = None,
@@ -69,8 +70,10 @@ def solve_batch(
     TypeError, ValueError
         If an argument is unusable; before the first step.
     """
+    hooks = Hooks(None, observe, callback, on_attempt, log=log)
     functions = event_functions(events, ())
     problem = make_batch_problem(f, t_span, y0, args)
+    observers = Observers(hooks, problem) if hooks.observers else None
     rtol = broadcast_tolerance("rtol", rtol, problem)
     atol = broadcast_tolerance("atol", atol, problem)
     times = None if t_eval is None else check_batch_times(t_eval, problem)
@@ -95,16 +98,16 @@ def solve_batch(
                 if on_step is not None:
                     on_step(*step)
 
-            hooks: dict[str, Any] = {"log": log, "callback": callback, "on_attempt": on_attempt}
-            hooks["on_step"] = both
-            return _finish(start(p, at, method, (rtol, atol), **hooks), progress)
+            told: dict[str, Any] = {"log": log, "callback": callback, "on_attempt": on_attempt}
+            told |= {"on_step": both, "observers": observers}
+            return _finish(start(p, at, method, (rtol, atol), **told), progress)
 
         tols = kind.tolerances(rtol, atol, problem)
 
         def backward(p: BatchProblem, at: Any, on_step: Any) -> BatchSolution:
             by = kind.backward_steps(steps, p.shape[1:])
-            hooks: dict[str, Any] = {"on_step": on_step, "on_attempt": kind.on_attempt}
-            return _finish(start(p, at, kind.method or method, tols, by, **hooks), False)
+            told: dict[str, Any] = {"on_step": on_step, "on_attempt": kind.on_attempt}
+            return _finish(start(p, at, kind.method or method, tols, by, **told), False)
 
         return backsolve(forward, backward, problem, times, kind.parameters, rtol)
     tape = Tape(problem.size) if isinstance(kind, Checkpoints) else None
@@ -116,6 +119,7 @@ def solve_batch(
         events=BatchEvents(functions, problem) if functions else None,
         dense=dense,
         log=log,
+        observers=observers,
         callback=callback,
         on_attempt=on_attempt,
         on_step=on_step,
@@ -186,10 +190,12 @@ def solve_one(
         if getattr(given[name], "ndim", 0):
             given[name] = given[name][None]
     given["args"] = tuple(given.get("args", ()))
+    observers = Hooks(None, given["observe"], None, log=False).observers
+    given["observe"] = [_of_one(name, hook) for name, hook in observers.items()]
     callback = given.get("callback")
     if callback is not None:
-        last: list[Step] = []
-        given["on_step"] = lambda *step: last.append(_one_step(method, y0.shape, *step))
+        last: list[Any] = []
+        given["on_step"] = lambda *step: last.append(batch_step(1, y0.shape, *step).row(0))
         given["callback"] = lambda *_: callback(last.pop())
     on_attempt = given.get("on_attempt")
     if on_attempt is not None:
@@ -205,18 +211,14 @@ def solve_one(
     return many[0]
 
 
-def _one_step(
-    tableau: Any, shape: tuple[int, ...], index: Any, accept: Any, stages: BatchStages, *step: Any
-) -> Step:
-    """Return the step of a batch of one, in arrays that later steps leave alone."""
-    del index, accept  # there is one row, and it has accepted
-    t, t_new, y, y_new = step
-    own = [stages.problem.backend.copy(x).reshape(shape) for x in (y, y_new, *stages.slopes())]
-    estimate = None
-    if not isinstance(stages, ExplicitBatch):
-        estimate = stages.errors()[0].reshape(shape)
-    start, end = float(t[0]), float(t_new[0])
-    return Step(tableau, start, end - start, own[0], own[2:], own[1], end, estimate)
+def _of_one(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an observer of one problem as one that never sees a batch."""
+
+    def observer(step: Any, probe: Any) -> Any:
+        return hook(step, probe)
+
+    observer.__name__ = name
+    return observer
 
 
 def _lifted(g: Callable[..., Any], name: str) -> Callable[..., Any]:

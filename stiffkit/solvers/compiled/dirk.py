@@ -11,6 +11,7 @@ import numpy as np
 from ..newton_step import GROWTH, DirkStages, derivative_guesses
 from ..tableau import ButcherTableau
 from .calls import compiled, part_of
+from .interior import examine
 from .linear import Linear, solve
 from .newton import attempt_stages, begin, correct, factorised, iterate, solve_stages
 from .parts import (
@@ -24,6 +25,7 @@ from .parts import (
     attempt,
     errors,
     hermite,
+    inside,
     look,
     polynomial,
     slope,
@@ -155,9 +157,15 @@ def _polynomial(m, f, args, s, w, h, path, place):
     first = 2 * stages + 2
     if len(rows) == first:
         hermite(m, f, args, s, w, h, path, place)
+    s.formed = True
     for r in range(len(rows) - first):
         for k in range(W.shape[1]):
             path[place, 1 + r, k] = h * _sum(rows, first + r, stages, W, k)
+
+
+@part_of(Dirk, inside)
+def _inside(m, f, args, s, w, h, path, place):
+    examine(m, f, args, s, w, h, path, place, h * m.gamma, m.psi + 1)
 
 
 @part_of(Dirk, look)

@@ -22,6 +22,7 @@ from .parts import (
     change,
     end_slope,
     errors,
+    inside,
     look,
     polynomial,
     slope,
@@ -121,7 +122,9 @@ def _errors(m, s, w, h):
 
 @part_of(Explicit, polynomial)
 def _polynomial(m, f, args, s, w, h, path, place):
-    W, first = w.W, m.s + 1 + m.n_errors
+    if s.formed:
+        return
+    W, first, s.formed = w.W, m.s + 1 + m.n_errors, True
     end_slope(m, f, args, s, w)
     for r in range(len(m.c) - m.s):
         end, c = m.end + 1 + r, m.c[m.s + r]
@@ -133,6 +136,11 @@ def _polynomial(m, f, args, s, w, h, path, place):
     for r in range(len(m.rows) - first):
         for i in range(W.shape[1]):
             path[place, 1 + r, i] = h * change(m.rows, first + r, m.rows.shape[1], W, i)
+
+
+@part_of(Explicit, inside)
+def _inside(m, f, args, s, w, h, path, place):
+    pass
 
 
 @part_of(Explicit, look)

@@ -11,7 +11,16 @@ import numpy as np
 
 from ..._optional import require
 
-__all__ = ["Function", "InPlace", "entry", "given_jacobian", "jit", "rhs", "writes"]
+__all__ = [
+    "Function",
+    "InPlace",
+    "entry",
+    "given_jacobian",
+    "given_number",
+    "jit",
+    "rhs",
+    "writes",
+]
 
 
 def jit(f: Callable[..., Any]) -> Any:
@@ -137,22 +146,36 @@ def rhs(f: Any, y: Any, args: Sequence[Any]) -> Function | None:
 
 def given_jacobian(jac: Any, y: Any, args: Sequence[Any]) -> Function | None:
     """Return a compiled ``jac(t, y, *args)`` for the kernel; None if it returns no such matrix."""
+    return _given(jac, y, args, 2)
+
+
+def given_number(g: Any, y: Any, args: Sequence[Any]) -> Function | None:
+    """Return a compiled ``g(t, y, *args)`` for the kernel; None if it returns no float."""
+    return _given(g, y, args, 0)
+
+
+def _given(g: Any, y: Any, args: Sequence[Any], axes: int) -> Function | None:
     import numba
 
     try:
         further = tuple(map(numba.typeof, args))
     except ValueError:  # an argument that numba has no type for
         return None
-    return _matrix_of_type(jac, y.dtype.char, y.ndim, further)
+    return _given_of_type(g, y.dtype.char, y.ndim, further, axes)
 
 
 @lru_cache(maxsize=256)
-def _matrix_of_type(jac: Any, dtype: str, ndim: int, further: tuple[Any, ...]) -> Function | None:
+def _given_of_type(
+    g: Any, dtype: str, ndim: int, further: tuple[Any, ...], axes: int
+) -> Function | None:
     import numba
 
     scalar = numba.float64 if dtype == "d" else numba.complex128
-    state, matrix = (numba.types.Array(scalar, m, "C") for m in (ndim, 2))
-    return _function(jac, matrix(numba.float64, state, *further))
+    state = numba.types.Array(scalar, ndim, "C")
+    if axes:
+        return _function(g, numba.types.Array(scalar, axes, "C")(numba.float64, state, *further))
+    signature = numba.float64(numba.float64, state, *further)
+    return _function(g, signature) or _function(_adapted(g, len(further), _as_float), signature)
 
 
 @lru_cache(maxsize=256)
@@ -166,7 +189,8 @@ def _of_type(
         return _function(f, numba.void(numba.float64, state, state, *further))
     signature = state(numba.float64, state, *further)
     # As it is, f can come from numba's cache; what adapts it is compiled in each process.
-    return _function(f, signature) or _function(_adapted(f, len(further)), signature)
+    adapted = _adapted(f, len(further), _as_state)
+    return _function(f, signature) or _function(adapted, signature)
 
 
 def _function(f: Any, signature: Any) -> Function | None:
@@ -184,18 +208,22 @@ def _function(f: Any, signature: Any) -> Function | None:
     return Function(f, address, numba.types.TypeRef(numba.types.FunctionType(signature)))
 
 
-def _adapted(f: Any, n: int) -> Any:
-    """Return f, of `n` further arguments, with its result made an array of y's dtype."""
-    import numba
+def _as_state(value: Any, y: Any) -> Any:
+    return np.ascontiguousarray(np.asarray(value).astype(y.dtype))
 
-    @numba.njit
-    def as_state(value, y):
-        return np.ascontiguousarray(np.asarray(value).astype(y.dtype))
+
+def _as_float(value: Any, y: Any) -> Any:
+    return float(value)
+
+
+def _adapted(f: Any, n: int, convert: Any) -> Any:
+    """Return f, of `n` further arguments, with its result converted."""
+    import numba
 
     # numba passes no ``*args`` on by address: the function is written with its very arguments.
     names = ", ".join(["t", "y", *(f"a{i}" for i in range(n))])
-    text = f"lambda {names}: as_state(f({names}), y)"
-    return numba.njit(eval(text, {"f": f, "as_state": as_state}))
+    text = f"lambda {names}: convert(f({names}), y)"
+    return numba.njit(eval(text, {"f": f, "convert": numba.njit(convert)}))
 
 
 def entry(kernel: Any, arguments: Sequence[Any]) -> Any:
@@ -204,14 +232,15 @@ def entry(kernel: Any, arguments: Sequence[Any]) -> Any:
     The first is a reference to f's type, and f's type is its signature alone: a kernel serves all
     functions of one signature, and can be kept on disk. So is the third one for a Jacobian. The
     fifth and sixth are f's further arguments and the method. To be called with arguments of these
-    very types: the entry point checks none, which saves more than a short solve takes.
+    very types: the entry point checks none, which saves more than a short solve takes. The last but
+    one refers to the type of the event functions.
     """
     import numba
 
-    key = kernel, arguments[0], arguments[2], type(arguments[5])
+    key = kernel, arguments[0], arguments[2], type(arguments[5]), arguments[-2]
     if key not in _ENTRIES:
         types = [numba.typeof(argument) for argument in arguments]
-        for i in (0, 2):
+        for i in (0, 2, -2):
             types[i] = types[i] if arguments[i] is None else arguments[i]
         kernel.compile(tuple(types))
         _ENTRIES[key] = kernel.overloads[tuple(types)].entry_point

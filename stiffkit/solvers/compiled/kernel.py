@@ -17,16 +17,33 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from ...stiffness import detect
-from .. import control, differences, loop, newton_step, step, stiff_step
-from . import calls, dirk, explicit, linear, newton, parts, radau, rosenbrock
+from ...stiffness import detect, power, radius
+from .. import control, dense, differences, loop, newton_step, step, stiff_limit, stiff_step
+from .. import events as event_rules
+from .. import stabilised as stabilised_methods
+from . import (
+    calls,
+    dirk,
+    events,
+    explicit,
+    interior,
+    linear,
+    newton,
+    parts,
+    radau,
+    rosenbrock,
+    stabilised,
+)
 from .calls import compiled, function_at, inlined, optional_at
+from .events import happens
 from .parts import (
     ACCURACY,
+    ASK,
     ATOL,
     DONE,
     END,
     ERR,
+    EVENT,
     FAILED,
     LOOK,
     MAX_STEP,
@@ -36,6 +53,7 @@ from .parts import (
     PAUSE,
     RTOL,
     SCALE,
+    STABILITY,
     TOO_SMALL,
     Y_NEW,
     K,
@@ -44,8 +62,11 @@ from .parts import (
     attempt,
     end_slope,
     errors,
+    evaluate,
+    inside,
     look,
     polynomial,
+    rms,
     slope,
     square,
 )
@@ -91,45 +112,20 @@ def _first_step(f, args, m, order, span, s, w):
 def _error_ratio(n_errors, w):
     """Error over tolerance; see `stiffkit.solvers.control.ErrorRatio`."""
     W, R = w.W, w.R
-    n, first, second = W.shape[1], 0.0, 0.0
-    for i in range(n):
+    first, second = 0.0, 0.0
+    for i in range(W.shape[1]):
         old, new = abs(W[Y, i]), abs(W[Y_NEW, i])
         top = old if new <= old else new  # NaN stays
         R[SCALE, i] = R[ATOL, i] + _TINY + R[RTOL, i] * top
     for r in range(n_errors):
-        square_sum = 0.0
-        for i in range(n):
-            square_sum += square(W[ERR + r, i] / R[SCALE, i])
-        first, second = math.sqrt(square_sum / n), first
-        if not math.isfinite(first):
-            first = _careful(w, ERR + r)
+        first, second = rms(w, ERR + r), first
     return first if n_errors == 1 else _hairer_combination(second, first)
 
 
-@compiled
-def _careful(w, row):
-    """Rms of W_row / scale where its squares overflow; NaN or inf only where W_row holds such."""
-    n, top, total = w.W.shape[1], 0.0, 0.0
-    for i in range(n):
-        size = abs(w.W[row, i]) / w.R[SCALE, i]
-        if not size <= top:  # NaN too
-            top = size
-    if not 0 < top < math.inf:
-        return top
-    for i in range(n):
-        total += (abs(w.W[row, i]) / w.R[SCALE, i] / top) ** 2
-    return top * math.sqrt(total / n)
-
-
-@compiled
-def _evaluate(theta, W, path, place, y_eval, row):
-    """Evaluate the polynomial at θ."""
-    for i in range(W.shape[1]):
-        bubble = W.dtype.type(0)
-        for m in range(path.shape[1] - 1, 0, -1):
-            bubble = bubble * theta + path[place, m, i]
-        bubble *= theta * (1 - theta)
-        y_eval[row, i] = (1 - theta) * W[Y, i] + theta * W[Y_NEW, i] + bubble
+@inlined
+def _due(s, t_eval, direction):
+    """Whether the next of the times that are asked for lies before the step's end."""
+    return s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction < 0
 
 
 @compiled
@@ -137,15 +133,14 @@ def _record(f, args, m, keeps, s, w, h, direction, records):
     """Keep what is wanted of an accepted step: its end, its polynomial, times of t_eval in it."""
     W, t_eval, y_eval, path = w.W, records.t_eval, records.y_eval, records.path
     n, place = W.shape[1], s.accepted if keeps else 0
-    due = s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction < 0
-    if due or keeps:
+    if keeps or _due(s, t_eval, direction):
         polynomial(m, f, args, s, w, h, path, place)
     while s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction <= 0:
         if t_eval[s.i_eval] == s.t_new:
             for i in range(n):
                 y_eval[s.i_eval, i] = W[Y_NEW, i]
         else:
-            _evaluate((t_eval[s.i_eval] - s.t) / h, W, path, place, y_eval, s.i_eval)
+            evaluate((t_eval[s.i_eval] - s.t) / h, W, path, place, y_eval, s.i_eval)
         s.i_eval += 1
     if len(records.t) > 0:
         records.t[s.accepted] = s.t_new
@@ -186,14 +181,14 @@ def _with_stamp(stamp):
     @numba.njit(nogil=True, cache=True, **{**calls.OPTIONS, "no_cpython_wrapper": False})
     def integrate(
         reference, address, jac_reference, jac_address, args, m, constants, order, hold, span,
-        keeps, state, w, records,
+        keeps, state, w, records, g, watch,
     ):  # fmt: skip
         stamp  # noqa: B018 - part of the key of the cache
         f = function_at(reference, address)
         jac = optional_at(jac_reference, jac_address)
         s = state[0]
         t1, direction, max_step = span
-        W = w.W
+        W, looks = w.W, keeps or watch is not None
         if s.h_abs == 0.0:
             _first_step(f, args, m, order, span, s, w)
         while True:
@@ -216,7 +211,12 @@ def _with_stamp(stamp):
                     s.t_new, s.limit = t1, END
             h = s.t_new - s.t
             if not s.pending:
+                s.formed = False
                 failed = attempt(m, f, jac, args, s, w, h)
+                if failed == ASK:  # and once more from here
+                    s.room += 1
+                    s.attempts_left += 1
+                    return ASK
                 if failed > 0:
                     s.ratio = math.inf
                     _log(records.log, s, h)
@@ -224,11 +224,16 @@ def _with_stamp(stamp):
                     s.h_abs, s.limit, s.retry = s.longest, failed, True
                     if s.failures == MAX_FAILURES or s.h_abs < min_step:
                         return FAILED
-                    s.rejected += 1
-                    _ruled(s, s.ratio, order + 1, constants)
+                    if failed == STABILITY:
+                        s.attempts_left += 1  # refused before any work was done
+                    else:
+                        s.rejected += 1
+                        _ruled(s, s.ratio, order + 1, constants)
                     continue
                 errors(m, s, w, h)
                 s.ratio = _error_ratio(m.n_errors, w)
+                if s.ratio < 1 and (looks or _due(s, records.t_eval, direction)):
+                    inside(m, f, args, s, w, h, records.path, s.accepted if keeps else 0)
                 _log(records.log, s, h)
                 if not math.isfinite(s.ratio):
                     s.rejected += 1
@@ -246,6 +251,8 @@ def _with_stamp(stamp):
                 if not accept:
                     s.rejected += 1
                     continue
+                if s.refused and (s.t_new - s.beyond) * direction >= 0:
+                    s.refused = 0
                 if s.non_finite and (s.t_new - s.wall) * direction >= 0:
                     s.non_finite = 0
                 s.countdown -= 1
@@ -256,9 +263,13 @@ def _with_stamp(stamp):
                         return LOOK
                     s.passed += s.wait
                     s.wait = s.countdown = s.interval
-            s.pending = False
+            if not s.watched and happens(f, args, g, watch, m, keeps, s, w, h, records.path):
+                s.pending = s.watched = True
+                return EVENT
+            s.pending = s.watched = False
             _record(f, args, m, keeps, s, w, h, direction, records)
             s.t, s.fresh = s.t_new, False
+            s.age += 1
             for i in range(W.shape[1]):
                 W[Y, i] = W[Y_NEW, i]
             if s.t_new == t1:
@@ -272,8 +283,10 @@ def _with_stamp(stamp):
 
 # numba looks at this file alone to tell whether its cache is stale: the stamp is of the others.
 _SOURCES = (
-    control, detect, differences, loop, newton_step, step, stiff_step,
-    calls, dirk, explicit, linear, newton, parts, radau, rosenbrock,
-)  # fmt: skip
+    *(control, dense, detect, differences, event_rules, loop, newton_step, power, radius, step),
+    *(stiff_limit, stiff_step, stabilised_methods),
+    *(calls, dirk, events, explicit, interior, linear, newton, parts, radau, rosenbrock),
+    stabilised,
+)
 _STAMP = hashlib.sha256(b"".join(Path(str(part.__file__)).read_bytes() for part in _SOURCES))
 integrate = _with_stamp(_STAMP.digest())

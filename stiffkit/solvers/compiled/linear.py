@@ -220,7 +220,7 @@ def _differences(f, args, s, w, a, row):
     top = top if top > 0 else 1.0
     for j in range(n):
         sign = -1.0 if W[K, j].real < 0 else 1.0
-        D[LEARNT, j] = _first_sizes(D[OWN, j], D[LEARNT, j], top, _EPS, _LEAST)
+        D[LEARNT, j] = _first_sizes(D[SIZE, j], D[OWN, j], D[LEARNT, j], top, _EPS, _LEAST)
         D[DELTA, j] = D[AGAIN, j] = _increments(W[Y, j], sign, D[LEARNT, j], _EPS)
     for look in range(1 + _ROUNDS):  # at all columns, and then once more at doubtful ones
         some = look == 0

@@ -6,6 +6,7 @@ compiled. Rows of arrays are passed by their number.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,13 +17,17 @@ from numba.extending import overload
 from .calls import OPTIONS, compiled, inlined
 
 __all__ = [
+    "ASK",
+    "AT_EVENT",
     "DONE",
+    "EVENT",
     "FAILED",
     "LIMITS",
     "LOOK",
     "NOT_FINITE",
     "OUT_OF_STEPS",
     "PAUSE",
+    "STABILITY",
     "STATE",
     "TOO_SMALL",
     "Work",
@@ -30,28 +35,37 @@ __all__ = [
     "change",
     "end_slope",
     "errors",
+    "evaluate",
     "hermite",
+    "inside",
     "look",
     "polynomial",
+    "rms",
     "slope",
     "square",
 ]
 
 LIMITS = (
-    "first_step", "max_step", "end", "accuracy", "non_finite", "singular", "newton", "non_finite",
-)  # fmt: skip
-"""What set a step's size, by the number that the kernel logs."""
-FIRST_STEP, MAX_STEP, END, ACCURACY, NON_FINITE, SINGULAR, NEWTON, F_NON_FINITE = range(len(LIMITS))
+    *("first_step", "max_step", "end", "accuracy", "non_finite", "singular", "stability"),
+    *("newton", "non_finite", "event"),
+)
+"""What set a step's size, by the number that the kernel logs; the last one Python does."""
+FIRST_STEP, MAX_STEP, END, ACCURACY, NON_FINITE, SINGULAR, STABILITY = range(7)
+NEWTON, F_NON_FINITE, AT_EVENT = range(7, len(LIMITS))
 
-DONE, PAUSE, LOOK, OUT_OF_STEPS, TOO_SMALL, NOT_FINITE, FAILED = range(7)
+DONE, PAUSE, LOOK, OUT_OF_STEPS, TOO_SMALL, NOT_FINITE, FAILED, EVENT = range(8)
 """Why the kernel returned."""
+ASK = -1
+"""The same, and what an attempt returns that has to ask Python first: for `ask`."""
 
 STATE = np.dtype(
     [
         # Where the solve stands.
         *((name, np.float64) for name in ("t", "t_new", "h_abs", "wall", "ratio")),
         *((name, np.float64) for name in ("r_1", "r_2", "f_1", "f_2")),  # the controller's memory
-        *((name, np.bool_) for name in ("rejected_last", "retry", "pending", "have_new", "fresh")),
+        *((name, np.bool_) for name in ("rejected_last", "retry", "have_new", "fresh")),
+        # What was done about an accepted step, and whether path holds its polynomial.
+        *((name, np.bool_) for name in ("pending", "watched", "formed")),
         *((name, np.int64) for name in ("limit", "non_finite", "i_eval", "attempts_left")),
         # What was done since the kernel was entered.
         *((name, np.int64) for name in ("accepted", "rejected", "tried", "nfev", "room")),
@@ -63,9 +77,16 @@ STATE = np.dtype(
         *((name, np.float64) for name in ("rate", "eta", "h_known", "h_made", "h_last")),
         *((name, np.bool_) for name in ("begun", "known", "exact", "careful")),
         *((name, np.int64) for name in ("iterations", "solved")),
+        # Of stabilised methods: the spectral radius, the steps accepted since, the row to learn.
+        ("rho", np.float64),
+        *((name, np.int64) for name in ("age", "ask")),
         # Of failures: how many in a row, and what the last one proposes.
         ("failures", np.int64),
         *((name, np.float64) for name in ("longest",)),
+        # Of steps that are examined inside: refusals, and the time of the last one.
+        ("refused", np.int64),
+        ("found", np.int64),  # events that wait for Python
+        ("beyond", np.float64),
         # The detector's account, and what it looks at.
         *((name, np.int64) for name in ("countdown", "wait", "interval", "passed", "nfev_look")),
         ("calm", np.bool_),
@@ -110,7 +131,7 @@ class Records(NamedTuple):
 
 
 def attempt(m: Any, f: Any, jac: Any, args: Any, s: Any, w: Work, h: float) -> int:
-    """Compute y_new of the step from (s.t, y) to s.t_new; return 0, or what it failed for."""
+    """Compute y_new of the step from (s.t, y) to s.t_new; return 0, what it failed for, or ASK."""
     raise NotImplementedError
 
 
@@ -120,7 +141,15 @@ def errors(m: Any, s: Any, w: Work, h: float) -> None:
 
 
 def polynomial(m: Any, f: Any, args: Any, s: Any, w: Work, h: float, path: Any, place: int) -> None:
-    """path_place, from row 1 on: coefficients of the step's `stiffkit.solvers.dense.Segment`."""
+    """path_place, from row 1 on: coefficients of the step's `stiffkit.solvers.dense.Segment`.
+
+    Nothing is done where s.formed says that they are there.
+    """
+    raise NotImplementedError
+
+
+def inside(m: Any, f: Any, args: Any, s: Any, w: Work, h: float, path: Any, place: int) -> None:
+    """Let s.ratio know of the error of the step's polynomial, where the family's is looked at."""
     raise NotImplementedError
 
 
@@ -185,8 +214,10 @@ def end_slope(m, f, args, s, w):
 
 @compiled
 def hermite(m, f, args, s, w, h, path, place):
-    """path_place, from row 1 on: the cubic Hermite; see `polynomial`."""
-    W = w.W
+    """Write the cubic Hermite polynomial, as `polynomial` does."""
+    if s.formed:
+        return
+    W, s.formed = w.W, True
     end_slope(m, f, args, s, w)
     for k in range(W.shape[1]):
         rise = W[Y_NEW, k] - W[Y, k]
@@ -195,9 +226,41 @@ def hermite(m, f, args, s, w, h, path, place):
 
 
 @compiled
+def evaluate(theta, W, path, place, out, row):
+    """out_row = the polynomial at θ."""
+    for i in range(W.shape[1]):
+        bubble = W.dtype.type(0)
+        for m in range(path.shape[1] - 1, 0, -1):
+            bubble = bubble * theta + path[place, m, i]
+        bubble *= theta * (1 - theta)
+        out[row, i] = (1 - theta) * W[Y, i] + theta * W[Y_NEW, i] + bubble
+
+
+@compiled
 def square(x):
     """Return |x|²."""
     return x.real * x.real + x.imag * x.imag
+
+
+@compiled
+def rms(w, row):
+    """Rms of W_row / scale; NaN or inf only where W_row holds such."""
+    n, total, top = w.W.shape[1], 0.0, 0.0
+    for i in range(n):
+        total += square(w.W[row, i] / w.R[SCALE, i])
+    total = math.sqrt(total / n)
+    if math.isfinite(total):
+        return total
+    for i in range(n):  # the squares may overflow
+        size = abs(w.W[row, i]) / w.R[SCALE, i]
+        if not size <= top:  # NaN too
+            top = size
+    if not 0 < top < math.inf:
+        return top
+    total = 0.0
+    for i in range(n):
+        total += (abs(w.W[row, i]) / w.R[SCALE, i] / top) ** 2
+    return top * math.sqrt(total / n)
 
 
 @compiled

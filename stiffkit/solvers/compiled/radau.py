@@ -11,6 +11,7 @@ from numba.extending import overload
 
 from ..newton_step import RadauStages
 from .calls import OPTIONS, compiled, part_of
+from .interior import examine
 from .linear import Linear, decompose, solve
 from .newton import attempt_stages, begin, correct, factorised, iterate, solve_stages
 from .parts import (
@@ -25,6 +26,7 @@ from .parts import (
     Z,
     attempt,
     errors,
+    inside,
     look,
     polynomial,
     slope,
@@ -246,9 +248,15 @@ def _errors(m, s, w, h):
 @part_of(Radau, polynomial)
 def _polynomial(m, f, args, s, w, h, path, place):
     W, rows, stages, first = w.W, m.rows, m.s, m.F + m.s
+    s.formed = True
     for r in range(stages - 1):
         for k in range(W.shape[1]):
             path[place, 1 + r, k] = _sum(rows, stages + r, W, first, k)
+
+
+@part_of(Radau, inside)
+def _inside(m, f, args, s, w, h, path, place):
+    examine(m, f, args, s, w, h, path, place, h / m.gamma, m.F + 3 * m.s)
 
 
 @part_of(Radau, look)

@@ -12,6 +12,7 @@ from ..rosenbrock import RosenbrockTableau
 from ..step import SHORTER
 from ..stiff_step import SAME
 from .calls import compiled, inlined, part_of
+from .interior import examine
 from .linear import Linear, decompose, jacobian, solve
 from .parts import (
     ERR,
@@ -24,6 +25,7 @@ from .parts import (
     attempt,
     errors,
     hermite,
+    inside,
     look,
     polynomial,
     slope,
@@ -146,11 +148,17 @@ def _errors(m, s, w, h):
 @part_of(Rosenbrock, polynomial)
 def _polynomial(m, f, args, s, w, h, path, place):
     W, first = w.W, 2 * m.s + 2
-    if len(m.rows) == first:  # the cubic Hermite
+    if len(m.rows) == first:
         hermite(m, f, args, s, w, h, path, place)
+    s.formed = True
     for r in range(len(m.rows) - first):
         for k in range(W.shape[1]):
             path[place, 1 + r, k] = _sum(m, first + r, m.s, W, k)
+
+
+@part_of(Rosenbrock, inside)
+def _inside(m, f, args, s, w, h, path, place):
+    examine(m, f, args, s, w, h, path, place, h * m.gamma, K + 2)
 
 
 @part_of(Rosenbrock, look)
