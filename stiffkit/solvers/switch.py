@@ -49,6 +49,12 @@ FAST = 0.05
 TRIAL = 0.15
 """Share of the calls so far that all trials of the implicit method together may cost."""
 
+LARGEST = 500
+"""Most components of a tensor for which a dense Jacobian is worth its memory."""
+
+TENSOR = 3.0
+"""An implicit step of a small tensor takes so many times the time of its calls of f."""
+
 FLOPS = 2e9
 """Operations per second of dense linear algebra: an order of magnitude is enough."""
 
@@ -89,7 +95,10 @@ class Switcher:
         self.stabilised: StabilisedMethod = METHODS["rkc2" if rtol >= 1e-5 else "rock4"]  # type: ignore[assignment]
         self.implicit = choose_implicit(p, operator=operator)
         self.columns = self._columns(structured=structured, operator=operator)
-        self.has_implicit = not is_torch(p.y0)
+        self.torch = is_torch(p.y0)
+        self.has_implicit = not self.torch or (
+            self.n <= LARGEST and not structured and not operator
+        )
         self.method: Any = self.explicit
         self.rtol = rtol
         self.stages: dict[str, Any] = {}
@@ -132,7 +141,8 @@ class Switcher:
         dense = self.options.get("bandwidth") is None and self.options.get("jac_sparsity") is None
         work = (2 / 3 * n**3 + 2 * stages * n**2) if dense else 50.0 * stages * n
         newton = 1.0 if self.implicit.name == "rodas5p" else 2.5
-        return newton * stages + jacobian + work / FLOPS / self.call_time(calls)
+        cost = newton * stages + jacobian + work / FLOPS / self.call_time(calls)
+        return TENSOR * cost if self.torch else cost
 
     def reach(self, method: Any, h: float) -> float:
         """Return the step that accuracy would allow `method`, given the present one's.
@@ -155,6 +165,8 @@ class Switcher:
     def start(self, f_0: Array) -> Any:
         """Return the explicit family's stages at the start."""
         p = self.problem
+        if p.backend.wants_grad(p.y0, f_0) and self.implicit.name.startswith("radau"):
+            self.implicit = METHODS["rodas5p"]  # no iteration: derivatives of any order
         stages = make_stages(p.f, self.explicit, p.y0, f_0, p.backend, dense=self.dense)
         self.stages["explicit"] = stages
         return stages
@@ -239,7 +251,8 @@ class Switcher:
         from .loop import trial
 
         first = min(2 * h, abs(self.problem.t1 - t))
-        run = trial(self.problem.at(t, y), self.implicit, min(most, 12), first, self.options)
+        with self.problem.backend.no_grad():
+            run = trial(self.problem.at(t, y), self.implicit, min(most, 12), first, self.options)
         self.tried += run.stats()["nfev"]
         if run.accepted < 3:
             return None
@@ -294,7 +307,7 @@ class Switcher:
         """Spectral radius at a stiff family's last Jacobian; None where it is not known."""
         if self.family == "stabilised":
             return float(stages.radius.value / stages.radius.safety)
-        J = stages.linear.J
+        J = stages.matrix()
         if isinstance(J, np.ndarray) and len(J) <= 100:
             return float(np.abs(np.linalg.eigvals(J)).max(initial=0.0))
         if isinstance(J, np.ndarray):

@@ -53,6 +53,11 @@ class BatchSegment:
         P = self.backend.take(self.P, rows, 1)
         return BatchSegment(self.t_0[rows], self.t_1[rows], P, self.backend)
 
+    def single(self, row: int) -> Segment:
+        """Return one row alone."""
+        t_0, t_1, P = float(self.t_0[row]), float(self.t_1[row]), self.P[:, row]
+        return Segment(t_0, t_1, P[0], P[1], list((t_1 - t_0) * P[2:]))
+
     @staticmethod
     def joined(parts: Sequence[BatchSegment]) -> BatchSegment:
         """Return the rows of all parts, one below the other; at least one part."""
@@ -122,9 +127,7 @@ class BatchDenseOutput:
             whole, ends, rows = self._joined
             breaks += ends[rows[i]].tolist()
             for r in rows[i]:
-                t_0, t_1, P = float(whole.t_0[r]), float(whole.t_1[r]), whole.P[:, r]
-                Q = list((t_1 - t_0) * P[2:])
-                segments.append(Segment(t_0, t_1, P[0], P[1], Q))
+                segments.append(whole.single(r))
         return DenseOutput(breaks, segments, self.shape, self.backend, self.y0[i])
 
     def __call__(self, t: Any) -> Array:

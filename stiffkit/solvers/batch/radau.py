@@ -255,6 +255,15 @@ class RadauBatch(LinearStages):
         self.known = self.known & ~(rows & slow)
         self.made = np.full(len(t), math.nan), self.h_now
 
+    def forget(self, rows: Any) -> None:
+        """Start anew in some rows; see `LinearStages`."""
+        self.h_old = np.where(rows, math.nan, self.h_old)
+        self.eta, self.rate = np.where(rows, 1.0, self.eta), np.where(rows, 1.0, self.rate)
+        self.iterations = np.where(rows, 0, self.iterations)
+        self.known, self.current = self.known & ~rows, self.current & ~rows
+        self.careful = self.careful | rows
+        self.made = np.where(rows, math.nan, self.made[0]), self.made[1]
+
     def smoothed(self, slope: Array) -> Array:
         """Return (I − cJ)⁻¹ c x for a slope x; see `LinearStages`."""
         return self._solves(self.h_now)[0](self._column(self.h_now / self.gamma) * slope)

@@ -131,6 +131,9 @@ class LinearStages(BatchStages):
         super().start(f_0)
         self.fresh = False
 
+    def forget(self, rows: Any) -> None:
+        """Start anew in some rows: what was known of the steps before is not theirs."""
+
     def advance(self, accept: Any, t: Floats, y: Array) -> None:
         """Get ready for the next step."""
         super().advance(accept, t, y)
