@@ -60,14 +60,25 @@ class BatchSegment:
 
     @staticmethod
     def joined(parts: Sequence[BatchSegment]) -> BatchSegment:
-        """Return the rows of all parts, one below the other; at least one part."""
+        """Return the rows of all parts, one below the other; at least one part.
+
+        Polynomials of lower degree get zeros for what they lack.
+        """
         if len(parts) == 1:
             return parts[0]
-        backend = parts[0].backend
+        backend, most = parts[0].backend, max(len(part.P) for part in parts)
+        padded = [
+            part.P
+            if len(part.P) == most
+            else backend.xp.concatenate(
+                [part.P, backend.full((most - len(part.P), *part.P.shape[1:]), 0.0, part.P)]
+            )
+            for part in parts
+        ]
         return BatchSegment(
             np.concatenate([part.t_0 for part in parts]),
             np.concatenate([part.t_1 for part in parts]),
-            backend.xp.concatenate([part.P for part in parts], 1),
+            backend.xp.concatenate(padded, 1),
             backend,
         )
 

@@ -44,7 +44,8 @@ class RadauBatch(LinearStages):
         y, backend = problem.y0, self.backend
         b, n = problem.size, y.shape[1]
         s = self.error_order = tableau.n_stages
-        self.correct, self.rtol, self.atol = correct, rtol, atol + backend.tiny(y)
+        self.correct = correct
+        self.tolerate(rtol, atol)
         self.real = y.real.dtype == y.dtype
         data = radau_transformation(tableau)
         self.data = data = data if self.real else data.full()

@@ -15,6 +15,7 @@ from ..options import StepOptions, event_functions
 from ..solution import BatchSolution, Solution
 from ..step import Step
 from .adjoint import Backsolve, Checkpoints, Tape, backsolve, make_adjoint, replay
+from .auto import Pair, make_pair
 from .events import BatchEvents
 from .loop import BatchRun
 from .make import make_stages
@@ -51,11 +52,13 @@ def solve_batch(
     radius: Any = None,
     jac: Any = None,
     adjoint: Any = None,
+    auto: bool = False,
     args: Sequence[Any] = (),
 ) -> BatchSolution:
     """Solve many problems of one shape; arguments as for `stiffkit.solve`.
 
-    `on_step` is that of `BatchRun`.
+    `on_step` is that of `BatchRun`. With `auto` the method is chosen, for each row and again on
+    the way.
 
     Returns
     -------
@@ -71,7 +74,10 @@ def solve_batch(
     rtol = broadcast_tolerance("rtol", rtol, problem)
     atol = broadcast_tolerance("atol", atol, problem)
     times = None if t_eval is None else check_batch_times(t_eval, problem)
-    kind = make_adjoint(adjoint, problem, events=functions, dense=dense, method=method)
+    if auto:
+        method = make_pair(problem, rtol)
+    explicit = method.explicit if isinstance(method, Pair) else method
+    kind = make_adjoint(adjoint, problem, events=functions, dense=dense, method=explicit)
 
     def start(
         p: BatchProblem, at: Any, with_method: Any, tols: Any, by: StepOptions = steps, **more: Any
@@ -79,7 +85,15 @@ def solve_batch(
         # What is to be made again, with its derivatives, is made in the same way already now.
         again = isinstance(kind, Checkpoints)
         interpolates = dense or bool(functions) or at is not None
-        make = partial(make_stages, with_method, interpolates, tols, radius, jac, again)
+        make = partial(
+            make_stages,
+            with_method,
+            dense=interpolates,
+            tolerances=tols,
+            radius=radius,
+            jac=jac,
+            correct=again,
+        )
         return BatchRun(p, make, tols[0], tols[1], by, t_eval=at, **more)
 
     if isinstance(kind, Backsolve) and kind.applies(problem):
@@ -101,7 +115,7 @@ def solve_batch(
         def backward(p: BatchProblem, at: Any, on_step: Any) -> BatchSolution:
             by = kind.backward_steps(steps, p.shape[1:])
             hooks: dict[str, Any] = {"on_step": on_step, "on_attempt": kind.on_attempt}
-            return _finish(start(p, at, kind.method or method, tols, by, **hooks), False)
+            return _finish(start(p, at, kind.method or explicit, tols, by, **hooks), False)
 
         return backsolve(forward, backward, problem, times, kind.parameters, rtol)
     tape = Tape(problem.size) if isinstance(kind, Checkpoints) else None
@@ -161,7 +175,7 @@ def solve_one(
     callback = given.get("callback")
     if callback is not None:
         last: list[Step] = []
-        given["on_step"] = lambda *step: last.append(_one_step(method, y0.shape, *step))
+        given["on_step"] = lambda *step: last.append(_one_step(y0.shape, *step))
         given["callback"] = lambda *_: callback(last.pop())
     on_attempt = given.get("on_attempt")
     if on_attempt is not None:
@@ -178,14 +192,15 @@ def solve_one(
 
 
 def _one_step(
-    tableau: Any, shape: tuple[int, ...], index: Any, accept: Any, stages: BatchStages, *step: Any
+    shape: tuple[int, ...], index: Any, accept: Any, stages: BatchStages, *step: Any
 ) -> Step:
     """Return the step of a batch of one, in arrays that later steps leave alone."""
     del index, accept  # there is one row, and it has accepted
     t, t_new, y, y_new = step
+    stages = stages.sole
     own = [stages.problem.backend.copy(x).reshape(shape) for x in (y, y_new, *stages.slopes())]
     estimate = None
     if not isinstance(stages, ExplicitBatch):
         estimate = stages.errors()[0].reshape(shape)
     start, end = float(t[0]), float(t_new[0])
-    return Step(tableau, start, end - start, own[0], own[2:], own[1], end, estimate)
+    return Step(stages.tableau, start, end - start, own[0], own[2:], own[1], end, estimate)
