@@ -136,6 +136,10 @@ class BatchSolution:
     events: tuple[EventRecord, ...] = ()
     """One record per event function: times (m, B) and states (m, B, *shape), NaN where a sample
     has fewer."""
+    stiffness: tuple[tuple[Any, ...], ...] = ()
+    """With ``method="auto"``, what was proved of each sample: `stiffkit.stiffness.Evidence`."""
+    switches: tuple[tuple[Switch, ...], ...] = ()
+    """With ``method="auto"``, each sample's changes of method."""
     interpolant: BatchDenseOutput | None = None
     """The solutions as functions of time, with ``dense=True``."""
 
@@ -188,6 +192,8 @@ class BatchSolution:
             stats=stats,
             log=log,
             events=tuple(events),
+            stiffness=self.stiffness[i] if self.stiffness else (),
+            switches=self.switches[i] if self.switches else (),
             interpolant=dense,
         )
 

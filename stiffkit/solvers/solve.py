@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from .._array import backend_of, is_torch
 from .._optional import is_jitted
 from ._moving import events_moved, moves, solve_moving
@@ -102,7 +104,8 @@ def solve(
         A name in `stiffkit.METHODS` (SciPy's RK23, RK45 and DOP853 are understood too), or a
         method of your own: an explicit tableau, an ESDIRK or a Rosenbrock tableau. ``"auto"``
         starts with an explicit method and goes on with a stabilised or an implicit one, and back,
-        where that costs less: see ``Solution.switches``. (With `grid` or `guide` it is tsit5
+        where that costs less: see ``Solution.switches``. On a batch each sample has its own, and
+        none of them is stabilised. (With `grid` or `guide` it is tsit5
         throughout, with `mass` an implicit method.) A split f takes kencarp3, kencarp4 or kencarp5,
         which are halves of additive pairs (as pairs they are named ark3, ark4 and ark5), or an
         `AdditiveTableau`; ``"auto"`` is kencarp4 then.
@@ -270,6 +273,7 @@ def solve(
             radius=radius,
             jac=jac,
             adjoint=adjoint,
+            auto=auto,
             args=args,
         )
     hooks = Hooks(guide, observe, callback, on_attempt, log=log)
@@ -332,7 +336,8 @@ def _with_mass(problem: Problem, method: Any, stiff: dict[str, Any], *, auto: bo
     from .switch import choose_implicit
 
     if auto:
-        method = choose_implicit(problem, operator=stiff["jvp"] is not None)
+        n, rtol = int(problem.y0.shape[0]), float(np.min(np.asarray(problem.rtol)))
+        method = choose_implicit(n, rtol, operator=stiff["jvp"] is not None)
     check_takes_mass(method)
     mass = mass_structure(stiff["mass"], problem.y0)
     check_fits(mass, method)

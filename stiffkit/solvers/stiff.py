@@ -54,11 +54,9 @@ def start_stiff(
         stages.start(p.y0, f_0)
         return stages
     if is_torch(p.y0):
-        msg = (
-            f"method {method.name!r} takes NumPy states; for tensors take an explicit or "
-            "stabilised one"
-        )
-        raise TypeError(msg)
+        from .batch.single import SingleStages
+
+        return SingleStages(p, method, f_0, jacobian.get("jac"))
     if len(p.shape) != 1:
         jacobian |= _in_shape(p.shape, jacobian)
     # Newton's method corrects what an iterative solution leaves, a Rosenbrock method does not.

@@ -82,6 +82,10 @@ class StiffStages(ABC):
         """Matrices factorised."""
         return self.linear.nlu
 
+    def matrix(self) -> Any:
+        """Return the last Jacobian, in the form that it has."""
+        return self.linear.J
+
     def f(self, t: float, y: Array) -> Array:
         """Return f(t, y) as an array of our own."""
         self.calls += 1

@@ -28,7 +28,14 @@ from .tableau import ButcherTableau
 if TYPE_CHECKING:
     from ..stiffness.detect import Evidence, StiffnessDetector
 
-__all__ = ["Switcher", "choose_implicit"]
+__all__ = [
+    "Switcher",
+    "calls_of_step",
+    "choose_explicit",
+    "choose_implicit",
+    "choose_recorded",
+    "reach",
+]
 
 EVERY = 10
 """Accepted steps of a stiff family between two looks at what the explicit one would cost."""
@@ -49,20 +56,59 @@ FAST = 0.05
 TRIAL = 0.15
 """Share of the calls so far that all trials of the implicit method together may cost."""
 
+LARGEST = 500
+"""Most components of a tensor for which a dense Jacobian is worth its memory."""
+
+FEW = 16
+"""Components up to which a tensor is not worth the many stages of a stabilised method."""
+
+SMALL_CALLS = 3.0
+"""An implicit step of a small tensor, or of a batch, takes so many times the time of its calls of
+f."""
+
 FLOPS = 2e9
 """Operations per second of dense linear algebra: an order of magnitude is enough."""
 
 
-def choose_implicit(problem: Problem, *, operator: bool) -> Any:
-    """Return the implicit or Rosenbrock method for a problem; `operator`: J is given by products.
+def choose_explicit(rtol: float) -> ButcherTableau:
+    """Return the explicit method for a tolerance."""
+    return METHODS["tsit5" if rtol >= 1e-6 else "vern7"]  # type: ignore[return-value]
+
+
+def choose_implicit(n: int, rtol: float, *, operator: bool = False) -> Any:
+    """Return the implicit or Rosenbrock method; `operator`: J is given by products.
 
     Rosenbrock methods need a Jacobian in every step, exact ones above all; Radau methods keep one
     for as long as it serves. At rtol 1e-5 those of order 5 and 9 take about as many calls, below it
     radau9 takes fewer.
     """
-    if int(problem.y0.shape[0]) > 200 or operator:
+    if n > 200 or operator:
         return METHODS["kencarp4"]
-    return METHODS["radau5" if float(np.min(np.asarray(problem.rtol))) > 2e-6 else "radau9"]
+    return METHODS["radau5" if rtol > 2e-6 else "radau9"]
+
+
+def choose_recorded(implicit: Any) -> Any:
+    """Return what takes the implicit member's place where its steps are to be differentiated.
+
+    A Rosenbrock method does not iterate: derivatives of its steps are exact, and of any order.
+    """
+    return METHODS["rodas5p"] if implicit.name.startswith("radau") else implicit
+
+
+def calls_of_step(implicit: Any, columns: float) -> float:
+    """Return the calls of f that an implicit step takes, a Jacobian taking `columns`."""
+    stages = float(getattr(implicit, "n_stages", 3))
+    if implicit.name == "rodas5p":
+        return stages + columns
+    return 2.5 * stages + 0.2 * columns
+
+
+def reach(h: Any, rtol: float, order: int, other: int) -> Any:
+    """Return the step that accuracy would allow a method of another order, given the present one's.
+
+    An error of C h^(q+1) at the tolerance makes steps that go as its (q+1)-th root.
+    """
+    return h * rtol ** (1 / (other + 1) - 1 / (order + 1))
 
 
 class Switcher:
@@ -85,11 +131,14 @@ class Switcher:
         self.n = int(p.y0.shape[0])
         structured = any(options.get(key) is not None for key in ("jac_sparsity", "bandwidth"))
         operator = options.get("jvp") is not None
-        self.explicit: ButcherTableau = METHODS["tsit5" if rtol >= 1e-6 else "vern7"]  # type: ignore[assignment]
+        self.explicit = choose_explicit(rtol)
         self.stabilised: StabilisedMethod = METHODS["rkc2" if rtol >= 1e-5 else "rock4"]  # type: ignore[assignment]
-        self.implicit = choose_implicit(p, operator=operator)
+        self.implicit = choose_implicit(self.n, rtol, operator=operator)
         self.columns = self._columns(structured=structured, operator=operator)
-        self.has_implicit = not is_torch(p.y0)
+        self.torch = is_torch(p.y0)
+        self.has_implicit = not self.torch or (
+            self.n <= LARGEST and not structured and not operator
+        )
         self.method: Any = self.explicit
         self.rtol = rtol
         self.stages: dict[str, Any] = {}
@@ -98,7 +147,9 @@ class Switcher:
         self.promise = math.inf
         self.since = problem.t0, 0
         # Where a factorisation costs next to nothing, order four is too low for many digits.
-        self.trusted = self.n > 100 or rtol >= 1e-7
+        # Of a small tensor many calls of f take longer than a factorisation.
+        least = FEW if self.torch else 0
+        self.trusted = self.n > 100 or (rtol >= 1e-7 and self.n > least)
         """Whether the stabilised family is one to go to: so far it has kept its promises."""
         self.steps = self.votes = self.tried = 0
         self.usable = 0.9 * self.explicit.real_stability_limit
@@ -128,20 +179,16 @@ class Switcher:
     def implicit_cost(self, calls: int) -> float:
         """Return the calls of f, or what takes as long, of one implicit step."""
         n, stages = self.n, float(getattr(self.implicit, "n_stages", 3))
-        jacobian = self.columns if self.implicit.name == "rodas5p" else 0.2 * self.columns
         dense = self.options.get("bandwidth") is None and self.options.get("jac_sparsity") is None
         work = (2 / 3 * n**3 + 2 * stages * n**2) if dense else 50.0 * stages * n
-        newton = 1.0 if self.implicit.name == "rodas5p" else 2.5
-        return newton * stages + jacobian + work / FLOPS / self.call_time(calls)
+        steps = calls_of_step(self.implicit, self.columns)
+        cost = steps + work / FLOPS / self.call_time(calls)
+        return SMALL_CALLS * cost if self.torch else cost
 
     def reach(self, method: Any, h: float) -> float:
-        """Return the step that accuracy would allow `method`, given the present one's.
-
-        An error of C h^(q+1) at the tolerance makes steps that go as its (q+1)-th root.
-        """
+        """Return the step that accuracy would allow `method`, given the present one's."""
         order = getattr(method, "error_order", None) or method.n_stages  # Radau's has no row
-        gap = 1 / (order + 1) - 1 / (self.stages[self.family].error_order + 1)
-        return float(h * self.rtol**gap)
+        return float(reach(h, self.rtol, self.stages[self.family].error_order, order))
 
     def stabilised_rate(self, h: float, rho: float) -> float:
         """Return the calls of f per unit of time of stabilised steps of at most h."""
@@ -155,6 +202,8 @@ class Switcher:
     def start(self, f_0: Array) -> Any:
         """Return the explicit family's stages at the start."""
         p = self.problem
+        if p.backend.wants_grad(p.y0, f_0):
+            self.implicit = choose_recorded(self.implicit)
         stages = make_stages(p.f, self.explicit, p.y0, f_0, p.backend, dense=self.dense)
         self.stages["explicit"] = stages
         return stages
@@ -239,7 +288,8 @@ class Switcher:
         from .loop import trial
 
         first = min(2 * h, abs(self.problem.t1 - t))
-        run = trial(self.problem.at(t, y), self.implicit, min(most, 12), first, self.options)
+        with self.problem.backend.no_grad():
+            run = trial(self.problem.at(t, y), self.implicit, min(most, 12), first, self.options)
         self.tried += run.stats()["nfev"]
         if run.accepted < 3:
             return None
@@ -294,7 +344,7 @@ class Switcher:
         """Spectral radius at a stiff family's last Jacobian; None where it is not known."""
         if self.family == "stabilised":
             return float(stages.radius.value / stages.radius.safety)
-        J = stages.linear.J
+        J = stages.matrix()
         if isinstance(J, np.ndarray) and len(J) <= 100:
             return float(np.abs(np.linalg.eigvals(J)).max(initial=0.0))
         if isinstance(J, np.ndarray):
@@ -330,5 +380,5 @@ class Switcher:
         self.patience = min(2 * self.patience, 1000) if len(self.switches) > 3 else EVERY
         self.steps = self.votes = self.seen = 0
         self.since = t, self._calls()
-        self.switches.append(Switch(t, source, self.method.name, why))
+        self.switches.append(Switch(float(t), source, self.method.name, why))
         return self.stages[family], first

@@ -351,11 +351,11 @@ class StiffnessDetector:
             operator.nfev += 2
             start = _second(f, t - h, y - rise, f_new - turn, h)
             bend = _second(f, t, y, f_new, h) - start
-            slow = _above_rounding(y, h, *slow_path(rise, turn, bend, value, operator))
+            slow = slow_changes(y, h, rise, turn, bend, value, operator)
         finally:
             self.nfev += operator.nfev
-        self._smooth_error(h, norm(slow[0]), norm(slow[1]))
-        found = self._judge(t, h, value, residual, operator.nfev)
+        changed = norm(slow[0]), norm(slow[1])
+        found = self.judge(t, h, changed, value, residual, operator.nfev)
         self.evidence.append(found)
         if found.verdict is Stiffness.non_stiff:
             self._stiff_steps, self.state = self.stiff_steps, found.verdict
@@ -429,9 +429,32 @@ class StiffnessDetector:
             f"{_ADVICE[last.verdict]}"
         )
 
-    def _judge(
-        self, t: float, h: float, value: complex, residual: float, products: int
+    def judge(
+        self,
+        t: float,
+        h: float,
+        slow: tuple[float, float],
+        value: complex,
+        residual: float,
+        products: int,
     ) -> Evidence:
+        """Judge a step, given a mode and what the others change; sets `accuracy_step`.
+
+        Parameters
+        ----------
+        t, h : float
+            End and signed size.
+        slow : (float, float)
+            Changes of the solution and of its slope without the mode, rms in units of the
+            tolerance: see `slow_changes`.
+        value : complex
+            The mode's eigenvalue.
+        residual : float
+            Its residual.
+        products : int
+            Calls of f that it has cost.
+        """
+        self._smooth_error(h, *slow)
         share = stability_ratio(h, value, self.tableau)
         decays = (value * h).real < 0
         verdict = Stiffness.non_stiff
@@ -476,8 +499,21 @@ def _above_rounding(y: Array, h: float, rise: Array, turn: Array) -> tuple[Array
     return rise, xp.where(xp.abs(turn) > eps**0.75 / abs(h) * size, turn, 0 * turn)
 
 
+def slow_changes(
+    y: Array,
+    h: float,
+    rise: Array,
+    turn: Array,
+    bend: Array,
+    value: complex,
+    operator: Callable[[Array], Array],
+) -> tuple[Array, Array]:
+    """Return what `slow_path` does, without what is rounding in a step of size h that ends at y."""
+    return _above_rounding(y, h, *slow_path(rise, turn, bend, value, operator))
+
+
 def slow_path(
-    rise: Array, turn: Array, bend: Array, value: complex, operator: JacobianOperator
+    rise: Array, turn: Array, bend: Array, value: complex, operator: Callable[[Array], Array]
 ) -> tuple[Array, Array]:
     """Return the changes of y and y' over a step without their part along a mode.
 
@@ -489,9 +525,9 @@ def slow_path(
         The mode's eigenvalue λ. With D = d/dt along the solution ``1 − D/λ`` removes the mode and
         leaves what is slow, forced or not, nearly as it is; for a pair of a real Jacobian
         ``(1 − D/λ)(1 − D/λ̄)`` does.
-    operator : JacobianOperator
-        J at the step's end: for a pair ``J bend`` stands for the change of the third derivative,
-        which is true of the mode, and small for the rest.
+    operator : callable
+        v ↦ J v at the step's end: for a pair ``J bend`` stands for the change of the third
+        derivative, which is true of the mode, and small for the rest.
     """
     if value == 0:
         return rise, turn

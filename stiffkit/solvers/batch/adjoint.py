@@ -163,34 +163,36 @@ def make_adjoint(
 class Tape:
     """The accepted steps of each sample, in its own order: what a replay needs.
 
-    Each entry of `steps` is the samples that made a step together, and the times of its two ends.
+    Each entry of `steps` is the samples that made a step together, the times of its two ends, and
+    by which of two methods they went.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.steps: list[tuple[Any, Floats, Floats]] = []
+        self.steps: list[tuple[Any, Floats, Floats, Any]] = []
 
-    def add(self, samples: Any, t: Floats, t_new: Floats) -> None:
+    def add(self, samples: Any, t: Floats, t_new: Floats, family: Any = 0) -> None:
         """Keep the steps that some samples made."""
-        self.steps.append((samples, t, t_new))
+        self.steps.append((samples, t, t_new, family))
 
-    def table(self, t_0: Floats) -> tuple[Floats, Floats]:
-        """Return the times of both ends, shape (N, B), N the most steps of a sample.
+    def table(self, t_0: Floats) -> tuple[Floats, Floats, Any]:
+        """Return the times of both ends and the methods, shape (N, B), N steps at most.
 
         A sample that made fewer rests at its end.
         """
         count = np.zeros(self.size, int)
         places = []
-        for samples, _, _ in self.steps:
+        for samples, *_ in self.steps:
             places.append(count[samples])
             count[samples] += 1
         N = int(count.max(initial=0))
         t, t_new, end = np.tile(t_0, (N, 1)), np.tile(t_0, (N, 1)), t_0.copy()
-        for place, (samples, t_m, t_n) in zip(places, self.steps, strict=True):
+        family = np.zeros((N, self.size), int)
+        for place, (samples, t_m, t_n, family_m) in zip(places, self.steps, strict=True):
             t[place, samples], t_new[place, samples] = t_m, t_n
-            end[samples] = t_n
+            end[samples], family[place, samples] = t_n, family_m
         rests = np.arange(N)[:, None] >= count
-        return np.where(rests, end, t), np.where(rests, end, t_new)
+        return np.where(rests, end, t), np.where(rests, end, t_new), family
 
 
 def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | None) -> Array:
@@ -220,7 +222,7 @@ def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | 
     from torch.utils.checkpoint import checkpoint
 
     backend = problem.backend
-    T, T_new = tape.table(problem.t0)
+    T, T_new, family = tape.table(problem.t0)
     moves, N = T_new != T, len(T)
     out = Records(problem, run.t_eval)
     if not N or (run.t_eval is not None and not len(run.t_eval)):
@@ -245,6 +247,7 @@ def replay(run: BatchRun, tape: Tape, problem: BatchProblem, checkpoints: int | 
         values = []
         for m in range(a, b):
             t, end = T[m, rows], T_new[m, rows]
+            stages.go_by(family[m, rows], apart=bool(run.may_compact))
             z_new = stages.attempt(t, lengths[m, rows], z)
             _check_made(stages.failed, t, rows)
             at, times, inside = due[m - a]

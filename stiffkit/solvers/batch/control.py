@@ -85,14 +85,28 @@ class BatchControl:
         else:
             self.memory = [self.memory[i] for i in rows]
 
-    def __call__(self, ratio: Floats, active: Any, order: int) -> tuple[Any, Floats]:
-        """Judge a step of the `active` rows; return where to accept, and the factors."""
+    def forget(self, rows: Any) -> None:
+        """Start anew in some rows: their method is another."""
+        start = self.controller.init()
+        if self.together:
+            known = zip(self.memory[:-1], start, strict=False)
+            self.memory[:-1] = [np.where(rows, first, part) for part, first in known]
+            return
+        for i in np.flatnonzero(rows):
+            self.memory[i] = start
+
+    def __call__(self, ratio: Floats, active: Any, order: Any) -> tuple[Any, Floats]:
+        """Judge a step of the `active` rows; return where to accept, and the factors.
+
+        `order` is that of the error estimate: one number, or one for each row.
+        """
         if self.together:
             return self._filter(ratio, order)
+        orders = np.broadcast_to(order, len(ratio))
         accept, factor = np.zeros(len(ratio), bool), np.ones(len(ratio))
         known = np.where(np.isnan(ratio), np.inf, ratio)  # what is not known is a rejection
         for i in np.flatnonzero(active):
-            answer = self.controller(float(known[i]), self.memory[i], order)
+            answer = self.controller(float(known[i]), self.memory[i], int(orders[i]))
             accept[i], factor[i], self.memory[i] = answer
             if not factor[i] > 0:
                 msg = (
@@ -102,7 +116,7 @@ class BatchControl:
                 raise ValueError(msg)
         return accept, factor
 
-    def _filter(self, ratio: Floats, order: int) -> tuple[Any, Floats]:
+    def _filter(self, ratio: Floats, order: Any) -> tuple[Any, Floats]:
         """`pid_rule` on arrays; where no row is rejected, half of it."""
         pid: PIDController = self.controller  # type: ignore[assignment]
         k = order + 1

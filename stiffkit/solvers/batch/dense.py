@@ -53,16 +53,32 @@ class BatchSegment:
         P = self.backend.take(self.P, rows, 1)
         return BatchSegment(self.t_0[rows], self.t_1[rows], P, self.backend)
 
+    def single(self, row: int) -> Segment:
+        """Return one row alone."""
+        t_0, t_1, P = float(self.t_0[row]), float(self.t_1[row]), self.P[:, row]
+        return Segment(t_0, t_1, P[0], P[1], list((t_1 - t_0) * P[2:]))
+
     @staticmethod
     def joined(parts: Sequence[BatchSegment]) -> BatchSegment:
-        """Return the rows of all parts, one below the other; at least one part."""
+        """Return the rows of all parts, one below the other; at least one part.
+
+        Polynomials of lower degree get zeros for what they lack.
+        """
         if len(parts) == 1:
             return parts[0]
-        backend = parts[0].backend
+        backend, most = parts[0].backend, max(len(part.P) for part in parts)
+        padded = [
+            part.P
+            if len(part.P) == most
+            else backend.xp.concatenate(
+                [part.P, backend.full((most - len(part.P), *part.P.shape[1:]), 0.0, part.P)]
+            )
+            for part in parts
+        ]
         return BatchSegment(
             np.concatenate([part.t_0 for part in parts]),
             np.concatenate([part.t_1 for part in parts]),
-            backend.xp.concatenate([part.P for part in parts], 1),
+            backend.xp.concatenate(padded, 1),
             backend,
         )
 
@@ -122,9 +138,7 @@ class BatchDenseOutput:
             whole, ends, rows = self._joined
             breaks += ends[rows[i]].tolist()
             for r in rows[i]:
-                t_0, t_1, P = float(whole.t_0[r]), float(whole.t_1[r]), whole.P[:, r]
-                Q = list((t_1 - t_0) * P[2:])
-                segments.append(Segment(t_0, t_1, P[0], P[1], Q))
+                segments.append(whole.single(r))
         return DenseOutput(breaks, segments, self.shape, self.backend, self.y0[i])
 
     def __call__(self, t: Any) -> Array:

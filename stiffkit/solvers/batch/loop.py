@@ -21,9 +21,10 @@ from .dense import BatchDenseOutput, BatchSegment
 from .events import BatchEvents
 from .observe import Observers
 from .problem import BatchProblem, Floats
-from .records import Records
+from .records import Records, log_arrays
 from .rows import BatchProgress, Rows, not_finite, out_of_steps, too_small
 from .stages import BatchStages
+from .switching import SwitchingBatch
 
 __all__ = ["BatchRun"]
 
@@ -163,10 +164,12 @@ class BatchRun:
     def _control_steps(self, bar: BatchProgress | None) -> None:
         p, backend, steps, stages = self.problem, self.backend, self.steps, self.stages
         assert stages is not None
-        order, direction, rows = stages.error_order, p.direction, self.rows
+        direction, rows = p.direction, self.rows
         limit = np.minimum if direction > 0 else np.maximum
-        inside_error = getattr(stages, "inside_error", None)  # of implicit methods only
-        h_abs = self._first_steps(stages.f_0, order)
+        switching = stages if isinstance(stages, SwitchingBatch) else None
+        if switching is not None:
+            switching.watch(p)
+        h_abs = self._first_steps(stages.f_0, stages.error_order)
         ratio_of = BatchErrorRatio(self.rtol, self.atol, p.y0, backend, self.norm)
         control = BatchControl(steps.controller, p.size)
         B = p.size
@@ -205,7 +208,8 @@ class BatchRun:
             self._tell(h, None)
             y_new = stages.attempt(t, h, y)
             ratio = ratio_of(stages.errors(), y, y_new)
-            failed = stages.failed
+            failed, order = stages.failed, stages.error_order
+            inside_error = getattr(stages, "inside_error", None)  # of implicit methods only
             if failed is not None and failed.any():
                 ratio = np.where(failed, math.inf, ratio)
             if inside_error is not None:
@@ -229,7 +233,7 @@ class BatchRun:
                 failures, non_finite = self._judge_bad(active & bad, failures, non_finite, h_abs)
                 wall = np.where(bad, t_new, wall)
             low, high = stages.hold
-            if low < high:
+            if np.any(low < high):
                 factor = np.where(accept & (low < factor) & (factor < high), 1.0, factor)
             length = np.abs(h)
             h_abs = length * factor if all_active else np.where(active, length * factor, h_abs)
@@ -250,6 +254,19 @@ class BatchRun:
             t_end = t_new if all_accepted else np.where(accept, t_new, t)
             if self._accept(accept, t, t_end, y, y_new, bar):
                 return
+            if switching is not None and switching.leaving:
+                first = self._switch(switching)
+                h_abs = np.where(np.isnan(first), h_abs, first)
+                control.forget(~np.isnan(first))
+
+    def _switch(self, stages: SwitchingBatch) -> Floats:
+        """Let rows go on by another method; return their first steps, NaN of the others."""
+        family, first = stages.changes()
+        some = np.flatnonzero(family)
+        if self.may_compact is None and 0 < len(some) < len(family):
+            self.may_compact = self._same(self.problem.take(some), some)
+        stages.go_by(family, apart=bool(self.may_compact))
+        return first
 
     def _accept(
         self, accept: Any, t: Floats, t_new: Floats, y: Array, y_new: Array, bar: Any
@@ -307,7 +324,8 @@ class BatchRun:
             self.segments.append((segment.take(made), index[made], t_new[made]))
         self.accepted[index] += accept
         if self.tape is not None:
-            self.tape.add(index[accept], t[accept], t_new[accept])
+            family = np.broadcast_to(stages.family, len(index))[accept]
+            self.tape.add(index[accept], t[accept], t_new[accept], family)
         self.records.step(index, accept, t_new, y_end, segment)
         done = (t_new == self.t1) & rows.running
         over = done if ended is None else (done | ended[0]) & rows.running
@@ -426,7 +444,6 @@ class BatchRun:
         if self.may_compact is None:
             self.may_compact = self._same(part, rows)
             if not self.may_compact:
-                self.problem.nfev = part.nfev
                 return False
         self.problem = part
         if self.events is not None:
@@ -457,7 +474,9 @@ class BatchRun:
         """Return all that was computed."""
         p, stages = self.whole, self.stages
         t, y = self.records.arrays()
-        interpolant = None
+        found, interpolant = {}, None
+        if isinstance(stages, SwitchingBatch) and stages.judge is not None:
+            found = stages.judge.found()
         if self.segments is not None:
             interpolant = BatchDenseOutput(self.segments, p.shape, p.y0, p.t0, self.backend)
         return BatchSolution(
@@ -472,21 +491,17 @@ class BatchRun:
                 "njev": 0 if stages is None else stages.njev,
                 "nlu": 0 if stages is None else stages.nlu,
             },
-            log=None if self.log is None else _log_arrays(self.log, p.size, self.observers),
+            log=self._columns(),
             events=() if self.events is None else self.events.records(),
             interpolant=interpolant,
             count=self.records.count,
+            **found,
         )
 
-
-def _log_arrays(
-    rows: list[dict[str, Any]], size: int, observers: Observers | None
-) -> dict[str, Any]:
-    """One array per column of shape (attempts of the batch, B); NaN where a sample had ended."""
-    columns: dict[str, Any] = {}
-    for name in ("t", "h", "ratio", "accepted"):
-        start = False if name == "accepted" else math.nan
-        columns[name] = np.full((len(rows), size), start)
-        for line, row in zip(columns[name], rows, strict=True):
-            line[row["index"][row["active"]]] = row[name][row["active"]]
-    return columns if observers is None else columns | observers.columns(len(rows), size)
+    def _columns(self) -> dict[str, Any] | None:
+        if self.log is None:
+            return None
+        size = self.whole.size
+        columns = log_arrays(self.log, size)
+        observers = self.observers
+        return columns if observers is None else columns | observers.columns(len(self.log), size)

@@ -30,7 +30,7 @@ def batch_step(
     y_new: Array,
 ) -> BatchStep:
     """Return the step of the rows that accept it, in arrays that later steps leave alone."""
-    rows = np.flatnonzero(accept)
+    rows, stages = np.flatnonzero(accept), stages.sole
     take = stages.problem.backend.take
 
     def own(x: Array) -> Array:
@@ -73,7 +73,12 @@ class Observers:
 
     def step(self, line: int, index: Any, accept: Any, stages: BatchStages, *step: Any) -> None:
         """Show the observers a step of the batch; `line` is its place in the log."""
-        shown = batch_step(self.size, self.shape, index, accept, stages, *step)
+        for part in stages.parts(index, accept, *step):
+            self._show(line, batch_step(self.size, self.shape, *part))
+
+    def _show(self, line: int, shown: BatchStep) -> None:
+        if len(shown.samples) == 0:
+            return
         readings: dict[str, tuple[Any, Any]] = {}
         assert self.hooks.rows is not None
         self.lines.append(line)

@@ -60,7 +60,16 @@ class BatchProblem:
         self.y0 = y0.reshape((self.size, math.prod(self.shape)))
         self.mine = of_samples(args, self.size)
         self.direction = -1.0 if (t1 < t0).any() else 1.0
-        self.nfev = 0
+        self._calls = [0]
+
+    @property
+    def nfev(self) -> int:
+        """Calls of f, those of the problems that were made by `take` included."""
+        return self._calls[0]
+
+    @nfev.setter
+    def nfev(self, calls: int) -> None:
+        self._calls[0] = calls
 
     def time(self, t: Floats) -> Array:
         """Return times as right-hand sides get them: the state's real dtype, on its device."""
@@ -82,7 +91,7 @@ class BatchProblem:
         return self.backend.copy(self(t, y))
 
     def _evaluate(self, t: Array, y: Array) -> Array:
-        self.nfev += 1
+        self._calls[0] += 1
         if self.flat:
             value = self.f(t, y, *self.args)
             shape = y.shape
@@ -103,7 +112,7 @@ class BatchProblem:
         return value
 
     def take(self, rows: Any) -> BatchProblem:
-        """Return the same problem for some of the rows; it goes on counting calls from here."""
+        """Return the same problem for some of the rows; both count the calls of both."""
         part = object.__new__(BatchProblem)
         part.__dict__.update(self.__dict__)
         part.size = len(rows)

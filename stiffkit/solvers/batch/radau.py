@@ -44,7 +44,8 @@ class RadauBatch(LinearStages):
         y, backend = problem.y0, self.backend
         b, n = problem.size, y.shape[1]
         s = self.error_order = tableau.n_stages
-        self.correct, self.rtol, self.atol = correct, rtol, atol + backend.tiny(y)
+        self.correct = correct
+        self.tolerate(rtol, atol)
         self.real = y.real.dtype == y.dtype
         data = radau_transformation(tableau)
         self.data = data = data if self.real else data.full()
@@ -254,6 +255,15 @@ class RadauBatch(LinearStages):
         slow = (self.iterations > 2) & (self.rate > REUSE_RATE)
         self.known = self.known & ~(rows & slow)
         self.made = np.full(len(t), math.nan), self.h_now
+
+    def forget(self, rows: Any) -> None:
+        """Start anew in some rows; see `LinearStages`."""
+        self.h_old = np.where(rows, math.nan, self.h_old)
+        self.eta, self.rate = np.where(rows, 1.0, self.eta), np.where(rows, 1.0, self.rate)
+        self.iterations = np.where(rows, 0, self.iterations)
+        self.known, self.current = self.known & ~rows, self.current & ~rows
+        self.careful = self.careful | rows
+        self.made = np.where(rows, math.nan, self.made[0]), self.made[1]
 
     def smoothed(self, slope: Array) -> Array:
         """Return (I − cJ)⁻¹ c x for a slope x; see `LinearStages`."""

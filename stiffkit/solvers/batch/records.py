@@ -11,7 +11,7 @@ from ..._array import Array
 from .dense import BatchSegment
 from .problem import BatchProblem, Floats
 
-__all__ = ["Records"]
+__all__ = ["Records", "log_arrays"]
 
 BLOCK = 100_000
 """Steps are kept, and evaluated together, until their polynomials have this many coefficients."""
@@ -163,3 +163,14 @@ class Records:
             values = backend.xp.concatenate([piece[3] for piece in self.pieces])
             y = backend.scatter(y, place, samples, values)
         return backend.times(t, p.y0), y.reshape((*shape, *p.shape))
+
+
+def log_arrays(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
+    """One array per column of shape (attempts of the batch, B); NaN where a sample had ended."""
+    columns: dict[str, Any] = {}
+    for name in ("t", "h", "ratio", "accepted"):
+        start = False if name == "accepted" else math.nan
+        columns[name] = np.full((len(rows), size), start)
+        for line, row in zip(columns[name], rows, strict=True):
+            line[row["index"][row["active"]]] = row[name][row["active"]]
+    return columns

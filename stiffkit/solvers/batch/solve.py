@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ..._array import backend_of, quiet_arithmetic, to_numpy
+from ..._array import backend_of, quiet_arithmetic
 from ..options import Hooks, StepOptions, event_functions
-from ..rosenbrock import RosenbrockTableau
 from ..solution import BatchSolution, Solution
-from ..stabilised import StabilisedMethod
 from .adjoint import Backsolve, Checkpoints, Tape, backsolve, make_adjoint, replay
+from .auto import Pair, make_pair
 from .events import BatchEvents
-from .linear import BatchAlgebra
 from .loop import BatchRun
+from .make import make_stages
 from .observe import Observers, batch_step
 from .problem import (
     BatchProblem,
@@ -26,10 +25,8 @@ from .problem import (
     check_batch_times,
     make_batch_problem,
 )
-from .radau import RadauBatch
 from .rows import BatchProgress
-from .stages import BatchStages, ExplicitBatch, StabilisedBatch
-from .stiff import DirkBatch, RosenbrockBatch
+from .single import lifted
 
 __all__ = ["solve_batch", "solve_one"]
 
@@ -55,11 +52,13 @@ def solve_batch(
     radius: Any = None,
     jac: Any = None,
     adjoint: Any = None,
+    auto: bool = False,
     args: Sequence[Any] = (),
 ) -> BatchSolution:
     """Solve many problems of one shape; arguments as for `stiffkit.solve`.
 
-    `on_step` is that of `BatchRun`.
+    `on_step` is that of `BatchRun`. With `auto` the method is chosen, for each row and again on
+    the way.
 
     Returns
     -------
@@ -77,7 +76,10 @@ def solve_batch(
     rtol = broadcast_tolerance("rtol", rtol, problem)
     atol = broadcast_tolerance("atol", atol, problem)
     times = None if t_eval is None else check_batch_times(t_eval, problem)
-    kind = make_adjoint(adjoint, problem, events=functions, dense=dense, method=method)
+    if auto:
+        method = make_pair(problem, rtol)
+    explicit = method.explicit if isinstance(method, Pair) else method
+    kind = make_adjoint(adjoint, problem, events=functions, dense=dense, method=explicit)
 
     def start(
         p: BatchProblem, at: Any, with_method: Any, tols: Any, by: StepOptions = steps, **more: Any
@@ -85,7 +87,15 @@ def solve_batch(
         # What is to be made again, with its derivatives, is made in the same way already now.
         again = isinstance(kind, Checkpoints)
         interpolates = dense or bool(functions) or at is not None
-        make = partial(_make_stages, with_method, interpolates, tols, radius, jac, again)
+        make = partial(
+            make_stages,
+            with_method,
+            dense=interpolates,
+            tolerances=tols,
+            radius=radius,
+            jac=jac,
+            correct=again,
+        )
         return BatchRun(p, make, tols[0], tols[1], by, t_eval=at, **more)
 
     if isinstance(kind, Backsolve) and kind.applies(problem):
@@ -107,7 +117,7 @@ def solve_batch(
         def backward(p: BatchProblem, at: Any, on_step: Any) -> BatchSolution:
             by = kind.backward_steps(steps, p.shape[1:])
             told: dict[str, Any] = {"on_step": on_step, "on_attempt": kind.on_attempt}
-            return _finish(start(p, at, kind.method or method, tols, by, **told), False)
+            return _finish(start(p, at, kind.method or explicit, tols, by, **told), False)
 
         return backsolve(forward, backward, problem, times, kind.parameters, rtol)
     tape = Tape(problem.size) if isinstance(kind, Checkpoints) else None
@@ -147,31 +157,6 @@ def _finish(run: BatchRun, progress: bool) -> BatchSolution:
     return run.solution()
 
 
-def _make_stages(
-    method: Any,
-    dense: bool,
-    tolerances: tuple[Any, Any],
-    radius: Any,
-    jac: Any,
-    correct: bool,
-    problem: BatchProblem,
-    rows: Any = slice(None),
-    *,
-    record: bool,
-) -> BatchStages:
-    """Return the stages of a problem which has these rows of the whole batch."""
-    if isinstance(method, StabilisedMethod):
-        return StabilisedBatch(problem, method, radius)
-    if not isinstance(method, RosenbrockTableau) and method.explicit:
-        return ExplicitBatch(problem, method, dense=dense, record=record)
-    linear = BatchAlgebra(problem, jac, record=record, reverse=not correct)
-    if isinstance(method, RosenbrockTableau):
-        return RosenbrockBatch(problem, method, linear)
-    own = [tol if isinstance(tol, float) else tol[rows] for tol in tolerances]
-    kind = RadauBatch if method.A[0].any() else DirkBatch
-    return kind(problem, method, linear, *own, correct=record or correct)
-
-
 def solve_one(
     f: Any, t_span: Any, y0: Any, method: Any, steps: StepOptions, **given: Any
 ) -> Solution:
@@ -182,9 +167,9 @@ def solve_one(
     for name in ("events", "jac", "radius"):
         value = given.get(name)
         if name == "events" and value is not None:
-            given[name] = [_lifted(g, name) for g in event_functions(value, ())]
+            given[name] = [lifted(g, name) for g in event_functions(value, ())]
         elif callable(value):
-            given[name] = _lifted(value, name)
+            given[name] = lifted(value, name)
     y0 = backend_of(y0).state(y0)
     for name in ("rtol", "atol"):
         if getattr(given[name], "ndim", 0):
@@ -203,7 +188,7 @@ def solve_one(
             float(t[0]), y[0], float(h[0]), None if accepted is None else bool(accepted[0])
         )
     try:
-        many = solve_batch(_lifted(f, "f"), t_span, y0[None], method, steps, **given)
+        many = solve_batch(lifted(f, "f"), t_span, y0[None], method, steps, **given)
     except BaseException as error:
         if hasattr(error, "solution"):
             error.solution = error.solution[0]
@@ -219,20 +204,3 @@ def _of_one(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
 
     observer.__name__ = name
     return observer
-
-
-def _lifted(g: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Return a function of one state as one of a batch of one."""
-
-    def on_batch(t: Any, y: Any, *args: Any) -> Any:
-        value = g(t[0], y[0], *args)
-        if name == "radius":
-            return to_numpy(value).reshape((1,))
-        if not hasattr(value, "shape"):
-            msg = f"{name} returned {type(value).__name__} for a torch y0; it must be a tensor"
-            raise ValueError(msg)
-        return value[None]
-
-    for attribute in ("terminal", "direction"):
-        setattr(on_batch, attribute, getattr(g, attribute, None))
-    return on_batch

@@ -47,6 +47,22 @@ class BatchStages(ABC):
         self.f_0: Array = None
         """f(t, y) at the start of the step, shape (b, n)."""
 
+    @property
+    def sole(self) -> BatchStages:
+        """Stages of one method, which the first row goes by."""
+        return self
+
+    def parts(self, index: Any, accept: Any, *step: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a step method by method: index, accept, the stages, and the rest."""
+        yield index, accept, self, *step
+
+    family: Any = 0
+    """By which of two methods the rows go, where there are two."""
+
+    def go_by(self, family: Any, *, apart: bool) -> None:
+        """Let each row go by one of two methods; see `SwitchingBatch`."""
+        del family, apart  # there is one method
+
     def start(self, f_0: Array) -> None:
         """Get ready to step, given f at the rows' times and states."""
         self.f_0 = f_0
@@ -225,18 +241,48 @@ class ExplicitBatch(BatchStages):
         λ = <Δy, Δf>/<Δy, Δy> of the last stage and the probe (see `ButcherTableau.probe`): their
         difference is rich in what is damped most. Zero for a method without a probe.
         """
-        i = self.tableau.probe
-        if i is None or not self.tableau.fsal:
+        if self.tableau.probe is None or not self.tableau.fsal:
             return np.zeros_like(h)
-        backend, outer = self.backend, self.outer
-        with outer.no_grad():
-            z = y + outer.real_like(h[:, None], y) * self.outward(self._weigh(i))
-            change = self.inward(outer.detach(y_new - z))
-            bend = self.K[self.s - 1] - self.K[i]
-            scalar = [backend.host((change * x).sum(1)) for x in (backend.detach(bend), change)]
+        backend = self.backend
+        change, bend = self._probe(h, y, y_new)
+        scalar = [backend.host((change * x).sum(1)) for x in (bend, change)]
         good = scalar[1] > 0
         shrunk: Floats = -h * np.divide(scalar[0], scalar[1], out=np.zeros_like(h), where=good)
         return shrunk
+
+    def _probe(self, h: Floats, y: Array, y_new: Array) -> tuple[Array, Array]:
+        """Return how states and slopes of the last stage and of the probe differ."""
+        i, outer = self.tableau.probe, self.outer
+        with outer.no_grad():
+            z = y + outer.real_like(h[:, None], y) * self.outward(self._weigh(i))
+            change = self.inward(outer.detach(y_new - z))
+            return change, self.backend.detach(self.K[self.s - 1] - self.K[i])
+
+    def stage_ratio(
+        self, t_new: Floats, h: Floats, y: Array, y_new: Array, scale: Floats
+    ) -> Floats:
+        """Return ‖Δf‖ / ‖Δy‖ of two states at the end of the last attempt, in units of `scale`.
+
+        Of a method without a probe the second state is off by the error estimate, made small, and
+        costs a call of f.
+        """
+        numpy, outer = self.outer.numpy, self.outer
+        if self.tableau.probe is not None and self.tableau.fsal:
+            change, bend = (self.backend.numpy(x) for x in self._probe(h, y, y_new))
+        else:
+            with outer.no_grad():
+                end, err = outer.detach(y_new), outer.detach(self.errors()[0])
+                f_new = self.backend.numpy(self.slope_at_end(t_new, y_new)).copy()
+                size, length = (numpy(outer.row_norm(x)) for x in (err, end))
+                eps = float(outer.xp.finfo(y.dtype).eps)
+                small = eps**0.5 * np.where(length > 0, length, 1.0)
+                share = np.divide(small, size, out=np.zeros_like(size), where=size > 0)
+                moved = end + outer.real_like(share[:, None], y) * err
+                bend = numpy(self.problem(self.problem.time(t_new), moved)) - f_new
+                change = numpy(moved - end)
+        above, below = (np.square(np.abs(x / scale)).sum(1) for x in (bend, change))
+        ratio: Floats = np.sqrt(np.divide(above, below, out=np.zeros(len(h)), where=below > 0))
+        return ratio
 
     def f_end(self, t: Floats, y: Array) -> Array:
         """Return f at the end: the last stage of an FSAL method."""

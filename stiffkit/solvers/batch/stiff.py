@@ -86,6 +86,8 @@ class LinearStages(BatchStages):
         super().__init__(problem, tableau)
         self.linear = linear
         self.J: Array = None
+        self.rtol: Any = None
+        self.atol: Any = None
         self.fresh = False
         """Whether J belongs to the states that the steps start from."""
         self.h: Array = None
@@ -130,6 +132,13 @@ class LinearStages(BatchStages):
         """Get ready to step, given f at the rows' times and states."""
         super().start(f_0)
         self.fresh = False
+
+    def tolerate(self, rtol: Any, atol: Any) -> None:
+        """Set the tolerances that iterations go by."""
+        self.rtol, self.atol = rtol, atol + self.backend.tiny(self.problem.y0)
+
+    def forget(self, rows: Any) -> None:
+        """Start anew in some rows: what was known of the steps before is not theirs."""
 
     def advance(self, accept: Any, t: Floats, y: Array) -> None:
         """Get ready for the next step."""
@@ -210,7 +219,7 @@ class DirkBatch(LinearStages):
         super().__init__(problem, tableau, linear)
         y, backend = problem.y0, self.backend
         self.error_order, self.correct = tableau.error_order or 0, correct
-        self.rtol, self.atol = rtol, atol + backend.tiny(y)
+        self.tolerate(rtol, atol)
         eps = float(backend.xp.finfo(y.dtype).eps)
         least = rtol if isinstance(rtol, float) else float(rtol.min())
         self.tol = max(10 * eps / least, STOP)

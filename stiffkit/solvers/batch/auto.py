@@ -1,0 +1,354 @@
+"""``method="auto"`` on a batch: which rows leave which method, and why.
+
+What `solvers.switch` asks of one solve is asked of each row, from the steps that it makes; what it
+takes to answer is done for all rows at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse.linalg as spla
+
+from ..solution import Switch
+from ..switch import (
+    CLEARLY,
+    EVERY,
+    LARGEST,
+    LOOKS,
+    SMALL_CALLS,
+    calls_of_step,
+    choose_explicit,
+    choose_implicit,
+    choose_recorded,
+    reach,
+)
+from .linear import BatchAlgebra
+from .problem import BatchProblem, Floats
+from .stages import ExplicitBatch
+from .stiff import LinearStages
+
+if TYPE_CHECKING:
+    from ...stiffness.detect import Evidence
+
+__all__ = ["Judge", "Pair", "make_pair"]
+
+RARELY = 2
+"""Explicit steps are looked at so many times less often than implicit ones."""
+
+ARRIVAL = 10
+"""Steps of the implicit method that its first use takes to pay: a row makes explicit steps at the
+limit for as long as these would take, for it may leave the limit by itself."""
+
+NEAR = 0.5
+"""Share of the stability limit from which on a row is suspected to be at it."""
+
+WASTED = 0.05
+"""Share of all calls of f that proofs may take which lead nowhere."""
+
+NUMBERS = 2e7
+"""Most numbers that the Jacobians of a batch may have."""
+
+MANY_DIGITS = 1e-7
+"""Relative tolerance from which on Rosenbrock methods serve a batch best, in seconds. Newton's
+method goes on until the slowest row converges, and a Jacobian is made for all rows or for none;
+below, the higher order of radau9 pays for that."""
+
+DENSE = 100
+"""Most components for which all eigenvalues are computed."""
+
+EXPLICIT, IMPLICIT = 0, 1
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The members between which the rows choose."""
+
+    explicit: Any
+    implicit: Any
+    recorded: Any
+    """The implicit member where the steps are to be differentiated."""
+
+    def members(self, *, record: bool) -> tuple[Any, Any]:
+        """Return the explicit and the implicit method."""
+        return self.explicit, self.recorded if record else self.implicit
+
+
+def make_pair(problem: BatchProblem, rtol: Any) -> Any:
+    """Return the members for a batch; the explicit method alone where Jacobians are too large."""
+    B, n = problem.y0.shape
+    least = rtol if isinstance(rtol, float) else float(problem.backend.numpy(rtol).min(initial=1))
+    explicit, implicit = choose_explicit(least), choose_implicit(n, least)
+    if least >= MANY_DIGITS:
+        implicit = choose_recorded(implicit)
+    if n == 0 or n > LARGEST or B * n * n > NUMBERS:
+        return explicit
+    return Pair(explicit, implicit, choose_recorded(implicit))
+
+
+class Judge:
+    """What is known of the samples of one solve, and what follows from it.
+
+    Parameters
+    ----------
+    problem : BatchProblem
+        The whole batch.
+    methods : tuple
+        The explicit and the implicit member.
+    rtol, atol : float or array of shape (B, n)
+        Tolerances.
+    jac : callable or array, optional
+        As for `BatchAlgebra`.
+    """
+
+    def __init__(
+        self, problem: BatchProblem, methods: tuple[Any, Any], rtol: Any, atol: Any, jac: Any
+    ) -> None:
+        # The detector stands above the solvers: it is fetched when a solve asks for it.
+        from ...stiffness.detect import StiffnessDetector
+
+        p = self.problem = problem
+        B, n = p.y0.shape
+        self.backend, self.methods, self.jac = p.backend, methods, jac
+        self.rtol, self.atol = (
+            np.broadcast_to(np.asarray(x if isinstance(x, float) else p.backend.numpy(x)), (B, n))
+            for x in (rtol, atol)
+        )
+        self.least = float(self.rtol.min())
+        self.detector = StiffnessDetector(methods[EXPLICIT])
+        self.limit = methods[EXPLICIT].real_stability_limit
+        self.orders = tuple(m.error_order or m.n_stages for m in methods)
+        columns = float(n) if jac is None else 1.0
+        self.cost = SMALL_CALLS * calls_of_step(methods[IMPLICIT], columns)
+        self.arrival = ARRIVAL * self.cost / methods[EXPLICIT].n_stages
+        """The price of `ARRIVAL`, in explicit steps."""
+        self.looks = max(LOOKS, round(min(self.arrival, 1000) / (RARELY * EVERY)))
+        """Looks in a row at explicit steps that must find them at the limit."""
+        self.njev = self.wasted = 0
+        self.steps = np.zeros(B, int)
+        """Accepted steps by the method in use."""
+        self.votes = np.zeros(B, int)
+        """Looks in a row that were for a change."""
+        self.resume = np.zeros(B, int)
+        """Steps before the next proof, or before the way back is looked at."""
+        self.pause = np.full((2, B), EVERY)
+        """How long it is, after the next proof that fails and after the next switch."""
+        self.last = np.full((2, B), math.inf)
+        """Step sizes at which the methods were left."""
+        self.evidence: list[list[Evidence]] = [[] for _ in range(B)]
+        self.switches: list[list[Switch]] = [[] for _ in range(B)]
+
+    def found(self) -> dict[str, Any]:
+        """Return what a solution tells of it."""
+        told: dict[str, list[list[Any]]] = {"stiffness": self.evidence, "switches": self.switches}
+        return {key: tuple(tuple(own) for own in samples) for key, samples in told.items()}
+
+    def leave_explicit(
+        self,
+        stages: ExplicitBatch,
+        samples: Any,
+        accept: Any,
+        step: tuple[Floats, Floats, Any, Any],
+    ) -> dict[int, float]:
+        """Look at a step of rows that go by the explicit method.
+
+        Parameters
+        ----------
+        stages : ExplicitBatch
+            Theirs, before they move on.
+        samples : array of int, shape (b,)
+            Whose the rows are.
+        accept : array of bool, shape (b,)
+            Which of them have made the step.
+        step : (t_new, h, y, y_new)
+            Its end, signed size, and states.
+
+        Returns
+        -------
+        dict
+            The samples that leave, and the sizes of their first steps.
+        """
+        t_new, h, y, y_new = step
+        with self.backend.no_grad():
+            near = np.abs(h) * stages.stage_ratio(t_new, h, y, y_new, self.scale(samples, y, y_new))
+        with np.errstate(invalid="ignore"):
+            suspected = accept & (near > NEAR * self.limit)
+        own = samples[accept]
+        self.votes[own] = np.where(suspected[accept], self.votes[own] + 1, 0)
+        ready = (self.votes[samples] >= self.looks) & (self.steps[samples] >= self.resume[samples])
+        saves = self._saves(samples, suspected, t_new, h)
+        cases = np.flatnonzero(suspected & ready & (saves > self.arrival))
+        if not len(cases) or self.wasted > WASTED * self.problem.nfev:
+            return {}
+        calls = self.problem.nfev
+        leaving = {}
+        try:
+            proofs = self._prove(stages, samples, cases, step)
+        except (ArithmeticError, ValueError):  # f may not bear what lies beside the path
+            proofs = [None] * len(cases)
+        for i, found in zip(cases, proofs, strict=True):
+            sample = int(samples[i])
+            first = None
+            if found is not None:
+                self.evidence[sample].append(found)
+                first = self._first_implicit(sample, found, float(saves[i]))
+            if first is None:
+                self.pause[EXPLICIT, sample] *= 2
+                self.resume[sample] = self.steps[sample] + self.pause[EXPLICIT, sample]
+            else:
+                leaving[sample] = first
+        if not leaving:
+            self.wasted += self.problem.nfev - calls
+        return leaving
+
+    def scale(self, samples: Any, y: Any, y_new: Any) -> Floats:
+        """Return the tolerances of a step."""
+        size = np.maximum(np.abs(self._host(y)), np.abs(self._host(y_new)))
+        tiny = self.backend.tiny(y)
+        scale: Floats = self.atol[samples] + self.rtol[samples] * size + tiny
+        return scale
+
+    def _host(self, x: Any) -> Any:
+        return self.backend.numpy(self.backend.detach(x))
+
+    def _prove(
+        self, stages: ExplicitBatch, samples: Any, cases: Any, step: tuple[Any, ...]
+    ) -> list[Evidence | None]:
+        """Find what limits the steps of some rows, by the Jacobian at their ends.
+
+        What `StiffnessDetector.prove` does: the difference is that the eigenvalues are those of the
+        matrix.
+        """
+        from ...stiffness.detect import slow_changes
+
+        t, h, y, y_new = step
+        p, backend, eps = stages.problem, self.backend, float(self.backend.xp.finfo(y.dtype).eps)
+        calls = p.nfev
+        with backend.no_grad():
+            ends = [(t - h, backend.detach(y), backend.copy(backend.detach(stages.f_0)))]
+            ends += [
+                (
+                    t,
+                    backend.detach(y_new),
+                    backend.copy(stages.outward(stages.slope_at_end(t, y_new))),
+                )
+            ]
+            f = backend.detach(ends[1][2])
+            linear = BatchAlgebra(p, self.jac)
+            J = self._host(linear.jacobian(t, ends[1][1], f))
+            self.njev += linear.njev
+            delta = np.where(h == 0, 1.0, eps**0.25 * h)  # of a row that rests, for no division
+            size = backend.real_like(delta[:, None], y)
+            second = [
+                self._host((p(p.time(at + delta), state + size * slope) - slope) / size)
+                for at, state, slope in ends
+            ]
+        products = p.nfev - calls
+        states = [self._host(y), self._host(y_new), self._host(ends[0][2]), self._host(f)]
+        scale, found = self.scale(samples, y, y_new), list[Any]()
+        for i in cases.tolist():
+            found.append(None)
+            mode = dominant(J[i])
+            if mode is None or not (np.isfinite(second[0][i]) & np.isfinite(second[1][i])).all():
+                continue
+            y_0, y_1, f_0, f_1 = (x[i] for x in states)
+            bend, size_i = second[1][i] - second[0][i], float(h[i])
+            slow = slow_changes(y_1, size_i, y_1 - y_0, f_1 - f_0, bend, mode, J[i].dot)
+            rise, turn = (math.sqrt(np.mean(np.abs(x / scale[i]) ** 2)) for x in slow)
+            found[-1] = self.detector.judge(float(t[i]), size_i, (rise, turn), mode, 0.0, products)
+        return found
+
+    def _saves(self, samples: Any, suspected: Any, t_new: Floats, h: Floats) -> Floats:
+        """Return how many steps of the batch rows save, at most, that leave the explicit method.
+
+        Those that remain to them, but for those that the batch makes all the same, for rows that
+        are not at the limit.
+        """
+        left = np.abs(self.problem.t1[samples] - t_new)
+        left = np.divide(left, np.abs(h), out=np.zeros_like(left), where=h != 0)
+        rest = float(left[~suspected].max(initial=0.0))
+        saves: Floats = CLEARLY * left - rest
+        return saves
+
+    def _first_implicit(self, sample: int, found: Evidence, saves: float) -> float | None:
+        """Return the size of the first implicit step; None where the explicit method stays."""
+        from ...stiffness.detect import Stiffness
+
+        if found.verdict is Stiffness.non_stiff:
+            return None
+        h = abs(found.h)
+        free = reach(min(found.accuracy_step, 100 * h), self.least, *self.orders)
+        now = self.methods[EXPLICIT].n_stages / h
+        steps = abs(float(self.problem.t1[sample]) - found.t) / free
+        if self.arrival * (1 + steps / ARRIVAL) > saves:
+            return None
+        why = (
+            f"hρ = {abs(found.eigenvalue) * h:.3g} is at the limit of "
+            f"{self.methods[EXPLICIT].name}; accuracy would allow a step of about "
+            f"{found.accuracy_step:.2g} instead of {h:.2g}, and {now * free / self.cost:.3g} times "
+            "fewer calls"
+        )
+        first = max(min(free / 4, float(self.last[IMPLICIT, sample])), h)
+        return self._go(sample, found.t, h, IMPLICIT, first, why)
+
+    def leave_implicit(
+        self, stages: LinearStages, samples: Any, accept: Any, step: tuple[Floats, Floats, Any, Any]
+    ) -> dict[int, float]:
+        """Look at a step of rows that go by the implicit method; see `leave_explicit`."""
+        t_new, h, *_ = step
+        rows = np.flatnonzero(accept & (self.steps[samples] >= self.resume[samples]))
+        if not len(rows):
+            return {}
+        own, size = samples[rows], np.abs(h[rows])
+        rho = radii(self._host(stages.J)[rows])
+        limit, s = 0.9 * self.limit, self.methods[EXPLICIT].n_stages
+        stable = np.divide(limit, rho, out=np.full_like(rho, math.inf), where=rho > 0)
+        stable = np.minimum(reach(size, self.least, *self.orders[::-1]), stable)
+        gain = (self.cost / size) / (s / stable)
+        self.votes[own] = np.where(gain * CLEARLY > 1, self.votes[own] + 1, 0)
+        leaving = {}
+        for i in np.flatnonzero(self.votes[own] >= LOOKS).tolist():
+            sample, first = int(own[i]), min(float(size[i]), float(stable[i]))
+            why = (
+                f"with ρ = {rho[i]:.3g} explicit steps of {first:.2g} cost {gain[i]:.3g} times "
+                "fewer calls"
+            )
+            at = float(t_new[rows[i]])
+            leaving[sample] = self._go(sample, at, float(size[i]), EXPLICIT, first, why)
+        return leaving
+
+    def _go(self, sample: int, t: float, h: float, to: int, first: float, why: str) -> float:
+        source, target = (self.methods[family].name for family in (1 - to, to))
+        self.switches[sample].append(Switch(t, source, target, why))
+        self.last[1 - to, sample] = h
+        # Who comes back is looked at later each time: two methods that cost the same are no reason
+        # to change for ever.
+        if len(self.switches[sample]) > LOOKS + 1:
+            self.pause[IMPLICIT, sample] = min(2 * self.pause[IMPLICIT, sample], 1000)
+        self.steps[sample] = self.votes[sample] = 0
+        self.resume[sample] = self.pause[IMPLICIT, sample] if to == IMPLICIT else 0
+        self.pause[EXPLICIT, sample] = EVERY
+        return first
+
+
+def dominant(J: Any) -> complex | None:
+    """Return the eigenvalue of a matrix that is largest by modulus; None where it is not found."""
+    if not np.isfinite(J).all():
+        return None
+    if len(J) <= DENSE:
+        values = np.linalg.eigvals(J)
+        return complex(values[np.argmax(np.abs(values))])
+    try:
+        return complex(spla.eigs(J, 1, v0=np.ones(len(J)), return_eigenvectors=False)[0])
+    except spla.ArpackError:
+        return None
+
+
+def radii(J: Any) -> Floats:
+    """Return the spectral radii of matrices, shape (b, n, n), or bounds of them."""
+    if J.shape[-1] > DENSE or not np.isfinite(J).all():
+        return np.asarray(np.abs(J).sum(2).max(1), dtype=np.float64)
+    return np.asarray(np.abs(np.linalg.eigvals(J)).max(1), dtype=np.float64)
