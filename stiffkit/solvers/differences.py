@@ -248,7 +248,7 @@ def time_derivative(
     precision cannot tell t from t + h, the result is zero.
     """
     backend = backend_of(y)
-    eps = float(backend.xp.finfo(y.dtype).eps)
+    eps = float(backend.xp.finfo(y.dtype).eps) if is_torch(y) else _units(y.dtype)[0]
     time = t + time_increment(t, h, eps)
     # f gets a tensor's times in the state's precision.
     given = (lambda s: float(backend.time(s, y))) if is_torch(y) else float

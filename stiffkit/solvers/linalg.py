@@ -210,9 +210,11 @@ class _Dense:
 
     def factorise(self, J: npt.NDArray[Any], c: Any, /) -> Solve:
         c = _scalar(c)
-        A = np.empty((self.n, self.n), _dtype(J.dtype, isinstance(c, complex)), order="F")
-        with np.errstate(all="ignore"):
-            np.multiply(J, -c, out=A)
+        if isinstance(c, complex):
+            with np.errstate(invalid="ignore"):  # of infinite J: told below
+                A = np.multiply(J, -c, order="F")
+        else:
+            A = np.multiply(J, -c, order="F")
         if self.full is None:
             A.T.reshape(-1)[:: self.n + 1] += self.diagonal
         else:
