@@ -21,6 +21,9 @@ numba = pytest.importorskip("numba")
 
 COMPILED = {f: sk.jit(f) for f in (pendulum, riccati, lotka_volterra)}
 
+# The first solve of a signature compiles its loop.
+pytestmark = pytest.mark.timeout(600)
+
 
 @sk.jit
 def lambda_cos(t, y):

@@ -10,6 +10,9 @@ from test_compiled_stiff import robertson
 import stiffkit as sk
 from stiffkit.solvers.linalg import Banded
 
+# The first solve of a signature compiles its loop.
+pytestmark = pytest.mark.timeout(600)
+
 numba = pytest.importorskip("numba")
 linear = __import__("stiffkit.solvers.compiled.linear", fromlist=["linear"])
 

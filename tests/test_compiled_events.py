@@ -9,6 +9,9 @@ from compiled_pair import Interpreted, both, loops, run
 import stiffkit as sk
 from stiffkit import Status
 
+# The first solve of a signature compiles its loop.
+pytestmark = pytest.mark.timeout(600)
+
 numba = pytest.importorskip("numba")
 
 

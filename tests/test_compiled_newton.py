@@ -9,6 +9,9 @@ import stiffkit as sk
 from stiffkit import Status
 from stiffkit.solvers.implicit import kvaerno3
 
+# The first solve of a signature compiles its loop.
+pytestmark = pytest.mark.timeout(600)
+
 numba = pytest.importorskip("numba")
 
 NEWTON = (

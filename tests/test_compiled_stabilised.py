@@ -8,6 +8,9 @@ import stiffkit as sk
 from stiffkit import Status
 from stiffkit.solvers.stabilised import STABILISED
 
+# The first solve of a signature compiles its loop.
+pytestmark = pytest.mark.timeout(600)
+
 numba = pytest.importorskip("numba")
 
 

@@ -7,6 +7,9 @@ from compiled_pair import Interpreted, both, loops
 import stiffkit as sk
 from stiffkit import Status
 
+# The first solve of a signature compiles its loop.
+pytestmark = pytest.mark.timeout(600)
+
 numba = pytest.importorskip("numba")
 
 ROSENBROCK = ("ros23", "rodas4", "rodas5p", "ros34pw2")
