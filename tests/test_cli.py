@@ -146,7 +146,10 @@ def test_images_go_on_where_a_run_stopped(tmp_path, monkeypatch):
     kept = {f.name: f.stat().st_mtime_ns for f in folder.glob("*.png")}
 
     monkeypatch.setattr(engine.Task, "draw", draw)
-    assert "4 samples drawn by this process, 4 were there" in invoke(*command, "--outdir", folder)
+    said = invoke(*command, "--outdir", folder)
+    assert "4 samples drawn by this process, 4 were there" in said
+    assert " calls of the network, " in said
+    assert " s each with all around them" in said
     for name, time in kept.items():
         assert (folder / name).stat().st_mtime_ns == time
     whole = tmp_path / "whole"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from contextlib import contextmanager
+import sys
+import time
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -212,13 +214,39 @@ def sample_command(
                 refused = str(error)
         rank.all_agree(refused)
         mine = sum(len(part) for part in batches[rank.index :: rank.size])
-        with _bar(mine, shown=rank.index == 0) as advance:
+        with _bar(mine, shown=rank.index == 0) as advance, _costs(task.net) as costs:
             drawn = run(
                 task, batches, sink, rank, lambda x: pixels_of(task.net, x, decoder), advance
             )
         if rank.index == 0:
             kept = "" if drawn == mine else f", {mine - drawn} were there"
             console.print(f"{outdir or npz}: {drawn} samples drawn by this process{kept}")
+            if costs:
+                console.print(", ".join(costs))
+
+
+@contextmanager
+def _costs(net: Any) -> Iterator[list[str]]:
+    """Yield a list that then has the network's calls, the time of each, and the peak of memory."""
+    costs: list[str] = []
+    calls, start = [0], time.perf_counter()
+
+    def count(*_: Any) -> None:
+        calls[0] += 1
+
+    hook = net.register_forward_pre_hook(count)
+    try:
+        yield costs
+    finally:
+        hook.remove()
+    if calls[0]:
+        each = (time.perf_counter() - start) / calls[0]
+        costs += [f"{calls[0]} calls of the network", f"{each:.3g} s each with all around them"]
+        with suppress(ImportError):  # there is none on Windows
+            import resource
+
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            costs.append(f"{peak / 2 ** (20 if sys.platform != 'darwin' else 30):.2f} GiB at most")
 
 
 @contextmanager
