@@ -58,6 +58,9 @@ MAX_NON_FINITE = 5
 class Run:
     """One solve in progress. All that the Solution needs is kept here, step by step."""
 
+    compiled = False
+    """Whether f is compiled."""
+
     def __init__(
         self,
         problem: Problem,
@@ -122,7 +125,9 @@ class Run:
         if self.auto:
             from .switch import Switcher
 
-            self.switcher = Switcher(p, dense=self.may_interpolate, options=self.stiff)
+            self.switcher = Switcher(
+                p, dense=self.may_interpolate, options=self.stiff, compiled=self.compiled
+            )
             self.stages, self.tableau = self.switcher.start(f_0), self.switcher.explicit
             self.watch()
         else:

@@ -3,13 +3,12 @@
 A family's cost is what it spends per unit of time: calls of f per step, Jacobians and
 factorisations counted as the calls that take as long, over the step that it could take. That step
 is bounded by accuracy for all of them, and by stability too for the explicit one; a stabilised
-method buys stability with √(hρ) stages.
+method buys stability with √(hρ) stages. No clock is asked: two runs switch at the same steps.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +65,10 @@ SMALL_CALLS = 3.0
 """An implicit step of a small tensor, or of a batch, takes so many times the time of its calls of
 f."""
 
-FLOPS = 2e9
-"""Operations per second of dense linear algebra: an order of magnitude is enough."""
+CALL, COMPILED_CALL, PER_COMPONENT = 20_000.0, 100.0, 20.0
+"""Operations of dense linear algebra that take as long as a call of f: of a Python function, of a
+compiled one, and for each component more. An order of magnitude is enough: only a factorisation of
+some hundred rows (compiled, some ten) weighs as much as the calls of a step."""
 
 
 def choose_explicit(rtol: float) -> ButcherTableau:
@@ -122,9 +123,13 @@ class Switcher:
         Whether interpolants will be asked for.
     options : mapping
         What `start_stiff` takes beside the method: Jacobians and the spectral radius.
+    compiled : bool
+        Whether f is compiled: factorisations cost more of its calls then.
     """
 
-    def __init__(self, problem: Problem, *, dense: bool, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, problem: Problem, *, dense: bool, options: Mapping[str, Any], compiled: bool = False
+    ) -> None:
         p = problem
         rtol = float(np.min(np.asarray(p.rtol)))
         self.problem, self.dense, self.options = p, dense, dict(options)
@@ -156,7 +161,8 @@ class Switcher:
         """hρ that explicit steps are taken to reach: less, once it was seen to cost accuracy."""
         self.patience = EVERY
         self.seen = 0
-        self.started = time.perf_counter()
+        self.implicit_cost = self._implicit_cost(COMPILED_CALL if compiled else CALL)
+        """Calls of f, or what takes as long, of one implicit step."""
 
     def _columns(self, *, structured: bool, operator: bool) -> float:
         """Return the calls of f that a Jacobian costs, roughly."""
@@ -172,17 +178,11 @@ class Switcher:
 
     # What it costs --------------------------------------------------------------------------------
 
-    def call_time(self, calls: int) -> float:
-        """Seconds per call of f so far, the loop's own work included."""
-        return (time.perf_counter() - self.started) / max(calls, 1)
-
-    def implicit_cost(self, calls: int) -> float:
-        """Return the calls of f, or what takes as long, of one implicit step."""
+    def _implicit_cost(self, call: float) -> float:
         n, stages = self.n, float(getattr(self.implicit, "n_stages", 3))
         dense = self.options.get("bandwidth") is None and self.options.get("jac_sparsity") is None
         work = (2 / 3 * n**3 + 2 * stages * n**2) if dense else 50.0 * stages * n
-        steps = calls_of_step(self.implicit, self.columns)
-        cost = steps + work / FLOPS / self.call_time(calls)
+        cost = calls_of_step(self.implicit, self.columns) + work / (call + PER_COMPONENT * n)
         return SMALL_CALLS * cost if self.torch else cost
 
     def reach(self, method: Any, h: float) -> float:
@@ -250,10 +250,9 @@ class Switcher:
         rho = abs(proof.eigenvalue)
         # The estimate of the accuracy step is of the order of magnitude only.
         reach = min(proof.accuracy_step, 100 * h)
-        calls = self._calls()
         costs = {"explicit": self.explicit.n_stages / h}
         if self.has_implicit:
-            costs["implicit"] = self.implicit_cost(calls) / self.reach(self.implicit, reach)
+            costs["implicit"] = self.implicit_cost / self.reach(self.implicit, reach)
         real = abs(proof.eigenvalue.imag) <= 0.1 * abs(proof.eigenvalue.real)
         if real and (self.trusted or not self.has_implicit):
             costs["stabilised"] = self.stabilised_rate(self.reach(self.stabilised, reach), rho)
@@ -315,7 +314,7 @@ class Switcher:
         t_go, calls_go = self.since
         spent = (calls - calls_go) / max(abs(t - t_go), 1e-300)
         broken = self.family == "stabilised" and spent > BROKEN * self.promise
-        if broken and self.has_implicit and spent > self.implicit_cost(calls) / h:
+        if broken and self.has_implicit and spent > self.implicit_cost / h:
             self.trusted = False
             why = f"it takes {spent / self.promise:.3g} times the calls that were promised"
             return self._go("implicit", t, y, h, h, why)
@@ -323,7 +322,7 @@ class Switcher:
         stable = min(self.reach(self.explicit, h), stable)
         costs = {"explicit": self.explicit.n_stages / stable}
         if self.has_implicit:
-            costs["implicit"] = self.implicit_cost(calls) / self.reach(self.implicit, h)
+            costs["implicit"] = self.implicit_cost / self.reach(self.implicit, h)
         if self.family == "stabilised":
             costs["stabilised"] = (1.0 + stages.s) / h
         best = min(costs, key=lambda family: costs[family])

@@ -54,6 +54,8 @@ class CompiledRun(Run):
         As for `Run`.
     """
 
+    compiled = True
+
     def __init__(
         self,
         f: Any,
