@@ -10,10 +10,9 @@ from stiff_problems import STIFF
 
 import stiffkit as sk
 from stiffkit import Status
+from stiffkit.solvers.switch import Switcher
 
 
-# A trial step of rkc2 may overflow within f, which warns as it would elsewhere; it is rejected.
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize("name", STIFF)
 @pytest.mark.parametrize("rtol", [1e-3, 1e-5, 1e-7])
 def test_the_stiff_set_at_little_more_than_the_best_members_cost(name, rtol):
@@ -54,10 +53,52 @@ def test_fast_modes_that_cost_accuracy_below_the_stability_limit_are_left_to_rad
     # The steps are far from the limit, so that no verdict of stiffness is reached; a trial is made.
     assert all(found.stability_ratio < 0.55 for found in runs["auto"].stiffness)
     assert [switch.target for switch in runs["auto"].switches] == ["radau9"]
-    assert "tried" in runs["auto"].switches[0].why
+    assert "tried" in runs["auto"].switches[0].why  # and its steps were the first to be kept
     calls = {method: run.stats["nfev"] for method, run in runs.items()}
     assert calls["auto"] < 0.5 * calls["vern7"]
     assert abs(runs["auto"].y[-1, 0] - math.cos(10.0)) < 10 * rtol
+
+
+def test_the_choice_does_not_depend_on_the_clock(monkeypatch):
+    import time
+
+    p, runs = STIFF["VDPOL"], []
+    ticks = iter(range(10**9))
+    for clock in (time.perf_counter, lambda: 1e3 * next(ticks)):
+        monkeypatch.setattr(time, "perf_counter", clock)
+        monkeypatch.setattr(time, "process_time", clock)
+        runs.append(sk.solve(p.f, (0.0, p.t_end), p.y0, rtol=1e-5, atol=1e-7))
+    assert len(runs[0].switches) > 2
+    assert runs[0].switches == runs[1].switches
+    assert runs[0].stats == runs[1].stats
+    np.testing.assert_array_equal(runs[0].y, runs[1].y)
+
+
+def test_what_factorisations_weigh_depends_on_what_a_call_of_f_costs():
+    from stiffkit.solvers.problem import make_problem
+
+    def algebra(n, *, compiled):
+        problem = make_problem(lambda t, y: -y, (0.0, 1.0), np.ones(n), (), 1e-6, 1e-9)
+        return Switcher(problem, dense=False, options={}, compiled=compiled).algebra
+
+    assert algebra(3, compiled=False) < 0.1
+    assert algebra(100, compiled=False) > 10 * algebra(10, compiled=False)
+    assert algebra(30, compiled=True) > 10 * algebra(30, compiled=False)
+
+
+def test_a_trial_that_fails_goes_back_and_its_steps_are_kept():
+    # Stiff for a few steps only: what the proof promises does not last.
+    def f(t, y):
+        return np.array([y[1], 5 * (1 - y[0] ** 2) * y[1] - y[0]])
+
+    solution = sk.solve(f, (0.0, 60.0), [2.0, 0.0], rtol=1e-3, atol=1e-5, log=True, dense=True)
+    ways = [(switch.target, "trial cost" in switch.why) for switch in solution.switches]
+    assert ("tsit5", True) in ways
+    assert solution.stats["accepted"] == len(solution.t) - 1
+    plain = sk.solve(f, (0.0, 60.0), [2.0, 0.0], "tsit5", rtol=1e-3, atol=1e-5)
+    assert solution.stats["nfev"] < 1.5 * plain.stats["nfev"]
+    tight = sk.solve(f, (0.0, 60.0), [2.0, 0.0], "vern7", rtol=1e-10, atol=1e-12, t_eval=[7.0])
+    assert np.abs(solution(7.0) - tight.y[0]).max() < 0.1
 
 
 def test_trials_are_counted():

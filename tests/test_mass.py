@@ -359,7 +359,7 @@ def test_auto_takes_an_implicit_method():
     p = DAE["CHEMAKZO"]
     options = {"mass": p.mass, "rtol": 1e-5, "atol": 1e-8}
     auto = sk.solve(p.f, (0.0, 0.5), p.y0, **options)
-    named = sk.solve(p.f, (0.0, 0.5), p.y0, "radau5", **options)
+    named = sk.solve(p.f, (0.0, 0.5), p.y0, "radau9", **options)
     np.testing.assert_array_equal(auto.y, named.y)
     f, M = conduction, _M
     products = sk.solve(f, (0.0, 0.1), np.sin(np.pi * _x), mass=M, **JACOBIANS["products"])

@@ -42,8 +42,9 @@ FAILED = {
 _STUCK = {Status.newton_failed, Status.max_steps, Status.step_too_small}
 """Ends that a wrong Jacobian may be the cause of."""
 
-FIRST_LOOK = 10
-"""Accepted steps before the first look for stiffness, with ``method="auto"``."""
+FIRST_LOOK, LOOKS = 3, 2
+"""With ``method="auto"``: accepted steps before the first look for stiffness, and suspicious looks
+in a row that make a case."""
 
 TRIAL = 0.05
 """Share of a solve's calls that may be spent to find what another method would have cost."""
@@ -158,9 +159,9 @@ class Run:
 
         self.detector = None
         if isinstance(self.tableau, ButcherTableau) and self.tableau.explicit:
-            # Where a switch is at stake an early look pays, though more of its proofs fail.
-            first = FIRST_LOOK if self.auto else None
-            self.detector = StiffnessDetector(self.tableau, first=first)
+            # Where a switch is at stake early looks pay, though more of the proofs fail.
+            early = {"first": FIRST_LOOK, "looks": LOOKS} if self.auto else {}
+            self.detector = StiffnessDetector(self.tableau, **early)
             self.detectors.append(self.detector)
         return self.detector
 
@@ -513,8 +514,6 @@ class Run:
         if self.switcher is not None:
             used = list(self.switcher.stages.values())
         first = self.nfev_first + sum(detector.nfev for detector in self.detectors)
-        if self.switcher is not None:
-            first += self.switcher.tried
         stats = {
             "nfev": first + sum(stages.nfev for stages in used),
             "accepted": self.accepted,

@@ -36,7 +36,7 @@ __all__ = [
     "reach",
 ]
 
-EVERY = 10
+EVERY = 5
 """Accepted steps of a stiff family between two looks at what the explicit one would cost."""
 
 CLEARLY = 0.7
@@ -49,17 +49,20 @@ reduced, or the spectrum is not as real as it looked."""
 LOOKS = 2
 """Looks in a row that must agree before a stiff family is left."""
 
-FAST = 0.05
+FAST = 0.3
 """hρ from which on a fast mode may be what makes the error."""
 
-TRIAL = 0.15
-"""Share of the calls so far that all trials of the implicit method together may cost."""
+TRIAL = 0.2
+"""Share of the calls so far that the trials of the implicit method that fail may cost together."""
+
+SHORTEST, LONGEST = 3, 12
+"""Steps of a trial: before it may win, and after which it has failed."""
 
 LARGEST = 500
 """Most components of a tensor for which a dense Jacobian is worth its memory."""
 
 FEW = 16
-"""Components up to which a tensor is not worth the many stages of a stabilised method."""
+"""Components up to which a Jacobian takes no more calls than a few stabilised steps."""
 
 SMALL_CALLS = 3.0
 """An implicit step of a small tensor, or of a batch, takes so many times the time of its calls of
@@ -80,12 +83,12 @@ def choose_implicit(n: int, rtol: float, *, operator: bool = False) -> Any:
     """Return the implicit or Rosenbrock method; `operator`: J is given by products.
 
     Rosenbrock methods need a Jacobian in every step, exact ones above all; Radau methods keep one
-    for as long as it serves. At rtol 1e-5 those of order 5 and 9 take about as many calls, below it
+    for as long as it serves. At rtol 5e-5 those of order 5 and 9 take about as many calls, below it
     radau9 takes fewer.
     """
     if n > 200 or operator:
         return METHODS["kencarp4"]
-    return METHODS["radau5" if rtol > 2e-6 else "radau9"]
+    return METHODS["radau5" if rtol > 2e-5 else "radau9"]
 
 
 def choose_recorded(implicit: Any) -> Any:
@@ -101,7 +104,8 @@ def calls_of_step(implicit: Any, columns: float) -> float:
     stages = float(getattr(implicit, "n_stages", 3))
     if implicit.name == "rodas5p":
         return stages + columns
-    return 2.5 * stages + 0.2 * columns
+    # Radau9's Newton iterations are the ones to fail for want of a new Jacobian.
+    return 2.5 * stages + (0.4 if implicit.name == "radau9" else 0.2) * columns
 
 
 def reach(h: Any, rtol: float, order: int, other: int) -> Any:
@@ -137,7 +141,7 @@ class Switcher:
         structured = any(options.get(key) is not None for key in ("jac_sparsity", "bandwidth"))
         operator = options.get("jvp") is not None
         self.explicit = choose_explicit(rtol)
-        self.stabilised: StabilisedMethod = METHODS["rkc2" if rtol >= 1e-5 else "rock4"]  # type: ignore[assignment]
+        self.stabilised: StabilisedMethod = METHODS["rkc2" if rtol > 2e-5 else "rock4"]  # type: ignore[assignment]
         self.implicit = choose_implicit(self.n, rtol, operator=operator)
         self.columns = self._columns(structured=structured, operator=operator)
         self.torch = is_torch(p.y0)
@@ -152,17 +156,27 @@ class Switcher:
         self.promise = math.inf
         self.since = problem.t0, 0
         # Where a factorisation costs next to nothing, order four is too low for many digits.
-        # Of a small tensor many calls of f take longer than a factorisation.
-        least = FEW if self.torch else 0
-        self.trusted = self.n > 100 or (rtol >= 1e-7 and self.n > least)
+        self.trusted = self.n > 100 or (rtol >= 1e-7 and self.n > FEW)
         """Whether the stabilised family is one to go to: so far it has kept its promises."""
-        self.steps = self.votes = self.tried = 0
+        self.steps = self.votes = 0
+        self.looked = 0, 0
+        """Steps of the family in use and calls of f at its last look."""
+        self.doubt = dict.fromkeys(("explicit", "stabilised", "implicit"), 1.0)
+        """How many times what it had promised each family has cost when it was last in use."""
+        self.case: tuple[float, float] | None = None
+        """hρ and the calls per unit of time of explicit steps that a trial may do better than."""
+        self.tried = 0
+        """Calls of trials that failed."""
+        self.trial = False
+        """Whether the steps being made are a trial's."""
         self.usable = 0.9 * self.explicit.real_stability_limit
         """hρ that explicit steps are taken to reach: less, once it was seen to cost accuracy."""
         self.patience = EVERY
         self.seen = 0
-        self.implicit_cost = self._implicit_cost(COMPILED_CALL if compiled else CALL)
-        """Calls of f, or what takes as long, of one implicit step."""
+        self.algebra = self._algebra(COMPILED_CALL if compiled else CALL)
+        """Calls of f that take as long as what else an implicit step does."""
+        self.weight = SMALL_CALLS if self.torch else 1.0
+        self.implicit_cost = self.in_calls(calls_of_step(self.implicit, self.columns))
 
     def _columns(self, *, structured: bool, operator: bool) -> float:
         """Return the calls of f that a Jacobian costs, roughly."""
@@ -178,12 +192,15 @@ class Switcher:
 
     # What it costs --------------------------------------------------------------------------------
 
-    def _implicit_cost(self, call: float) -> float:
+    def _algebra(self, call: float) -> float:
         n, stages = self.n, float(getattr(self.implicit, "n_stages", 3))
         dense = self.options.get("bandwidth") is None and self.options.get("jac_sparsity") is None
         work = (2 / 3 * n**3 + 2 * stages * n**2) if dense else 50.0 * stages * n
-        cost = calls_of_step(self.implicit, self.columns) + work / (call + PER_COMPONENT * n)
-        return SMALL_CALLS * cost if self.torch else cost
+        return work / (call + PER_COMPONENT * n)
+
+    def in_calls(self, calls: float) -> float:
+        """Return what an implicit step of so many calls of f costs, all its work included."""
+        return self.weight * (calls + self.algebra)
 
     def reach(self, method: Any, h: float) -> float:
         """Return the step that accuracy would allow `method`, given the present one's."""
@@ -225,6 +242,8 @@ class Switcher:
         self.steps += 1
         if self.family == "explicit":
             return None if detector is None else self._leave_explicit(t, y, h, detector)
+        if self.trial:
+            return self._judge_trial(t, y, h)
         if self.steps % EVERY or self.steps < self.patience:
             return None
         return self._leave_stiff(t, y, h)
@@ -242,9 +261,9 @@ class Switcher:
         from ..stiffness.detect import Stiffness
 
         if len(detector.evidence) == self.seen:
-            return None
+            return None if self.case is None else self._begin_trial(t, y, h)
         self.seen = len(detector.evidence)
-        proof = detector.evidence[-1]
+        proof, self.case = detector.evidence[-1], None
         if proof.verdict is Stiffness.non_stiff:
             return self._try_implicit(t, y, h, proof)
         rho = abs(proof.eigenvalue)
@@ -256,9 +275,10 @@ class Switcher:
         real = abs(proof.eigenvalue.imag) <= 0.1 * abs(proof.eigenvalue.real)
         if real and (self.trusted or not self.has_implicit):
             costs["stabilised"] = self.stabilised_rate(self.reach(self.stabilised, reach), rho)
+        costs = {family: cost * self.doubt[family] for family, cost in costs.items()}
         best = min(costs, key=lambda family: costs[family])
         if costs[best] > CLEARLY * costs["explicit"]:
-            return None
+            return self._try_implicit(t, y, h, proof)
         self.promise = costs[best]
         first = max(min(reach / 4, self.last_step.get(best, math.inf)), h)
         why = (
@@ -271,7 +291,7 @@ class Switcher:
     def _try_implicit(
         self, t: float, y: Array, h: float, proof: Evidence
     ) -> tuple[Any, float] | None:
-        """Try a few implicit steps where stability does not limit the explicit ones, but may.
+        """Try some implicit steps where the proof alone does not tell whether they would pay.
 
         For many digits the fast modes, kept alive by what each step leaves of them, make the error
         long before hρ comes near the limit; no estimate from the smooth path sees by how much.
@@ -279,31 +299,37 @@ class Switcher:
         mode = proof.eigenvalue
         fast = abs(proof.h * mode) > FAST and mode.real * proof.h < 0
         trusted = proof.residual <= 0.2 * abs(mode)
-        most = int((TRIAL * self._calls() - self.tried) / (9 + self.columns))
-        if not (
-            self.has_implicit and fast and trusted and proof.accuracy_step > 4 * h and most > 3
-        ):
+        if not (self.has_implicit and fast and trusted and proof.accuracy_step > 2 * h):
             return None
-        from .loop import trial
+        self.case = abs(proof.h * mode), self.explicit.n_stages / h
+        return self._begin_trial(t, y, h)
 
+    def _begin_trial(self, t: float, y: Array, h: float) -> tuple[Any, float] | None:
+        """Begin the trial that there is a case for, as soon as its calls are no great loss."""
+        least = SHORTEST * self.implicit_cost + self.columns
+        if self.case is None or TRIAL * self._calls() - self.tried < least:
+            return None
+        self.trial = True
         first = min(2 * h, abs(self.problem.t1 - t))
-        with self.problem.backend.no_grad():
-            run = trial(self.problem.at(t, y), self.implicit, min(most, 12), first, self.options)
-        self.tried += run.stats()["nfev"]
-        if run.accepted < 3:
+        why = f"hρ = {self.case[0]:.3g} may spoil accuracy: {self.implicit.name} is tried"
+        return self._go("implicit", t, y, h, first, why)
+
+    def _judge_trial(self, t: float, y: Array, h: float) -> tuple[Any, float] | None:
+        """Go on with the implicit family, or go back; a trial's steps are steps of the solve."""
+        assert self.case is not None
+        share, before = self.case
+        spent = self._calls() - self.since[1]
+        rate = self.in_calls(spent / self.steps) / h
+        if self.steps >= SHORTEST and rate <= CLEARLY * before:
+            self.trial, self.case = False, None
+            self.promise, self.usable = rate, min(share, self.usable)
             return None
-        size = abs(run.t_out[-1] - run.t_out[-2])
-        cost = run.stats()["nfev"] / (run.accepted + run.rejected)
-        rate, now = cost / size, self.explicit.n_stages / h
-        if rate > CLEARLY * now:
+        if self.steps < LONGEST and spent < TRIAL * self.since[1] - self.tried:
             return None
-        self.promise = rate
-        self.usable = abs(mode * proof.h)
-        why = (
-            f"hρ = {abs(mode * proof.h):.3g} spoils accuracy: tried, {self.implicit.name} makes "
-            f"steps of {size:.2g} instead of {h:.2g} for {now / rate:.3g} times fewer calls"
-        )
-        return self._go("implicit", t, y, h, size, why)
+        self.trial, self.case = False, None
+        self.tried += spent
+        why = f"the trial cost {rate / before:.3g} times as many calls"
+        return self._go("explicit", t, y, h, self.last_step["explicit"], why)
 
     def _leave_stiff(self, t: float, y: Array, h: float) -> tuple[Any, float] | None:
         stages = self.stages[self.family]
@@ -318,13 +344,18 @@ class Switcher:
             self.trusted = False
             why = f"it takes {spent / self.promise:.3g} times the calls that were promised"
             return self._go("implicit", t, y, h, h, why)
+        steps_looked, calls_looked = self.looked
+        per_step = (calls - calls_looked) / (self.steps - steps_looked)
+        self.looked = self.steps, calls
         stable = self.usable / rho if rho > 0 else math.inf
         stable = min(self.reach(self.explicit, h), stable)
         costs = {"explicit": self.explicit.n_stages / stable}
-        if self.has_implicit:
-            costs["implicit"] = self.implicit_cost / self.reach(self.implicit, h)
         if self.family == "stabilised":
             costs["stabilised"] = (1.0 + stages.s) / h
+            if self.has_implicit:
+                costs["implicit"] = self.implicit_cost / self.reach(self.implicit, h)
+        else:
+            costs["implicit"] = self.in_calls(per_step) / h
         best = min(costs, key=lambda family: costs[family])
         if best == self.family or costs[best] > CLEARLY * costs[self.family]:
             self.votes = 0
@@ -332,6 +363,7 @@ class Switcher:
         self.votes += 1
         if self.votes < LOOKS:
             return None
+        self.doubt[self.family] = max(1.0, spent / self.promise)
         first = min(h, stable) if best == "explicit" else h
         why = (
             f"with ρ = {rho:.3g} {best} steps of {first:.2g} cost "
@@ -355,7 +387,7 @@ class Switcher:
         return None
 
     def _calls(self) -> int:
-        return self.tried + sum(int(stages.nfev) for stages in self.stages.values())
+        return sum(int(stages.nfev) for stages in self.stages.values())
 
     def _go(
         self, family: str, t: float, y: Array, h: float, first: float, why: str
@@ -379,5 +411,6 @@ class Switcher:
         self.patience = min(2 * self.patience, 1000) if len(self.switches) > 3 else EVERY
         self.steps = self.votes = self.seen = 0
         self.since = t, self._calls()
+        self.looked = 0, self._calls()
         self.switches.append(Switch(float(t), source, self.method.name, why))
         return self.stages[family], first

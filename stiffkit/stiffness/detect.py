@@ -89,6 +89,11 @@ STAGE_RATIO = 0.7
 """Share of the real stability limit from which on the stage ratio is suspicious."""
 
 
+def calm_wait(steps: int, first: int, interval: int) -> int:
+    """Return the accepted steps to the next look where nothing is suspected after so many."""
+    return min(interval, max(first, steps // 4))
+
+
 def smooth_error(h: float, rise: float, turn: float, error_norm: float, order: int) -> float:
     """Error over tolerance that the smooth path explains."""
     # A path that turns faster than any method can follow must not overflow the power.
@@ -133,7 +138,8 @@ class StiffnessDetector:
     looks : int
         Suspicious looks in a row, at successive steps, that make a case.
     first : int, optional
-        Accepted steps before the first look; by default as many as between two.
+        Accepted steps before the first look, by default `interval`. From fewer the looks become
+        rarer with the steps made, until there are `interval` between two.
 
     Raises
     ------
@@ -193,7 +199,8 @@ class StiffnessDetector:
         self.nfev = self.steps = 0
         self._stiff_steps = self._entered = 0
         self.hits = self.misses = 0
-        self.wait = min(interval, first or interval)
+        self.first = min(interval, first or interval)
+        self.wait = self.first
         self.pause = self.resume = interval
         self.near = self.near_failed = 0.0
         self._h_seen = self._rate = 0.0
@@ -246,18 +253,23 @@ class StiffnessDetector:
         smooth = self._smooth_error(h, rise, turn)
         self.near, doubtful = signs(h, ratio, smooth, self.order, stage, self.limit)
         if not doubtful:
-            self.hits, self.wait, self._h_seen = 0, self.interval, 0.0
+            self.hits, self.wait, self._h_seen = 0, self.calm_wait, 0.0
             if self._rate * abs(h) < self.PROOF or self.accuracy_step < ROOM * abs(h):
                 self._relax()
             return False
         if self.rests:
-            self.hits, self.wait, self._h_seen = 0, self.interval, 0.0
+            self.hits, self.wait, self._h_seen = 0, self.calm_wait, 0.0
             return self._failed is not None
         self.hits += 1
         self.wait = 1
         # Steps that still grow fast follow a transient that dies out: no limit has been reached.
         grows, self._h_seen = abs(h) > GROWTH * self._h_seen > 0, abs(h)
         return self.hits >= self.looks and not grows
+
+    @property
+    def calm_wait(self) -> int:
+        """Accepted steps to the next look where nothing is suspected."""
+        return calm_wait(self.steps, self.first, self.interval)
 
     @property
     def rests(self) -> bool:
@@ -267,7 +279,7 @@ class StiffnessDetector:
     def pass_over(self, steps: int) -> None:
         """Count accepted steps whose looks found no `signs`, where nothing is suspected."""
         self.steps += steps
-        self.hits, self.wait = 0, self.interval
+        self.hits, self.wait = 0, self.calm_wait
 
     def _smooth_error(self, h: float, rise: float, turn: float) -> float:
         """Error over tolerance that the smooth path explains; sets `accuracy_step` by it."""
@@ -393,7 +405,7 @@ class StiffnessDetector:
 
     def _rest(self) -> None:
         """Let the next case wait, longer each time: a path may look stiff for long and not be."""
-        self.hits, self.wait = 0, self.interval
+        self.hits, self.wait = 0, self.calm_wait
         self.pause = min(2 * self.pause, self.LONGEST_PAUSE)
         self.resume, self.near_failed = self.steps + self.pause, self.near
         self._failed = None

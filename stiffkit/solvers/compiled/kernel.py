@@ -78,6 +78,7 @@ _TINY = np.finfo(np.float64).tiny
 
 _pid_rule = compiled(control.pid_rule)
 _hairer_combination = compiled(control.hairer_combination)
+_calm_wait = compiled(detect.calm_wait)
 _first_guess = compiled(control.first_guess)
 _first_size = compiled(control.first_size)
 
@@ -262,7 +263,8 @@ def _with_stamp(stamp):
                         s.pending = True
                         return LOOK
                     s.passed += s.wait
-                    s.wait = s.countdown = s.interval
+                    s.wait = _calm_wait(s.looked + s.passed, s.first_wait, s.interval)
+                    s.countdown = s.wait
             if not s.watched and happens(f, args, g, watch, m, keeps, s, w, h, records.path):
                 s.pending = s.watched = True
                 return EVENT

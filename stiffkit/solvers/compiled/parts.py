@@ -88,7 +88,8 @@ STATE = np.dtype(
         ("found", np.int64),  # events that wait for Python
         ("beyond", np.float64),
         # The detector's account, and what it looks at.
-        *((name, np.int64) for name in ("countdown", "wait", "interval", "passed", "nfev_look")),
+        *((name, np.int64) for name in ("countdown", "wait", "passed", "nfev_look")),
+        *((name, np.int64) for name in ("looked", "first_wait", "interval")),
         ("calm", np.bool_),
         *((name, np.float64) for name in ("rise", "turn", "stage")),
     ],

@@ -245,6 +245,7 @@ class _Stretches:
         s["first_jac"], s["age"] = True, getattr(self.method, "every", 0)
         if run.detector is not None:
             s["calm"], s["interval"] = True, run.detector.interval
+            s["first_wait"] = run.detector.first
             s["countdown"] = s["wait"] = run.detector.wait
 
     def take(self) -> None:
@@ -394,6 +395,7 @@ class _Stretches:
         if s["passed"]:
             detector.pass_over(int(s["passed"]))
         s["passed"] = s["nfev_look"] = 0
+        s["looked"] = detector.steps
 
     def _take_events(self) -> None:
         """Tell the finder of the events that the kernel has located."""
