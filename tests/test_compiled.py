@@ -342,7 +342,7 @@ class Halving:
 @pytest.mark.parametrize(
     "options",
     [
-        {"method": "auto"},
+        {"method": "auto", "jac": lambda t, y: np.eye(2)},
         {"method": "rodas5p", "jac_sparsity": np.ones((2, 2))},
         {"method": "rodas5p", "jac": lambda t, y: np.eye(2)},
         {"method": "rodas5p", "mass": np.ones(2)},

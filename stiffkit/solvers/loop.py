@@ -126,21 +126,19 @@ class Run:
         if self.auto:
             from .switch import Switcher
 
-            self.switcher = Switcher(
-                p, dense=self.may_interpolate, options=self.stiff, compiled=self.compiled
-            )
+            self.switcher = Switcher(p, self._make_stages, self.stiff, compiled=self.compiled)
             self.stages, self.tableau = self.switcher.start(f_0), self.switcher.explicit
             self.watch()
         else:
-            self.stages = self._make_stages(f_0)
+            self.stages = self._make_stages(p, self.tableau, f_0)
         return True
 
-    def _make_stages(self, f_0: Array) -> Any:
-        p = self.problem
-        if isinstance(self.tableau, ButcherTableau) and self.tableau.explicit:
+    def _make_stages(self, p: Problem, tableau: Any, f_0: Array) -> Any:
+        """Return a method's stages at the start of `p`, which may be on the way."""
+        if isinstance(tableau, ButcherTableau) and tableau.explicit:
             return make_stages(
                 p.f,
-                self.tableau,
+                tableau,
                 p.y0,
                 f_0,
                 p.backend,
@@ -150,7 +148,7 @@ class Run:
         # The rooms of the stiff methods are entered when a solve needs them.
         from .stiff import start_stiff
 
-        return start_stiff(p, self.tableau, f_0, fixed=self.steps.grid is not None, **self.stiff)
+        return start_stiff(p, tableau, f_0, fixed=self.steps.grid is not None, **self.stiff)
 
     def watch(self) -> StiffnessDetector | None:
         """Begin to look for stiffness, where the method is one to look at."""

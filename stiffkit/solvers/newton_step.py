@@ -81,6 +81,11 @@ class NewtonStages(StiffStages):
     def kappa(self, rtol: float) -> float:
         """Return how far an iteration may stop from its solution, but for rounding."""
 
+    def start(self, y: Array, f_0: Array) -> None:
+        """Get ready to step from y, given f_0 = f(t, y), whatever was before."""
+        super().start(y, f_0)
+        self.eta = 1.0
+
     def begin(self, y: Array, f_0: Array) -> None:
         """Forget the attempts before, and a Jacobian that has had its day."""
         super().begin(y, f_0)

@@ -86,8 +86,8 @@ def solve(
         every step after it; in all other cases at every call. A pair ``(f_explicit, f_implicit)``
         stands for their sum: the second, the stiff one, is treated implicitly, the first
         explicitly. Each of them is then checked at every call. With a function that numba has
-        compiled, such as `stiffkit.jit` returns, the whole loop is compiled, too, unless the method
-        is ``"auto"``: see `stiffkit.solvers.compiled`. Such a function may also be of the form
+        compiled, such as `stiffkit.jit` returns, the whole loop is compiled, too: see
+        `stiffkit.solvers.compiled`. Such a function may also be of the form
         ``f(t, y, dy, *args)``, with one argument more than `args` explains: it writes dy/dt to dy
         and returns nothing.
     t_span : (float, float)

@@ -9,7 +9,7 @@ method buys stability with √(hρ) stages. No clock is asked: two runs switch a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +20,6 @@ from .methods import METHODS
 from .problem import Problem
 from .solution import Switch
 from .stabilised import StabilisedMethod
-from .step import make_stages
-from .stiff import start_stiff
 from .tableau import ButcherTableau
 
 if TYPE_CHECKING:
@@ -123,20 +121,25 @@ class Switcher:
     ----------
     problem : Problem
         The problem.
-    dense : bool
-        Whether interpolants will be asked for.
+    make : callable
+        ``make(problem, method, f_0)`` returns a method's stages at the start of a problem.
     options : mapping
-        What `start_stiff` takes beside the method: Jacobians and the spectral radius.
+        What was said of Jacobians.
     compiled : bool
         Whether f is compiled: factorisations cost more of its calls then.
     """
 
     def __init__(
-        self, problem: Problem, *, dense: bool, options: Mapping[str, Any], compiled: bool = False
+        self,
+        problem: Problem,
+        make: Callable[[Problem, Any, Array], Any],
+        options: Mapping[str, Any],
+        *,
+        compiled: bool = False,
     ) -> None:
         p = problem
         rtol = float(np.min(np.asarray(p.rtol)))
-        self.problem, self.dense, self.options = p, dense, dict(options)
+        self.problem, self.make, self.options = p, make, dict(options)
         self.n = int(p.y0.shape[0])
         structured = any(options.get(key) is not None for key in ("jac_sparsity", "bandwidth"))
         operator = options.get("jvp") is not None
@@ -216,17 +219,37 @@ class Switcher:
 
     # The choice -----------------------------------------------------------------------------------
 
+    def members(self) -> list[Any]:
+        """Return the methods that there is a choice of."""
+        return [self.explicit, self.stabilised, *([self.implicit] if self.has_implicit else [])]
+
     def start(self, f_0: Array) -> Any:
         """Return the explicit family's stages at the start."""
         p = self.problem
         if p.backend.wants_grad(p.y0, f_0):
             self.implicit = choose_recorded(self.implicit)
-        stages = make_stages(p.f, self.explicit, p.y0, f_0, p.backend, dense=self.dense)
-        self.stages["explicit"] = stages
-        return stages
+        self.stages["explicit"] = self.make(p, self.explicit, f_0)
+        return self.stages["explicit"]
+
+    def due(self) -> int:
+        """Return the accepted steps to the next one that `consider` has to be asked after.
+
+        It has to be asked after the step of a new proof, too; 0 is for never else.
+        """
+        if self.trial:
+            return 1
+        if self.family == "explicit" and self.case is None:
+            return 0
+        least = 0 if self.family == "explicit" else self.patience
+        return max(self.steps // EVERY + 1, -(-least // EVERY)) * EVERY - self.steps
 
     def consider(
-        self, t: float, y: Array, h: float, detector: StiffnessDetector | None
+        self,
+        t: float,
+        y: Array,
+        h: float,
+        detector: StiffnessDetector | None,
+        made: int = 1,
     ) -> tuple[Any, float] | None:
         """Return the stages and the step size to go on with from (t, y), if that is another way.
 
@@ -238,8 +261,10 @@ class Switcher:
             Size of the step it would take.
         detector : StiffnessDetector, optional
             The explicit family's.
+        made : int
+            Accepted steps since it was asked last.
         """
-        self.steps += 1
+        self.steps += made
         if self.family == "explicit":
             return None if detector is None else self._leave_explicit(t, y, h, detector)
         if self.trial:
@@ -261,7 +286,7 @@ class Switcher:
         from ..stiffness.detect import Stiffness
 
         if len(detector.evidence) == self.seen:
-            return None if self.case is None else self._begin_trial(t, y, h)
+            return None if self.steps % EVERY else self._begin_trial(t, y, h)
         self.seen = len(detector.evidence)
         proof, self.case = detector.evidence[-1], None
         if proof.verdict is Stiffness.non_stiff:
@@ -404,8 +429,7 @@ class Switcher:
         if family in self.stages:
             self.stages[family].start(y, f_y)
         else:
-            here = p.at(t, y)
-            self.stages[family] = start_stiff(here, self.method, f_y, **self.options)
+            self.stages[family] = self.make(p.at(t, y), self.method, f_y)
         # Who comes back is looked at later each time: two families that cost the same are no
         # reason to change for ever.
         self.patience = min(2 * self.patience, 1000) if len(self.switches) > 3 else EVERY

@@ -4,7 +4,7 @@ It takes the steps that `stiffkit.solvers.loop.Run` takes, in the order in which
 What families of methods do of their own stands in the modules beside this one; the rules of control
 and of the detector's look are compiled from their one text. All that has to survive a pause is in
 the arguments: the kernel returns to Python when its room for records is full, when the detector has
-something to prove, and at the end.
+something to prove, after as many steps as the choice of the method waits for, and at the end.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from .parts import (
     ACCURACY,
     ASK,
     ATOL,
+    CONSIDER,
     DONE,
     END,
     ERR,
@@ -279,6 +280,9 @@ def _with_stamp(stamp):
             end_slope(m, f, args, s, w)
             for i in range(W.shape[1]):
                 W[K, i] = W[m.end, i]
+            s.due -= 1
+            if s.due == 0:
+                return CONSIDER
 
     return integrate
 

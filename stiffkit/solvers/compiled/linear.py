@@ -18,7 +18,7 @@ from ..linalg import Banded
 from .calls import compiled, inlined
 from .parts import ATOL, K, Y, Z, slope
 
-__all__ = ["Linear", "decompose", "jacobian", "linear", "solve"]
+__all__ = ["Linear", "decompose", "jacobian", "linear", "matrix", "solve"]
 
 _EPS = float(np.finfo(np.float64).eps)
 _LEAST = float(np.finfo(np.float64).tiny) / _EPS
@@ -95,6 +95,19 @@ def linear(n: int, dtype: Any, band: Any, J: Any, *, constant: bool) -> Linear:
         (ml, mu, skew),
         constant,
     )
+
+
+def matrix(a: Linear) -> Any:
+    """Return a copy of J, in the form that the interpreted loop keeps it in."""
+    ml, mu, skew = a.band
+    if not skew:
+        return a.J.copy()
+    n = len(a.J)
+    ab = np.zeros((ml + mu + 1, n), a.J.dtype)
+    for d in range(-ml, mu + 1):
+        inside = slice(max(0, -d), n - max(0, d))
+        ab[mu - d, max(0, d) : n + min(0, d)] = a.J[inside, ml + d]
+    return Banded(ab, ml, mu)
 
 
 @inlined

@@ -19,6 +19,7 @@ from .calls import OPTIONS, compiled, inlined
 __all__ = [
     "ASK",
     "AT_EVENT",
+    "CONSIDER",
     "DONE",
     "EVENT",
     "FAILED",
@@ -29,6 +30,7 @@ __all__ = [
     "PAUSE",
     "STABILITY",
     "STATE",
+    "SWITCH",
     "TOO_SMALL",
     "Work",
     "attempt",
@@ -47,13 +49,13 @@ __all__ = [
 
 LIMITS = (
     *("first_step", "max_step", "end", "accuracy", "non_finite", "singular", "stability"),
-    *("newton", "non_finite", "event"),
+    *("newton", "non_finite", "event", "switch"),
 )
-"""What set a step's size, by the number that the kernel logs; the last one Python does."""
+"""What set a step's size, by the number that the kernel logs; the last two Python does."""
 FIRST_STEP, MAX_STEP, END, ACCURACY, NON_FINITE, SINGULAR, STABILITY = range(7)
-NEWTON, F_NON_FINITE, AT_EVENT = range(7, len(LIMITS))
+NEWTON, F_NON_FINITE, AT_EVENT, SWITCH = range(7, len(LIMITS))
 
-DONE, PAUSE, LOOK, OUT_OF_STEPS, TOO_SMALL, NOT_FINITE, FAILED, EVENT = range(8)
+DONE, PAUSE, LOOK, OUT_OF_STEPS, TOO_SMALL, NOT_FINITE, FAILED, EVENT, CONSIDER = range(9)
 """Why the kernel returned."""
 ASK = -1
 """The same, and what an attempt returns that has to ask Python first: for `ask`."""
@@ -77,9 +79,11 @@ STATE = np.dtype(
         *((name, np.float64) for name in ("rate", "eta", "h_known", "h_made", "h_last")),
         *((name, np.bool_) for name in ("begun", "known", "exact", "careful")),
         *((name, np.int64) for name in ("iterations", "solved")),
-        # Of stabilised methods: the spectral radius, the steps accepted since, the row to learn.
+        # Of stabilised methods: the spectral radius, the steps accepted since, the row to learn,
+        # and that of the last attempt.
         ("rho", np.float64),
-        *((name, np.int64) for name in ("age", "ask")),
+        *((name, np.int64) for name in ("age", "ask", "degree")),
+        ("due", np.int64),  # accepted steps until Python is asked whether to change the method
         # Of failures: how many in a row, and what the last one proposes.
         ("failures", np.int64),
         *((name, np.float64) for name in ("longest",)),

@@ -78,8 +78,9 @@ def radau(stages: RadauStages, a: Linear) -> tuple[Radau, int, int]:
         np.vstack([stages.data.coefficients, stages.bubble.real, stages.e.real]),
         stages.tableau.c,
         stages.gamma,
-        stages.S,
-        stages.S_inv,
+        # One layout for all: the kernel is chosen by the type of the method, not of its arrays.
+        np.ascontiguousarray(stages.S),
+        np.ascontiguousarray(stages.S_inv),
         np.array(stages.eigenvalues),
         s,
         F - 1,

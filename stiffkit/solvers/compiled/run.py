@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from ..linalg import singular
 from ..loop import FAILED, Run
 from ..newton_step import F_NOT_FINITE, NO_CONVERGENCE, DirkStages, RadauStages
 from ..options import Progress
+from ..problem import Problem
 from ..rosenbrock import RosenbrockTableau
 from ..solution import Status
 from ..stabilised import SCHEMES, RadiusKeeper, StabilisedMethod, StabilisedStages
@@ -28,6 +30,9 @@ __all__ = ["CompiledRun"]
 _FIRST_ROOM, _MOST_ROOM = 1024, 16384
 _RECORDS = 2**22
 """Numbers that the records of one stretch may hold, about."""
+
+_CARRIED = ("t", "wall", "i_eval", "attempts_left", "non_finite", "refused", "beyond")
+"""What of the kernel's state is of the solve, and not of the method in use."""
 
 _LONGEST = 600
 """Components up to which the kernel's loops over them cost less than NumPy's calls. Those of
@@ -70,40 +75,53 @@ class CompiledRun(Run):
         self.unseen = bool(self.hooks.wanted or options["progress"])
         self.function: Function | None = None
         self.function_jac: Function | None = None
+        self.function_radius: Function | None = None
         self.watched: list[Function] = []
 
-    def _make_stages(self, f_0: Any) -> Any:
+    def _make_stages(self, p: Problem, tableau: Any, f_0: Any) -> Any:
+        if self.function is None and self.stages is None and self._fits(tableau):
+            self.function = rhs(self.f, p.y0.reshape(p.shape), self.args)
+        explicit = isinstance(tableau, ButcherTableau) and tableau.explicit
+        if explicit and self.function is not None:
+            return _Rows(tableau, f_0)
+        return super()._make_stages(p, tableau, f_0)
+
+    def _fits(self, tableau: Any) -> bool:
+        """Whether the kernel can take the solve's steps, by one method or by all of a choice."""
         p, steps = self.problem, self.steps
-        fits = (
+        y = p.y0.reshape(p.shape)
+        return (
             not self.unseen
             and steps.grid is None
             and steps.norm is None
             and type(steps.controller) is PIDController
             and self.hooks.on_attempt is None
             and p.split is None
-            and p.y0.dtype.char in "dD"
-            and p.y0.size > 0
+            and y.dtype.char in "dD"
+            and y.size > 0
             and p.shape != ()
+            and self._events_fit(y)
+            and all(
+                self._method_fits(method, y)
+                for method in ([tableau] if self.switcher is None else self.switcher.members())
+            )
         )
-        tableau, y = self.tableau, p.y0.reshape(p.shape)
-        fits = fits and self._events_fit(y)
-        if fits and isinstance(tableau, StabilisedMethod) and self._radius_fits(tableau, y):
-            self.function = rhs(self.f, y, self.args)
-        fits = fits and y.size <= _LONGEST
-        if fits and isinstance(tableau, ButcherTableau) and tableau.explicit:
-            self.function = rhs(self.f, y, self.args)
-            return super()._make_stages(f_0) if self.function is None else _Rows(tableau, f_0)
-        fits = fits and isinstance(tableau, RosenbrockTableau | ButcherTableau)
-        if fits and self._jacobian_fits(y):
-            self.function = rhs(self.f, y, self.args)
-        return super()._make_stages(f_0)
+
+    def _method_fits(self, method: Any, y: Any) -> bool:
+        if isinstance(method, StabilisedMethod):
+            return self._radius_fits(method, y)
+        if y.size > _LONGEST:
+            return False
+        if isinstance(method, ButcherTableau) and method.explicit:
+            return True
+        return isinstance(method, RosenbrockTableau | ButcherTableau) and self._jacobian_fits(y)
 
     def _jacobian_fits(self, y: Any) -> bool:
         """Whether the kernel makes J: dense or a band, by differences or a compiled function."""
         band = self.stiff.get("bandwidth")
         if min(y.size, y.size if band is None else sum(band) + 1) > _LARGEST:
             return False
-        others = (self.stiff[name] for name in self.stiff.keys() - {"jac", "bandwidth"})
+        others = (self.stiff[name] for name in self.stiff.keys() - {"jac", "bandwidth", "radius"})
         if any(value is not None for value in others):
             return False
         if is_jitted(self.jac):
@@ -124,15 +142,22 @@ class CompiledRun(Run):
     def _radius_fits(self, method: StabilisedMethod, y: Any) -> bool:
         """Whether the kernel finds the spectral radius itself: a number, or a compiled function."""
         if is_jitted(self.radius):
-            self.function_jac = given_number(self.radius, y, self.args)
-            return self.function_jac is not None and method.step in SCHEMES
+            self.function_radius = given_number(self.radius, y, self.args)
+            return self.function_radius is not None and method.step in SCHEMES
         return not callable(self.radius) and method.step in SCHEMES
 
     def _control_steps(self, bar: Progress) -> None:
         if self.function is None:
             super()._control_steps(bar)
-        else:
-            _Stretches(self, self.function).take()
+            return
+        stay = _Stretches(self, self.function)
+        change = stay.take()
+        while change is not None:
+            assert self.switcher is not None
+            (self.stages, h_abs), self.tableau = change, self.switcher.method
+            self.watch()
+            stay = _Stretches(self, self.function, stay, h_abs)
+            change = stay.take()
 
 
 def _functions(events: Any) -> list[Any]:
@@ -175,6 +200,14 @@ class _Rows:
         self.W[K] = f_0
         self.K = self.W[K:]
 
+    def start(self, y: Any, k_1: Any) -> None:  # noqa: ARG002
+        """Get ready to step from y, given k_1 = f(t, y)."""
+        self.K[0] = k_1
+
+    def get(self, i: int) -> Any:
+        """Return stage derivative i."""
+        return self.K[i]
+
     def slopes(self) -> Sequence[Any]:
         """Return the stage derivatives of the last attempt."""
         return list(self.K[: self.s])
@@ -185,7 +218,7 @@ def _stiff_method(run: CompiledRun) -> Any:
     p, stages, rooms = run.problem, run.stages, _rooms()
     source, band, J = stages.linear.source, run.stiff.get("bandwidth"), None
     if run.jac is not None:
-        J = source(p.t0, p.y0, stages.f_0)
+        J = source(run.t, run.y, stages.f_0)
     a = rooms.linear.linear(len(p.y0), p.y0.dtype, band, J, constant=source.constant)
     if isinstance(stages, DirkStages):
         return rooms.dirk.dirk(stages, a)
@@ -196,64 +229,113 @@ def _stiff_method(run: CompiledRun) -> Any:
 
 @final
 class _Stretches:
-    """The kernel's arguments, and what is done between its calls."""
+    """The kernel's arguments while one method is in use, and what is done between its calls.
 
-    def __init__(self, run: CompiledRun, f: Function) -> None:
+    Parameters
+    ----------
+    run : CompiledRun
+        The solve.
+    f : Function
+        Its right-hand side.
+    before : _Stretches, optional
+        Those of the method in use before this one.
+    h_abs : float
+        The first step to try; 0.0 to choose it.
+    """
+
+    def __init__(
+        self, run: CompiledRun, f: Function, before: _Stretches | None = None, h_abs: float = 0.0
+    ) -> None:
         p, steps, n, rooms = run.problem, run.steps, run.problem.y0.shape[0], _rooms()
-        self.run, self.f, self.jac, self.rooms = run, f, run.function_jac, rooms
+        self.run, self.f, self.rooms = run, f, rooms
         self.parts = parts = rooms.parts
         self.stages, self.n, self.dtype = run.stages, n, p.y0.dtype
-        self.method: Any
-        if isinstance(run.stages, _Rows):
-            self.method, W = rooms.explicit.explicit(run.tableau), run.stages.W
-            self.coefficients = len(run.tableau.bubble)
-        elif isinstance(run.stages, StabilisedStages):
-            stabilised = rooms.stabilised
-            self.method = stabilised.stabilised(run.tableau, run.stages.radius, run.radius)
-            W = np.zeros((stabilised.ROWS, n), self.dtype)
-            W[parts.K] = run.stages.f_0
-            self.coefficients = 2
-        else:
-            self.method, rows, self.coefficients = _stiff_method(run)
-            W = np.zeros((rows, n), self.dtype)
-            W[parts.K] = run.stages.f_0
-        R = np.empty((3, n))
-        W[parts.Y], R[parts.RTOL], R[parts.ATOL] = p.y0, p.rtol, p.atol
-        self.W, self.y, self.y_new = W, W[parts.Y], W[parts.Y_NEW]
-        self.work = parts.Work(W, W.reshape(-1, *p.shape), R)
-        self.t_eval = np.array(run.t_eval or (), dtype=float)
-        self.y_eval = np.empty((len(self.t_eval), n), self.dtype)
-        self.keeps_dense = run.segments is not None
-        self.watch: Any = None
+        self.t_0, self.y_0 = run.t, run.y
         self.last: Segment | None = None
-        if run.finder is not None:
-            addresses = [g.address for g in run.watched]
-            self.watch = rooms.events.watch(addresses, run.finder, p.y0)
+        self.keeps_dense = run.segments is not None
         self.keeps_steps = run.t_eval is None or self.keeps_dense
         self.keeps_log = run.hooks.rows is not None
+        self.chunks: list[tuple[Any, ...]] = []
+        self.records: Any = None
+        self.watch: Any = None
+        self.kept: dict[Any, _Stretches] = {}
+        """By method, the last ones that were: their arrays serve again, and what was learnt."""
+        self.state = np.zeros(1, parts.STATE)
+        self.s = s = self.state[0]
+        if before is None:
+            self.t_eval = np.array(run.t_eval or (), dtype=float)
+            self.y_eval = np.empty((len(self.t_eval), n), self.dtype)
+            if run.finder is not None:
+                addresses = [g.address for g in run.watched]
+                self.watch = rooms.events.watch(addresses, run.finder, p.y0)
+            s["t"], s["wall"], s["i_eval"] = p.t0, p.t1, run.i_eval
+            s["h_abs"], s["attempts_left"] = steps.first or 0.0, steps.max_steps
+        else:
+            self.t_eval, self.y_eval = before.t_eval, before.y_eval
+            self.watch, self.kept = before.watch, before.kept
+            for name in _CARRIED:
+                s[name] = before.s[name]
+            s["h_abs"], s["limit"] = h_abs, parts.SWITCH
+        self._set_method()
+        self.kept[run.tableau] = self
+        R = np.empty((3, n))
+        self.W[parts.Y], R[parts.RTOL], R[parts.ATOL] = run.y, p.rtol, p.atol
+        self.y, self.y_new = self.W[parts.Y], self.W[parts.Y_NEW]
+        self.work = parts.Work(self.W, self.W.reshape(-1, *p.shape), R)
         width = (
             n * (self.keeps_steps + self.coefficients * self.keeps_dense) + 5 * self.keeps_log + 1
         )
         self.most_room = max(1, min(_MOST_ROOM, _RECORDS // width))
-        self.chunks: list[tuple[Any, ...]] = []
-        self.records: Any = None
-        self.state = np.zeros(1, parts.STATE)
-        self.s = s = self.state[0]
-        s["t"], s["wall"], s["i_eval"] = p.t0, p.t1, run.i_eval
-        s["h_abs"], s["attempts_left"] = steps.first or 0.0, steps.max_steps
         s["r_1"], s["r_2"], s["f_1"], s["f_2"], s["rejected_last"] = steps.controller.init()
-        s["first_jac"], s["age"] = True, getattr(self.method, "every", 0)
+        s["age"] = getattr(self.method, "every", 0)
         if run.detector is not None:
             s["calm"], s["interval"] = True, run.detector.interval
             s["first_wait"] = run.detector.first
             s["countdown"] = s["wait"] = run.detector.wait
+        self.chooses = s["h_abs"] == 0.0
+        """Whether the kernel will choose the first step; its call of f is not the method's."""
+        self.made = self.due = 0
+        """Accepted steps since the switcher was asked, but for those that count down from `due`."""
+        self._ask_in(0 if run.switcher is None else run.switcher.due())
 
-    def take(self) -> None:
-        """Step until something ends the solve."""
+    def _set_method(self) -> None:
+        """Get the method as the kernel takes it, and its arrays, with f(t, y) in them."""
+        run, stages, parts = self.run, self.stages, self.parts
+        old, stabilised = self.kept.get(run.tableau), self.rooms.stabilised
+        self.jac: Function | None = None
+        self.method: Any
+        if isinstance(stages, _Rows):
+            self.method, self.W = self.rooms.explicit.explicit(run.tableau), stages.W
+            self.coefficients = len(run.tableau.bubble)
+            return
+        stays = isinstance(stages, StabilisedStages)
+        self.jac = run.function_radius if stays else run.function_jac
+        if old is not None:
+            self.method, self.W, self.coefficients = old.method, old.W, old.coefficients
+            for name in ("h_solved", "solved", "first_jac"):
+                self.s[name] = old.s[name]
+        else:
+            self.s["first_jac"] = True
+            if stays:
+                self.method = stabilised.stabilised(run.tableau, stages.radius, run.radius)
+                rows, self.coefficients = stabilised.ROWS, 2
+            else:
+                self.method, rows, self.coefficients = _stiff_method(run)
+            self.W = np.zeros((rows, self.n), self.dtype)
+        self.W[parts.K] = stages.get(0)
+
+    def take(self) -> tuple[Any, float] | None:
+        """Step until something ends the solve, or another method is to go on.
+
+        Returns
+        -------
+        (stages, float), optional
+            The other one's stages, and its first step.
+        """
         parts, run, room = self.parts, self.run, min(_FIRST_ROOM, self.most_room)
-        code = parts.PAUSE
+        code, change = parts.PAUSE, None
         try:
-            while code in (parts.PAUSE, parts.LOOK, parts.ASK, parts.EVENT):
+            while code in (parts.PAUSE, parts.LOOK, parts.ASK, parts.EVENT, parts.CONSIDER):
                 if code == parts.PAUSE:
                     if self.records is not None:
                         self._collect()
@@ -263,6 +345,10 @@ class _Stretches:
                     self._look()
                 elif code == parts.EVENT:
                     if self._ends_at_event():
+                        break
+                elif code == parts.CONSIDER:
+                    change = self._consider()
+                    if change is not None:
                         break
                 else:
                     self._answer()
@@ -291,6 +377,38 @@ class _Stretches:
                     parts.NEWTON: NO_CONVERGENCE,
                 }.get(limit_code) or singular(c if c.imag else c.real)
             run.end(FAILED[limit], f"{failed} after t = {run.t!r}, {failures} times in a row")
+        return change
+
+    def _ask_in(self, steps: int) -> None:
+        """Let the kernel return after so many accepted steps; 0 is for never."""
+        self.made += self.due - int(self.s["due"])
+        self.due = self.s["due"] = steps
+
+    def _consider(self) -> tuple[Any, float] | None:
+        """Ask the switcher whether to go on by another method, from where the solve is."""
+        run, s, stages = self.run, self.s, self.stages
+        assert run.switcher is not None
+        self._account()
+        self._show_stages()
+        if isinstance(stages, StabilisedStages):
+            stages.radius.value, stages.s = float(s["rho"]), stages.method.degrees[int(s["degree"])]
+        elif not isinstance(stages, _Rows):
+            stages.linear.J = self.rooms.linear.matrix(self.method.linear)
+        self._ask_in(0)
+        t, y, h_abs, made = float(s["t"]), self.y.copy(), float(s["h_abs"]), self.made
+        self.made = 0
+        change = run.switcher.consider(t, y, h_abs, run.detector, made)
+        if change is None:
+            self._ask_in(run.switcher.due())
+        return change
+
+    def _show_stages(self) -> None:
+        """Let the stages know the slope that the next step starts with."""
+        K = self.parts.K
+        if not isinstance(self.stages, _Rows):
+            self.stages.f_0 = self.W[K].copy()
+        if isinstance(self.stages, DirkStages):
+            self.stages.K_flat[:] = self.W[K:][: len(self.stages.K)]
 
     def _call(self) -> int:
         p, steps = self.run.problem, self.run.steps
@@ -326,14 +444,13 @@ class _Stretches:
         )
         self.s["room"] = room
 
-    def _collect(self) -> None:
-        """Move the records and counts of the last stretch to where the solution is made from."""
-        s, run = self.s, self.run
-        accepted, tried = int(s["accepted"]), int(s["tried"])
+    def _account(self) -> None:
+        """Move what was spent since the kernel was entered to the stages' account."""
+        s = self.s
         spent = {name: int(s[name]) for name in ("nfev", "nfev_jac", "nfev_time", "njev", "nlu")}
-        if not (tried or any(spent.values())):
-            return
-        run.accepted, run.rejected = run.accepted + accepted, run.rejected + int(s["rejected"])
+        if self.chooses and spent["nfev"]:
+            self.chooses, spent["nfev"] = False, spent["nfev"] - 1
+            self.run.nfev_first += 1
         if isinstance(self.stages, _Rows):
             self.stages.nfev += spent["nfev"]
         elif isinstance(self.stages, StabilisedStages):
@@ -346,7 +463,16 @@ class _Stretches:
             linear.source.nfev += spent["nfev_jac"]
             if not linear.source.constant:
                 linear.source.njev += spent["njev"]
-        for name in ("accepted", "rejected", "tried", *spent):
+        for name in spent:
+            s[name] = 0
+
+    def _collect(self) -> None:
+        """Move the records and counts of the last stretch to where the solution is made from."""
+        s, run = self.s, self.run
+        accepted, tried = int(s["accepted"]), int(s["tried"])
+        self._account()
+        run.accepted, run.rejected = run.accepted + accepted, run.rejected + int(s["rejected"])
+        for name in ("accepted", "rejected", "tried"):
             s[name] = 0
         if run.detector is not None:
             self._settle(run.detector)
@@ -362,12 +488,9 @@ class _Stretches:
     def _hand_over(self) -> None:
         """Give the run all that the solution is made from."""
         run, s = self.run, self.s
-        run.t, run.y = float(s["t"]), self.y
+        run.t, run.y = float(s["t"]), self.y.copy()
         self._take_events()
-        if not isinstance(self.stages, _Rows):
-            self.stages.f_0 = self.W[self.parts.K]
-        if isinstance(self.stages, DirkStages):
-            self.stages.K_flat[:] = self.W[self.parts.K :][: len(self.stages.K)]
+        self._show_stages()
         if run.t_eval is not None:
             first, last = run.i_eval, int(s["i_eval"])
             run.t_out += run.t_eval[first:last]
@@ -384,9 +507,10 @@ class _Stretches:
             run.t_out = np.concatenate([run.t_out, t])
             run.y_out.append(y.reshape(-1))
         if self.keeps_dense:
-            run.breaks += t.tolist()
-            y = np.vstack([run.problem.y0, y])
-            run.segments = _Segments(run.breaks, y, path[:, 1:], self.last)
+            times = t.tolist()
+            run.breaks += times
+            stay = _Segments([self.t_0, *times], np.vstack([self.y_0, y]), path[:, 1:], self.last)
+            run.segments = _Joined([*getattr(run.segments, "parts", ()), stay])
 
     def _settle(self, detector: Any) -> None:
         """Tell the detector of the looks that found no signs."""
@@ -467,6 +591,9 @@ class _Stretches:
             detector.examine(p.f, t_new, self.y_new, f_new, errs[0], h, changes)
         s["calm"] = detector.state.name == "non_stiff"
         s["countdown"] = s["wait"] = detector.wait
+        s["looked"] = detector.steps
+        if self.run.switcher is not None and len(detector.evidence) > self.run.switcher.seen:
+            self._ask_in(1)
 
 
 @final
@@ -496,3 +623,20 @@ class _Segments(Sequence[Segment]):
         if self.last is not None and i == len(self) - 1:
             return self.last
         return Segment(self.t[i], self.t[i + 1], self.y[i], self.y[i + 1], list(self.Q[i]))
+
+
+@final
+class _Joined(Sequence[Segment]):
+    """The segments of one stay after the other."""
+
+    def __init__(self, parts: list[_Segments]) -> None:
+        self.parts = parts
+        self.ends = np.cumsum([0, *map(len, parts)]).tolist()
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, i: Any) -> Any:
+        i = range(len(self))[i]
+        stay = bisect_right(self.ends, i) - 1
+        return self.parts[stay][i - self.ends[stay]]

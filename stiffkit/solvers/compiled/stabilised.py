@@ -273,6 +273,7 @@ def _attempt(m, f, jac, args, s, w, h):
             low = middle + 1
         else:
             high = middle
+    s.degree = low
     s.fresh = True  # a step was made from here: if there is another one, this was rejected
     _recur(m, low, f, args, s, w, h)
     if m.defect[low] > 0:
