@@ -64,6 +64,7 @@ bibtex_reference_style = "author_year"
 # The docstrings give the types, with shapes; signatures without them stay readable.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 default_role = "code"
 
