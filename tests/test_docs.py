@@ -11,7 +11,7 @@ from types import FunctionType
 import method_tables as tables
 import numpy as np
 import pytest
-from gallery_settings import ORDER
+from gallery_settings import ORDER, forget_stale
 from method_notes import NOTES
 from method_pages import ALL, bibliography, overview, page, toctree
 
@@ -241,3 +241,14 @@ def test_an_example_uses_public_names_only(path):
         if isinstance(node, ast.Attribute):
             assert not node.attr.startswith("_")
     assert ast.get_docstring(tree).split("\n")[1].startswith("====")
+
+
+def test_examples_run_again_when_the_package_changes(tmp_path):
+    package, gallery = tmp_path / "package", tmp_path / "gallery"
+    package.mkdir()
+    stamp = gallery / "robertson.py.md5"
+    for text, runs_again in (("h = 1", True), ("h = 1", False), ("h = 2", True)):
+        (package / "step.py").write_text(text, encoding="utf-8")
+        forget_stale(package, gallery)
+        assert stamp.exists() != runs_again
+        stamp.touch()
