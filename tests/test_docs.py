@@ -200,6 +200,28 @@ def test_tests_that_pages_name_exist():
         assert not test or f"\ndef {test}(" in text, f"{page_} names {file}::{test}"
 
 
+# Guides -------------------------------------------------------------------------------------------
+
+SNIPPETS = [
+    pytest.param(block, id=f"{path.stem}-{i}")
+    for path in PAGES
+    for i, block in enumerate(
+        re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+    )
+]
+
+
+@pytest.mark.parametrize("block", SNIPPETS)
+def test_what_a_snippet_imports_from_stiffkit_is_there(block):
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stiffkit"):
+            found = import_module(node.module)
+            assert all(hasattr(found, name.name) for name in node.names)
+        named = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if named and node.value.id == "sk":
+            assert hasattr(sk, node.attr)
+
+
 # Sources ------------------------------------------------------------------------------------------
 
 
