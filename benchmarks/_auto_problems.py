@@ -2,12 +2,10 @@
 
 References
 ----------
-W. H. Enright, T. E. Hull, B. Lindberg, Comparing numerical methods for stiff systems of ODEs, BIT
-15 (1975) 10-48, doi:10.1007/BF01932994: A1 to D5 of stiff DETEST. E. Hairer, G. Wanner, Solving
-Ordinary Differential Equations II, 2nd ed., Springer (1996), doi:10.1007/978-3-642-05221-7: the
-Brusselator with diffusion, CUSP. A. L. Hodgkin, A. F. Huxley, J. Physiol. 117 (1952) 500-544,
-doi:10.1113/jphysiol.1952.sp004764. M. B. Elowitz, S. Leibler, Nature 403 (2000) 335-338,
-doi:10.1038/35002125: the repressilator.
+A1 to D5 and E3 of stiff DETEST: Enright, Hull and Lindberg (1975). The Brusselator with diffusion
+and CUSP: E. Hairer, G. Wanner, Solving Ordinary Differential Equations II, 2nd ed., Springer
+(1996), doi:10.1007/978-3-642-05221-7. The squid's axon is Hodgkin and Huxley's (1952), the
+repressilator Elowitz and Leibler's (2000).
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ from ..solution import Status
 from ..stabilised import SCHEMES, RadiusKeeper, StabilisedMethod, StabilisedStages
 from ..tableau import ButcherTableau
 from .functions import Function, entry, given_jacobian, given_number, rhs
+from .segments import Joined, Segments
 
 __all__ = ["CompiledRun"]
 
@@ -509,8 +509,8 @@ class _Stretches:
         if self.keeps_dense:
             times = t.tolist()
             run.breaks += times
-            stay = _Segments([self.t_0, *times], np.vstack([self.y_0, y]), path[:, 1:], self.last)
-            run.segments = _Joined([*getattr(run.segments, "parts", ()), stay])
+            stay = Segments([self.t_0, *times], np.vstack([self.y_0, y]), path[:, 1:], self.last)
+            run.segments = Joined([*getattr(run.segments, "parts", ()), stay])
 
     def _settle(self, detector: Any) -> None:
         """Tell the detector of the looks that found no signs."""
@@ -594,49 +594,3 @@ class _Stretches:
         s["looked"] = detector.steps
         if self.run.switcher is not None and len(detector.evidence) > self.run.switcher.seen:
             self._ask_in(1)
-
-
-@final
-class _Segments(Sequence[Segment]):
-    """The segments of a solve, each made when it is asked for.
-
-    Parameters
-    ----------
-    t : list of float
-        The accepted times, the first one included.
-    y : ndarray of shape (N + 1, n)
-        The states there.
-    Q : ndarray of shape (N, m, n)
-        Coefficients of each step's polynomial.
-    last : Segment, optional
-        The last one where an event cut its step.
-    """
-
-    def __init__(self, t: list[float], y: Any, Q: Any, last: Segment | None) -> None:
-        self.t, self.y, self.Q, self.last = t, y, Q, last
-
-    def __len__(self) -> int:
-        return len(self.Q)
-
-    def __getitem__(self, i: Any) -> Any:
-        i = range(len(self))[i]
-        if self.last is not None and i == len(self) - 1:
-            return self.last
-        return Segment(self.t[i], self.t[i + 1], self.y[i], self.y[i + 1], list(self.Q[i]))
-
-
-@final
-class _Joined(Sequence[Segment]):
-    """The segments of one stay after the other."""
-
-    def __init__(self, parts: list[_Segments]) -> None:
-        self.parts = parts
-        self.ends = np.cumsum([0, *map(len, parts)]).tolist()
-
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    def __getitem__(self, i: Any) -> Any:
-        i = range(len(self))[i]
-        stay = bisect_right(self.ends, i) - 1
-        return self.parts[stay][i - self.ends[stay]]
