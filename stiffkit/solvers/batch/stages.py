@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 
 from ..._array import Array, to_numpy
+from ..jacobian import increment, row_norm
 from ..solution import Status
 from ..stabilised import StabilisedMethod
 from ..step import combine
@@ -244,45 +245,36 @@ class ExplicitBatch(BatchStages):
         if self.tableau.probe is None or not self.tableau.fsal:
             return np.zeros_like(h)
         backend = self.backend
-        change, bend = self._probe(h, y, y_new)
+        change, bend = (self.inward(x) for x in self._probe(h, y, y_new, self.K[self.slot]))
         scalar = [backend.host((change * x).sum(1)) for x in (bend, change)]
         good = scalar[1] > 0
         shrunk: Floats = -h * np.divide(scalar[0], scalar[1], out=np.zeros_like(h), where=good)
         return shrunk
 
-    def _probe(self, h: Floats, y: Array, y_new: Array) -> tuple[Array, Array]:
-        """Return how states and slopes of the last stage and of the probe differ."""
+    def _probe(self, h: Floats, y: Array, y_new: Array, f_new: Array) -> tuple[Array, Array]:
+        """Return how states and slopes of the step's end and of the probe differ."""
         i, outer = self.tableau.probe, self.outer
         with outer.no_grad():
             z = y + outer.real_like(h[:, None], y) * self.outward(self._weigh(i))
-            change = self.inward(outer.detach(y_new - z))
-            return change, self.backend.detach(self.K[self.s - 1] - self.K[i])
+            bend = self.outward(f_new - self.K[i])
+            return outer.detach(y_new - z), outer.detach(bend)
 
-    def stage_ratio(
-        self, t_new: Floats, h: Floats, y: Array, y_new: Array, scale: Floats
-    ) -> Floats:
-        """Return ‖Δf‖ / ‖Δy‖ of two states at the end of the last attempt, in units of `scale`.
+    def same_time(self, t: Floats, h: Floats, y: Array, y_new: Array) -> tuple[Array, Array]:
+        """Return how two states at the end of the last attempt differ, and how their slopes do.
 
         Of a method without a probe the second state is off by the error estimate, made small, and
         costs a call of f.
         """
-        numpy, outer = self.outer.numpy, self.outer
-        if self.tableau.probe is not None and self.tableau.fsal:
-            change, bend = (self.backend.numpy(x) for x in self._probe(h, y, y_new))
-        else:
-            with outer.no_grad():
-                end, err = outer.detach(y_new), outer.detach(self.errors()[0])
-                f_new = self.backend.numpy(self.slope_at_end(t_new, y_new)).copy()
-                size, length = (numpy(outer.row_norm(x)) for x in (err, end))
-                eps = float(outer.xp.finfo(y.dtype).eps)
-                small = eps**0.5 * np.where(length > 0, length, 1.0)
-                share = np.divide(small, size, out=np.zeros_like(size), where=size > 0)
-                moved = end + outer.real_like(share[:, None], y) * err
-                bend = numpy(self.problem(self.problem.time(t_new), moved)) - f_new
-                change = numpy(moved - end)
-        above, below = (np.square(np.abs(x / scale)).sum(1) for x in (bend, change))
-        ratio: Floats = np.sqrt(np.divide(above, below, out=np.zeros(len(h)), where=below > 0))
-        return ratio
+        f_new, outer = self.slope_at_end(t, y_new), self.outer
+        if self.tableau.probe is not None:
+            return self._probe(h, y, y_new, f_new)
+        with outer.no_grad():
+            end, f_new = outer.detach(y_new), outer.detach(outer.copy(self.outward(f_new)))
+            err = outer.detach(self.errors()[0])
+            size, eps = row_norm(err, outer.xp), float(outer.xp.finfo(y.dtype).eps)
+            share = increment(end, eps**0.5) / outer.xp.where(size > 0, size, 1.0 + 0.0 * size)
+            change = share * err
+            return change, self.problem(self.problem.time(t), end + change) - f_new
 
     def f_end(self, t: Floats, y: Array) -> Array:
         """Return f at the end: the last stage of an FSAL method."""
