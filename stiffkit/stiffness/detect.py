@@ -18,7 +18,7 @@ stability if hλ lies beyond 62 % of the method's limit along its own direction 
 plane, where the smooth path would allow twice the step. It is told without the mode, by 1 − D/λ,
 D = d/dt along the solution, for two more calls of f. A case that fails makes the next one wait
 longer; meanwhile a look spends one call of f on the mode that was found, and the case is reopened
-when that comes near the limit.
+when that comes near the limit. All calls that lead nowhere have a budget: `trigger.Budget`.
 
 References
 ----------

@@ -20,10 +20,10 @@ GROWTH = 1.1
 STAGE_RATIO = 0.7
 """Share of the real stability limit from which on the stage ratio is suspicious."""
 
-
-QUIET = 0.2
+QUIET = 0.5
 """Share of that limit below which an error that the path does not explain is no fast mode's, where
-the stage ratio is that of the error estimate itself. A mode at the limit would make it 0.54."""
+the stage ratio is that of the error estimate itself. The path explains less than an eighth, so that
+a mode which a proof would accept, at 0.62 of the limit, makes it 0.54 or more."""
 
 
 def smooth_error(h: Any, rise: Any, turn: Any, error_norm: float, order: int) -> Any:

@@ -168,8 +168,10 @@ class Judge:
         """
         t_new, h, y, y_new = step
         with self.backend.no_grad():
-            own = (x if isinstance(x, float) else x[samples] for x in self.tolerances)
-            looked = ExplicitStep(stages, t_new, h, y, y_new, *own)
+            rtol, atol = (x if isinstance(x, float) else x[samples] for x in self.tolerances)
+            size = self.backend.xp.maximum(abs(y), abs(y_new))
+            scale = size * rtol + (atol + self.backend.tiny(y))
+            looked = ExplicitStep(stages, None, t_new, h, y, y_new, scale)
             near = np.abs(h) * looked.stage_ratio()
         with np.errstate(invalid="ignore"):
             suspected = accept & (near > NEAR * self.limit)

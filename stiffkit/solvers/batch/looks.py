@@ -23,57 +23,57 @@ class ExplicitStep:
     Parameters
     ----------
     stages : ExplicitBatch
-        Theirs, before they move on; f at the ends of the step is known to them.
+        Those of the whole step, before it moves on; f at its ends is known to them.
+    rows : array of int, shape (r,), or None
+        Which of the step's rows are looked at; by default all.
     t, h : array, shape (b,)
         Ends and signed sizes.
     y, y_new : array, shape (b, n)
         States at both ends. Of a row that rests or was rejected nothing is to be asked.
-    rtol, atol : float or array of shape (b, n)
-        Tolerances of these rows.
+    scale : array, shape (b, n)
+        Tolerances of the step.
     """
 
     def __init__(
         self,
         stages: ExplicitBatch,
+        rows: Any,
         t: Floats,
         h: Floats,
         y: Array,
         y_new: Array,
-        rtol: Any,
-        atol: Any,
+        scale: Array,
     ) -> None:
         backend = self.backend = stages.outer
-        self.stages, self.t, self.h = stages, t, h
-        self.y, self.y_new = backend.detach(y), backend.detach(y_new)
-        self.f_new = backend.detach(stages.outward(stages.slope_at_end(t, y_new)))
-        size = backend.xp.maximum(abs(self.y), abs(self.y_new))
-        self.scale = size * rtol + (atol + backend.tiny(y))
+        self.stages, self.places = stages, np.arange(len(t)) if rows is None else rows
+        self.rows, self.ends, self.sizes, self.y_new = rows, t, h, backend.detach(y_new)
+        f_new = stages.outward(stages.slope_at_end(t, y_new))
+        given = (y, y_new, f_new, stages.f_0, scale)
+        self.y, self.y_end, self.f_new, f_0, self.scale = (self._own(x) for x in given)
+        self.t, self.h = t[self.places], h[self.places]
+        self.rise, self.turn = self.y_end - self.y, self.f_new - f_0
 
-    def norm(self, x: Array, rows: Any = None) -> Floats:
+    def _own(self, x: Array) -> Array:
+        x = self.backend.detach(x)
+        return x if self.rows is None else self.backend.take(x, self.rows, 0)
+
+    def norm(self, x: Array, scale: Array = None) -> Floats:
         """Return the rms of rows in units of the tolerance."""
         backend = self.backend
-        scale = self.scale if rows is None else backend.take(self.scale, rows, 0)
-        rms: Floats = backend.host(backend.row_norm(x / scale)) / max(x.shape[1], 1) ** 0.5
+        rms: Floats = backend.host(backend.row_norm(x / (self.scale if scale is None else scale)))
+        rms /= max(x.shape[1], 1) ** 0.5
         return rms
-
-    @property
-    def rise(self) -> Array:
-        """Changes of the state."""
-        return self.y_new - self.y
-
-    @property
-    def turn(self) -> Array:
-        """Changes of the slope."""
-        return self.f_new - self.backend.detach(self.stages.f_0)
 
     def stage_ratio(self) -> Floats:
         """Return ‖Δf‖ / ‖Δy‖ of two states at the end of the step, in units of the tolerance."""
-        change, bend = self.stages.same_time(self.t, self.h, self.y, self.y_new)
-        above, below = self.norm(bend), self.norm(change)
-        return np.divide(above, below, out=np.zeros(len(below)), where=below > 0)
+        given = self.ends, self.sizes, self.y_new, self.rows
+        change, bend = self.stages.same_time(*given)
+        above, below = self.norm(bend), self.norm(change) * np.abs(self.h)
+        ratio: Floats = np.divide(above, below, out=np.zeros(len(below)), where=below > 0)
+        return ratio
 
     def prove(self, rows: Any, *, apart: bool) -> tuple[list[Mode | None], int]:
-        """Find the modes of some rows, and how many calls of f that has cost; see `proof.prove`.
+        """Find the modes of some of these rows, as `proof.prove`, and count the calls of f.
 
         `apart` says whether f takes some of the rows alone.
         """
@@ -85,7 +85,7 @@ class ExplicitStep:
         return found, self.stages.problem.nfev - calls
 
     def rates_along(self, rows: Any, directions: Array, *, apart: bool) -> Floats:
-        """Return ‖J v‖ / ‖v‖ of a direction in each of some rows; NaN where f is not finite."""
+        """Return ‖J v‖ / ‖v‖ of a direction in some of these rows; NaN where f is not finite."""
         from ...stiffness.proof import rates_along
 
         lost = np.zeros(len(rows), bool)
@@ -97,10 +97,11 @@ class ExplicitStep:
         from ...stiffness.proof import StepRows
 
         backend = self.backend
-        err = backend.detach(self.stages.errors()[0])
-        arrays = (self.y_new, self.f_new, self.rise, self.turn, err)
-        y, f_new, rise, turn, err = (backend.take(x, rows, 0) for x in arrays)
-        call = self._alone(rows) if apart else self._among_all(rows)
+        err = self._own(self.stages.errors()[0])
+        arrays = (self.y_end, self.f_new, self.rise, self.turn, err, self.scale)
+        y, f_new, rise, turn, err, scale = (backend.take(x, rows, 0) for x in arrays)
+        places = self.places[rows]
+        call = self._alone(places) if apart else self._among_all(places)
 
         def f(t: Floats, state: Array) -> Array:
             value = call(t, state)
@@ -111,7 +112,7 @@ class ExplicitStep:
             return backend.xp.where(backend.mask(bad[:, None], value), f_new, value)
 
         def norm(x: Array) -> Floats:
-            return self.norm(x, rows)
+            return self.norm(x, scale)
 
         return StepRows(f, self.t[rows], self.h[rows], y, f_new, rise, turn, err, norm)
 
@@ -123,7 +124,7 @@ class ExplicitStep:
         problem, backend = self.stages.problem, self.backend
 
         def f(t: Floats, y: Array) -> Array:
-            times, states = self.t.copy(), backend.copy(self.y_new)
+            times, states = self.ends.copy(), backend.copy(self.y_new)
             times[rows] = t
             states[backend.index(rows, states)] = y
             return backend.take(problem.lasting(problem.time(times), states), rows, 0)

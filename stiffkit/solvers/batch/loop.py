@@ -258,7 +258,7 @@ class BatchRun:
                 y_new = stages.attempt(t, np.where(accept, h, 0.0), y)
             t_end = t_new if all_accepted else np.where(accept, t_new, t)
             if self.watch is not None and not self.watch.waits():
-                self._look(self.watch, accept, t_end, h, ratio, y_new)
+                self._look(self.watch, accept, (t_end, h, y_new), ratio, ratio_of)
             if self._accept(accept, t, t_end, y, y_new, bar):
                 return
             if switching is not None and switching.leaving:
@@ -267,21 +267,28 @@ class BatchRun:
                 control.forget(~np.isnan(first))
 
     def _look(
-        self, watch: Watch, accept: Any, t_end: Floats, h: Floats, ratio: Floats, y_new: Array
+        self,
+        watch: Watch,
+        accept: Any,
+        step: tuple[Floats, Floats, Array],
+        ratio: Floats,
+        ratio_of: BatchErrorRatio,
     ) -> None:
-        """Show the watch a step of the batch."""
+        """Show the watch a step of the batch: its ends, its sizes, and the states at its ends."""
         stages, index, backend = self.stages, self.rows.index, self.backend
         rows = watch.rows_due(index, accept, self.rows.running)
         if not len(rows):
             return
         assert isinstance(stages, ExplicitBatch)
+        t_end, h, y_new = step
         if not accept.all():
             y_new = backend.xp.where(backend.mask(accept[:, None], y_new), y_new, self.y)
         stages.slope_at_end(t_end, y_new)  # the next step starts with it: autograd included
-        tolerances = [x if isinstance(x, float) else x[index] for x in (self.rtol, self.atol)]
         with backend.no_grad():
-            step = ExplicitStep(stages, t_end, h, self.y, y_new, *tolerances)
-            watch.look(step, rows, index, ratio, self.accepted, apart=self._takes)
+            some = rows if len(rows) < len(index) else None
+            scale = ratio_of.outward(ratio_of.scale)
+            seen = ExplicitStep(stages, some, t_end, h, self.y, y_new, scale)
+            watch.look(seen, index[rows], ratio[rows], self.accepted, apart=self._takes)
 
     def _switch(self, stages: SwitchingBatch) -> Floats:
         """Let rows go on by another method; return their first steps, NaN of the others."""

@@ -25,6 +25,7 @@ from .problem import BatchProblem, Floats
 
 if TYPE_CHECKING:
     from ...stiffness.detect import StiffnessDetector
+    from ...stiffness.proof import Mode
     from .loop import BatchRun
 
 __all__ = ["Watch", "is_watched"]
@@ -73,10 +74,10 @@ class Watch:
         """The detector of all samples that were never suspected."""
         self.detectors: dict[int, StiffnessDetector] = {}
         """Those of the others."""
-        self.known = np.zeros(problem.size, bool)
-        """Which samples have one."""
-        self.seen = np.zeros(problem.size, int)
-        """Accepted steps of each sample up to the last look at it."""
+        self.quiet = np.zeros(problem.size, bool)
+        """Whose last look found no signs: nothing but that is noted of it."""
+        self.stands = np.zeros(problem.size, bool)
+        """Of which samples a verdict stands; each look at them is noted."""
         self.due = np.full(problem.size, INTERVAL)
         """The step of the batch from which on each sample is to be looked at."""
         self.made, self.next = 0, INTERVAL
@@ -99,53 +100,58 @@ class Watch:
     def look(
         self,
         step: ExplicitStep,
-        rows: Any,
-        index: Any,
+        samples: Any,
         ratio: Floats,
         taken: Any,
         *,
         apart: Callable[[Any], bool],
     ) -> None:
-        """Look at some rows of a step of the batch.
+        """Look at rows that have accepted a step of the batch.
 
         Parameters
         ----------
         step : ExplicitStep
-            The step.
-        rows : array of int
-            Which rows; all have accepted it.
-        index : array of int, shape (b,)
-            Whose the rows are.
-        ratio : array, shape (b,)
+            The step of these rows.
+        samples : array of int, shape (r,)
+            Whose they are.
+        ratio : array, shape (r,)
             Error estimate over tolerance.
         taken : array of int, shape (B,)
             Steps that each sample has accepted, without this one.
         apart : callable
-            Tells whether f takes some rows alone.
+            Tells whether f takes some rows of the batch alone.
         """
         from ...stiffness.trigger import signs, smooth_error
 
-        calm, samples = self.calm, index[rows]
+        calm = self.calm
         if self.made % INTERVAL:
             self.budget.spent += self.budget.look
-        passed = taken[samples] + 1 - self.seen[samples]
-        self.seen[samples] += passed
-        self.due[samples] = self._after(INTERVAL)
-        h = step.h[rows]
-        measures = ratio, step.norm(step.rise), step.norm(step.turn), step.stage_ratio()
-        ratio, rise, turn, stage = (x[rows] for x in measures)
+        h, rise, turn = step.h, step.norm(step.rise), step.norm(step.turn)
+        stage = step.stage_ratio()
         with np.errstate(all="ignore"):
             smooth = smooth_error(h, rise, turn, calm.error_norm, calm.order)
             near = signs(h, ratio, smooth, calm.order, stage, calm.limit, calm.least)
+        asked = near[1] | self.stands[samples]
+        self.due[samples] = self._after(INTERVAL)
+        self.quiet[samples] |= ~asked
+        rows = np.flatnonzero(asked).tolist()
         cases = []
-        for k in np.flatnonzero(near[1] | self.known[samples]).tolist():
-            detector = self._detector(int(samples[k]), int(self.seen[samples[k]] - passed[k]))
+        for k in rows:
+            sample = int(samples[k])
+            if sample not in self.detectors:
+                self.detectors[sample] = self.make()
+            detector = self.detectors[sample]
+            if self.quiet[sample]:
+                detector.pass_over(0)
+            passed = int(taken[sample]) + 1 - detector.steps
             measured = (float(x[k]) for x in (h, ratio, rise, turn, stage))
-            if detector.suspicious(*measured, steps=int(passed[k])):  # type: ignore[misc, arg-type]
+            if detector.suspicious(*measured, steps=passed):  # type: ignore[misc, arg-type]
                 cases.append(k)
-        self._examine(step, rows, samples, cases, apart=apart)
-        for sample in samples[self.known[samples]].tolist():
-            self.due[sample] = self._after(self.detectors[sample].wait)
+        self._examine(step, samples, cases, apart=apart)
+        for sample in samples[rows].tolist():
+            detector = self.detectors[sample]
+            self.due[sample], self.quiet[sample] = self._after(detector.wait), False
+            self.stands[sample] = detector.state is not type(detector.state).non_stiff
         self.next = min(self.next, int(self.due[samples].min()))
 
     def _after(self, wait: int) -> int:
@@ -155,17 +161,9 @@ class Watch:
             return self.made + PACE
         return max((self.made + wait) // INTERVAL, self.made // INTERVAL + 1) * INTERVAL
 
-    def _detector(self, sample: int, steps: int) -> StiffnessDetector:
-        if not self.known[sample]:
-            self.known[sample] = True
-            self.detectors[sample] = self.make()
-            self.detectors[sample].steps = steps
-        return self.detectors[sample]
-
     def _examine(
         self,
         step: ExplicitStep,
-        rows: Any,
         samples: Any,
         cases: list[int],
         *,
@@ -180,21 +178,25 @@ class Watch:
             return
         problem = step.stages.problem
         before, led = problem.nfev, False
+        found: list[Mode | None] = []
+        calls = 0
         try:
             if resting:
+                some = np.array(resting)
                 directions = step.backend.xp.stack([modes[k] for k in resting])
-                rates = step.rates_along(rows[resting], directions, apart=apart(rows[resting]))
+                rates = step.rates_along(some, directions, apart=apart(step.places[some]))
                 for k, rate in zip(resting, rates.tolist(), strict=True):
-                    detectors[k].reopen(float(step.h[rows[k]]), rate)
-            found, calls = step.prove(rows[fresh], apart=apart(rows[fresh])) if fresh else ([], 0)
+                    detectors[k].reopen(float(step.h[k]), rate)
+            if fresh:
+                some = np.array(fresh)
+                found, calls = step.prove(some, apart=apart(step.places[some]))
         except Exception:  # f was asked where the solve did not ask it
             for detector in detectors.values():
                 detector.rest(problem.nfev - before)
             fresh, found = [], []
         for k, mode in zip(fresh, found, strict=True):
-            i, detector = int(rows[k]), detectors[k]
-            end = float(step.t[i]), float(step.h[i]), step.y_new[i]
-            proof = detector.conclude(*end, mode, calls)
+            end = float(step.t[k]), float(step.h[k]), step.y_end[k]
+            proof = detectors[k].conclude(*end, mode, calls)
             led = led or (proof is not None and proof.verdict is not type(proof.verdict).non_stiff)
         if not led:
             self.budget.spent += problem.nfev - before
@@ -203,11 +205,8 @@ class Watch:
 
     def evidence(self) -> tuple[tuple[Any, ...], ...]:
         """Return the proofs of each sample."""
-        none: tuple[Any, ...] = ()
-        return tuple(
-            tuple(self.detectors[i].evidence) if known else none
-            for i, known in enumerate(self.known.tolist())
-        )
+        of = self.detectors
+        return tuple(tuple(of[i].evidence) if i in of else () for i in range(self.problem.size))
 
     def summaries(self, run: BatchRun) -> dict[int, str]:
         """Say of each sample that was limited by stability what was found, and what would do."""
@@ -221,7 +220,9 @@ class Watch:
             of = f" ({k} of {B} samples)"
             told[i] = detector.summary(tried.get(i, ""), auto=self.auto, of=of) or ""
         first = min(limited, key=lambda i: limited[i].evidence[0].t * self.problem.direction)
-        _LOGGER.info("%d of %d samples were limited by stability; sample %d: %s", k, B, first, told[first])
+        _LOGGER.info(
+            "%d of %d samples were limited by stability; sample %d: %s", k, B, first, told[first]
+        )
         return told
 
     def _try_others(self, run: BatchRun, limited: dict[int, StiffnessDetector]) -> dict[int, str]:
