@@ -68,8 +68,15 @@ class Mode(NamedTuple):
     """Norms of the changes of y and y' over the step without the mode."""
 
 
-def prove(step: StepRows) -> list[Mode | None]:
+def prove(step: StepRows, least: float = NOTHING) -> list[Mode | None]:
     """Find the mode of each row; None where the error estimate is rich in no fast one.
+
+    Parameters
+    ----------
+    step : StepRows
+        The steps.
+    least : float
+        h ‖J err‖ / ‖err‖ from which on the error is one of a fast mode.
 
     Raises
     ------
@@ -77,7 +84,7 @@ def prove(step: StepRows) -> list[Mode | None]:
         If f beside the path is not finite.
     """
     operator = _operator(step)
-    values, vectors, residuals, fast = _dominant(step, operator)
+    values, vectors, residuals, fast = _dominant(step, operator, least)
     if not fast.any():
         return [None] * len(fast)
     before = step._replace(t=step.t - step.h, y=step.y - step.rise, f_new=step.f_new - step.turn)
@@ -104,7 +111,7 @@ def _operator(step: StepRows) -> JacobianOperator:
 
 
 def _dominant(
-    step: StepRows, operator: JacobianOperator
+    step: StepRows, operator: JacobianOperator, least: float
 ) -> tuple[NumpyArray, NumpyArray, NumpyArray, NumpyArray]:
     """Return Ritz values, vectors and residuals of the rows, and which errors are of fast modes."""
     xp, err = operator.backend.xp, step.err
@@ -119,7 +126,7 @@ def _dominant(
     for m in range(1, krylov.k + 1):
         krylov.extend(m)
         if m == 1:
-            left = fast = np.abs(step.h) * _growth(step, krylov) >= NOTHING
+            left = fast = np.abs(step.h) * _growth(step, krylov) >= least
         if m > 1 or krylov.k == 1:
             found, weights, missing = krylov.dominant()
             values[left], residuals[left] = found[left], missing[left]

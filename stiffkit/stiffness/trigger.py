@@ -9,7 +9,7 @@ from typing import Any
 
 from ..solvers.tableau import ButcherTableau
 
-__all__ = ["GROWTH", "ROOM", "Budget", "least_share", "signs", "smooth_error"]
+__all__ = ["GROWTH", "ROOM", "SLOW", "Budget", "least_share", "signs", "smooth_error"]
 
 ROOM = 2.0
 """Accuracy would have to allow so many times the step for stability to be what limits it."""
@@ -24,6 +24,9 @@ QUIET = 0.5
 """Share of that limit below which an error that the path does not explain is no fast mode's, where
 the stage ratio is that of the error estimate itself. The path explains less than an eighth, so that
 a mode which a proof would accept, at 0.62 of the limit, makes it 0.54 or more."""
+
+SLOW = 0.25
+"""The same for a proof that seeks nothing but a limited step; the error may be of several modes."""
 
 
 def smooth_error(h: Any, rise: Any, turn: Any, error_norm: float, order: int) -> Any:

@@ -49,26 +49,31 @@ class ExplicitStep:
         self.rows, self.ends, self.sizes, self.y_new = rows, t, h, backend.detach(y_new)
         f_new = stages.outward(stages.slope_at_end(t, y_new))
         given = (y, y_new, f_new, stages.f_0, scale)
-        self.y, self.y_end, self.f_new, f_0, self.scale = (self._own(x) for x in given)
+        self.y, self.y_end, self.f_new, self.f_0, self.scale = (self._own(x) for x in given)
         self.t, self.h = t[self.places], h[self.places]
-        self.rise, self.turn = self.y_end - self.y, self.f_new - f_0
 
     def _own(self, x: Array) -> Array:
         x = self.backend.detach(x)
         return x if self.rows is None else self.backend.take(x, self.rows, 0)
 
-    def norm(self, x: Array, scale: Array = None) -> Floats:
-        """Return the rms of rows in units of the tolerance."""
-        backend = self.backend
-        rms: Floats = backend.host(backend.row_norm(x / (self.scale if scale is None else scale)))
-        rms /= max(x.shape[1], 1) ** 0.5
+    def changes(self) -> tuple[Floats, Floats]:
+        """Return how much the state and the slope change: rms in units of the tolerance."""
+        return self._norm_of_own(self.y_end - self.y), self._norm_of_own(self.f_new - self.f_0)
+
+    def _norm_of_own(self, x: Array) -> Floats:
+        """Return the rms of rows in units of the tolerance; x is used up."""
+        x /= self.scale
+        return self._rms(x)
+
+    def _rms(self, x: Array) -> Floats:
+        rms: Floats = self.backend.host(self.backend.row_norm(x)) / max(x.shape[1], 1) ** 0.5
         return rms
 
     def stage_ratio(self) -> Floats:
         """Return ‖Δf‖ / ‖Δy‖ of two states at the end of the step, in units of the tolerance."""
         given = self.ends, self.sizes, self.y_new, self.rows
         change, bend = self.stages.same_time(*given)
-        above, below = self.norm(bend), self.norm(change) * np.abs(self.h)
+        above, below = self._norm_of_own(bend), self._norm_of_own(change) * np.abs(self.h)
         ratio: Floats = np.divide(above, below, out=np.zeros(len(below)), where=below > 0)
         return ratio
 
@@ -78,9 +83,11 @@ class ExplicitStep:
         `apart` says whether f takes some of the rows alone.
         """
         from ...stiffness.proof import prove
+        from ...stiffness.trigger import SLOW
 
+        least = SLOW * self.stages.tableau.real_stability_limit
         calls, lost = self.stages.problem.nfev, np.zeros(len(rows), bool)
-        modes = prove(self._rows(rows, lost, apart=apart))
+        modes = prove(self._rows(rows, lost, apart=apart), least)
         found = [None if bad else mode for mode, bad in zip(modes, lost, strict=True)]
         return found, self.stages.problem.nfev - calls
 
@@ -98,8 +105,8 @@ class ExplicitStep:
 
         backend = self.backend
         err = self._own(self.stages.errors()[0])
-        arrays = (self.y_end, self.f_new, self.rise, self.turn, err, self.scale)
-        y, f_new, rise, turn, err, scale = (backend.take(x, rows, 0) for x in arrays)
+        arrays = (self.y_end, self.y, self.f_new, self.f_0, err, self.scale)
+        y, y_0, f_new, f_0, err, scale = (backend.take(x, rows, 0) for x in arrays)
         places = self.places[rows]
         call = self._alone(places) if apart else self._among_all(places)
 
@@ -112,9 +119,9 @@ class ExplicitStep:
             return backend.xp.where(backend.mask(bad[:, None], value), f_new, value)
 
         def norm(x: Array) -> Floats:
-            return self.norm(x, scale)
+            return self._rms(x / scale)
 
-        return StepRows(f, self.t[rows], self.h[rows], y, f_new, rise, turn, err, norm)
+        return StepRows(f, self.t[rows], self.h[rows], y, f_new, y - y_0, f_new - f_0, err, norm)
 
     def _alone(self, rows: Any) -> Callable[[Floats, Array], Array]:
         part = self.stages.problem.take(rows)

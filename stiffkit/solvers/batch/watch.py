@@ -125,9 +125,8 @@ class Watch:
 
         calm = self.calm
         if self.made % INTERVAL:
-            self.budget.spent += self.budget.look
-        h, rise, turn = step.h, step.norm(step.rise), step.norm(step.turn)
-        stage = step.stage_ratio()
+            self.budget.spent += 1  # it takes as long as a call of f, if it makes none
+        h, (rise, turn), stage = step.h, step.changes(), step.stage_ratio()
         with np.errstate(all="ignore"):
             smooth = smooth_error(h, rise, turn, calm.error_norm, calm.order)
             near = signs(h, ratio, smooth, calm.order, stage, calm.limit, calm.least)
@@ -156,8 +155,7 @@ class Watch:
 
     def _after(self, wait: int) -> int:
         """Return the step of the batch at which a row is looked at next that waits for so many."""
-        late = self.budget.look and self.budget.overdrawn(self.made)
-        if wait < INTERVAL and not late:
+        if wait < INTERVAL and not self.budget.overdrawn(self.made):
             return self.made + PACE
         return max((self.made + wait) // INTERVAL, self.made // INTERVAL + 1) * INTERVAL
 
