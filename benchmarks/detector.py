@@ -19,13 +19,14 @@ With ``--overhead`` the CPU time of solves that watch is compared with that of s
 on a ring of 100 weakly coupled pendulums, where nothing is ever suspected (the free trigger), and
 on the small problems above at rtol 1e-6, proofs and the trial of another method included.
 
-With ``--batches`` it prints the share of the CPU time of a batch of 256 such rings that goes to looks
-and proofs, and the calls that they make.
+With ``--batches`` it prints the share of the CPU time of a batch of 256 such rings that goes to
+looks and proofs, and the calls that they make.
 
 With ``--trials`` it prints what the message of each classic stiff solve says of another method at
 rtol 1e-4, stopped after 4000 attempts, and how many calls of f the proofs took.
 
-    python benchmarks/detector.py [--json FILE] [--methods dopri5 tsit5 ...] [--overhead | --batches | --trials]
+    python benchmarks/detector.py [--json FILE] [--methods dopri5 tsit5 ...]
+                                  [--overhead | --batches | --trials]
 """
 
 from __future__ import annotations
