@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...stiffness import detect
+from ...stiffness import trigger
 from ..tableau import ButcherTableau
 from .calls import compiled, inlined, part_of
 from .parts import (
@@ -33,8 +33,8 @@ __all__ = ["Explicit", "explicit"]
 
 _EPS = np.finfo(np.float64).eps
 
-_smooth_error = compiled(detect.smooth_error)
-_signs = compiled(detect.signs)
+_smooth_error = compiled(trigger.smooth_error)
+_signs = compiled(trigger.signs)
 
 
 class Explicit(NamedTuple):
@@ -55,6 +55,7 @@ class Explicit(NamedTuple):
     """Stage, or -1."""
     error_norm: float
     limit: float
+    least: float
 
 
 @lru_cache(maxsize=64)
@@ -78,6 +79,7 @@ def explicit(tableau: ButcherTableau) -> Explicit:
         -1 if tableau.probe is None else int(tableau.probe),
         float(quality.A_hat),
         float(tableau.real_stability_limit),
+        trigger.least_share(tableau),
     )
 
 
@@ -170,9 +172,10 @@ def _look(m, f, args, s, w, h):
                 W[Z, i] = W[Y_NEW, i] + radius / size * W[ERR, i]
             s.nfev_look += 1
             slope(f, s.t_new, w, spare, args)
-            above = 0.0
+            above = below = 0.0
             for i in range(n):
-                above += square(W[spare, i] - W[m.end, i])
-            s.stage = math.sqrt(above) / radius
+                above += square((W[spare, i] - W[m.end, i]) / scale[i])
+                below += square(radius / size * W[ERR, i] / scale[i])
+            s.stage = math.sqrt(above / below) if below > 0 else 0.0
     smooth = _smooth_error(h, s.rise, s.turn, m.error_norm, m.order)
-    return _signs(h, s.ratio, smooth, m.order, s.stage, m.limit)[1]
+    return _signs(h, s.ratio, smooth, m.order, s.stage, m.limit, m.least)[1]

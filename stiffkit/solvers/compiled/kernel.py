@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from ...stiffness import detect, power, radius
+from ...stiffness import power, radius, trigger
 from .. import control, dense, differences, loop, newton_step, step, stiff_limit, stiff_step
 from .. import events as event_rules
 from .. import stabilised as stabilised_methods
@@ -283,7 +283,7 @@ def _with_stamp(stamp):
 
 # numba looks at this file alone to tell whether its cache is stale: the stamp is of the others.
 _SOURCES = (
-    *(control, dense, detect, differences, event_rules, loop, newton_step, power, radius, step),
+    *(control, dense, differences, event_rules, loop, newton_step, power, radius, step, trigger),
     *(stiff_limit, stiff_step, stabilised_methods),
     *(calls, dirk, events, explicit, interior, linear, newton, parts, radau, rosenbrock),
     stabilised,
