@@ -185,7 +185,10 @@ def _call(f: Any, t: float, w: Work, row: int, args: Any) -> None:
     raise NotImplementedError
 
 
-@overload(_call, jit_options={**OPTIONS, "forceinline": True})
+_FORM: Any = {**OPTIONS, "forceinline": True}
+
+
+@overload(_call, jit_options=_FORM)
 def _of_form(f, t, w, row, args):
     if f.signature.return_type == types.none:
 
