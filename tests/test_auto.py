@@ -189,3 +189,18 @@ def test_a_grid_or_a_guide_stays_with_the_explicit_method():
     solution = sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], grid=10)
     plain = sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], "tsit5", grid=10)
     np.testing.assert_array_equal(solution.y, plain.y)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_evidence_is_finite_where_the_path_is_straight(batched):
+    """Of a line the error estimate sees nothing: accuracy sets no bound that it could tell."""
+
+    def f(t, y):
+        return 2 - 1000 * (y - 2 * t)
+
+    y0 = np.zeros((2, 1)) if batched else np.zeros(1)
+    f_batch = (lambda t, y: f(t[:, None], y)) if batched else f
+    solution = sk.solve(f_batch, (0.0, 100.0), y0, batched=batched)
+    switch = (solution.switches[0] if batched else solution.switches)[0]
+    assert "inf" not in switch.why
+    assert " or more instead of " in switch.why

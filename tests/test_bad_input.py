@@ -662,3 +662,30 @@ def test_a_controller_is_found_whatever_its_case():
 def test_a_grid_may_be_a_number_of_numpy():
     solution = sk.solve(lambda t, y: -y, (0, 1), [1.0], "rk4", grid=np.array(10))
     assert len(solution.t) == 11
+
+
+@pytest.mark.parametrize("method", ["auto", "radau5", "rodas5p", "kencarp4"])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("jac", np.eye(3), "(3, 3)"),
+        ("jac", np.full((2, 2), math.nan), "not finite"),
+        ("jac_sparsity", np.eye(3), "(3, 3)"),
+        ("bandwidth", 1, "not 1"),
+        ("bandwidth", (0, 2), "(0, 2)"),
+        ("precond", lambda t, y, c: None, "give jvp too"),
+    ],
+)
+def test_what_is_said_of_jacobians_is_checked_even_if_none_is_ever_needed(
+    method, name, value, message
+):
+    refuses(name, value, message, method=method)
+
+
+def test_auto_takes_one_way_to_make_a_jacobian():
+    refuses("jvp", lambda t, y, v: -v, "give one of", jac=-np.eye(2))
+
+
+def test_solve_ivp_says_where_auto_is():
+    with pytest.raises(ValueError, match=r"'auto', which is a choice .*stiffkit\.solve makes it"):
+        sk.solve_ivp(decay, (0.0, 1.0), [1.0, 2.0], method="auto")

@@ -463,3 +463,41 @@ def test_what_f_returns_is_let_go_once(f):
         assert held() == before
     finally:
         _nrt_python.memsys_disable_stats()
+
+
+TYPED = [name for name in sk.METHODS if sk.METHODS[name].error_order or name.startswith("radau")]
+
+
+@pytest.mark.parametrize("y0", [np.ones(2), np.ones(2, complex)])
+def test_all_methods_of_a_family_have_one_layout(y0, monkeypatch):
+    """The kernel is found by the type of the method, and its entry point checks no argument."""
+    numba = pytest.importorskip("numba")
+    f = sk.jit(lambda t, y: -y)
+    jac, J = sk.jit(lambda t, y: np.eye(2) * (-1 + 0 * y[0])), -np.eye(2)
+    seen = {}
+
+    class Seen(Exception):
+        pass
+
+    def entry(kernel, arguments):
+        refs = {0: None, 2: None, -2: None}
+        key = kernel, *(arguments[i] for i in refs), type(arguments[5])
+        types = [numba.typeof(argument) for argument in arguments]
+        for i in refs:
+            types[i] = None
+        assert seen.setdefault(key, types) == types
+        raise Seen
+
+    monkeypatch.setattr("stiffkit.solvers.compiled.run.entry", entry)
+    for name in TYPED:
+        method = sk.METHODS[name]
+        explicit = getattr(method, "explicit", False)
+        ways = [{}, {"dense": True, "max_step": 1, "log": True}, {"controller": "I"}]
+        if hasattr(method, "degrees"):
+            ways += [{"radius": 1}, {"radius": sk.jit(lambda t, y: 1.0)}]
+        elif not explicit:
+            ways += [{"jac": jac}, {"jac": J}, {"jac": np.asfortranarray(J)}, {"bandwidth": (0, 0)}]
+        for options in ways:
+            with pytest.raises(Seen):
+                sk.solve(f, (0, 1), y0, name, **options)
+    assert len({key[-1] for key in seen}) == 5

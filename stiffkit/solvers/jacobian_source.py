@@ -14,7 +14,7 @@ from .differences import Differences
 from .jacobian import JacobianOperator
 from .linalg import Banded
 
-__all__ = ["JacobianSource", "make_jacobian"]
+__all__ = ["JacobianSource", "check_jacobian", "make_jacobian"]
 
 RHS = Callable[[Any, Array], Array]
 
@@ -102,6 +102,30 @@ def make_jacobian(
     else:
         pattern = full(n) if band is None else banded(n, *band)
     return Differences(f, pattern, scale=_check_scale(scale, y0))
+
+
+def check_jacobian(
+    y0: Array,
+    *,
+    jac: Any = None,
+    jvp: Any = None,
+    jac_sparsity: Any = None,
+    bandwidth: Any = None,
+) -> None:
+    """Check what can be known of these arguments of `make_jacobian` before a Jacobian is needed.
+
+    Raises
+    ------
+    ValueError
+        If they have wrong shapes, are out of range or contradict each other.
+    """
+    _check_choice(y0, jac, jvp, jac_sparsity, bandwidth, matrix_free=False)
+    n = int(y0.shape[-1])
+    band = None if bandwidth is None else _check_bandwidth(bandwidth, n)
+    if jac_sparsity is not None:
+        _check_sparsity(jac_sparsity, n)
+    if jac is not None and not callable(jac):
+        _Constant(jac, y0, band)
 
 
 def _check_state(y0: Array, *, batched: bool) -> None:

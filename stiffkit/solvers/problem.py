@@ -257,6 +257,8 @@ def check_method(method: Any, methods: Mapping[str, Any], *, adaptive: bool) -> 
             hint = f"; did you mean {aliases[near[0]]!r}?" if near else "."
             if isinstance(method, str) and method in ("BDF", "LSODA"):
                 hint = ", which is SciPy's: stiffkit.solve_ivp runs it."
+            if isinstance(method, str) and method == "auto":
+                hint = ", which is a choice of methods: stiffkit.solve makes it."
             msg = f"unknown method {_short(method)}{hint} Known are: {', '.join(methods)}"
             raise ValueError(msg)
         tableau = methods[name]
@@ -324,19 +326,19 @@ def check_stiff(method: Any, options: Mapping[str, Any], *, auto: bool) -> None:
     Raises
     ------
     ValueError
-        If `radius` is no positive number and no function, or a method is given what it has no use
-        for.
+        If `radius` is no positive number and no function, `precond` comes without `jvp`, or a
+        method is given what it has no use for.
     """
     radius = options.get("radius")
     if radius is not None and not callable(radius):
         check_positive("radius", radius)
+    if options.get("precond") is not None and options.get("jvp") is None:
+        msg = "precond is for GMRES, that is for a Jacobian given by its products: give jvp too"
+        raise ValueError(msg)
     if auto:
         return
     stabilised = hasattr(method, "degrees")
     explicit = isinstance(method, ButcherTableau) and method.explicit
-    if options.get("precond") is not None and options.get("jvp") is None:
-        msg = "precond is for GMRES, that is for a Jacobian given by its products: give jvp too"
-        raise ValueError(msg)
     for name, value in options.items():
         fits = stabilised if name == "radius" else not (stabilised or explicit)
         if value is not None and not fits:

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse as sps
 
 from .._array import Array, is_torch
+from .jacobian_source import check_jacobian
 from .methods import METHODS
 from .problem import Problem
 from .solution import Switch
@@ -32,6 +33,8 @@ __all__ = [
     "choose_implicit",
     "choose_recorded",
     "reach",
+    "reach_of_proof",
+    "words_of_proof",
 ]
 
 EVERY = 5
@@ -46,6 +49,10 @@ reduced, or the spectrum is not as real as it looked."""
 
 LOOKS = 2
 """Looks in a row that must agree before a stiff family is left."""
+
+FARTHEST = 100.0
+"""Times the present step that accuracy is believed to allow at most: the estimate tells the order
+of magnitude, and is infinite on a straight path."""
 
 FAST = 0.3
 """hρ from which on a fast mode may be what makes the error."""
@@ -114,6 +121,21 @@ def reach(h: Any, rtol: float, order: int, other: int) -> Any:
     return h * rtol ** (1 / (other + 1) - 1 / (order + 1))
 
 
+def reach_of_proof(proof: Evidence, h: float) -> float:
+    """Return the step that accuracy would allow where stability allows h, within `FARTHEST`."""
+    return min(proof.accuracy_step, FARTHEST * h)
+
+
+def words_of_proof(proof: Evidence, h: float, explicit: ButcherTableau, saving: float) -> str:
+    """Say why `explicit`, whose steps are of size h, is left for what takes `saving` times less."""
+    free = reach_of_proof(proof, h)
+    step = f"about {free:.2g}" if free == proof.accuracy_step else f"{free:.2g} or more"
+    return (
+        f"hρ = {abs(proof.eigenvalue * proof.h):.3g} is at the limit of {explicit.name}; accuracy "
+        f"would allow a step of {step} instead of {h:.2g}, and {saving:.3g} times fewer calls"
+    )
+
+
 class Switcher:
     """The families of one solve, and the choice between them.
 
@@ -141,6 +163,9 @@ class Switcher:
         rtol = float(np.min(np.asarray(p.rtol)))
         self.problem, self.make, self.options = p, make, dict(options)
         self.n = int(p.y0.shape[0])
+        ways = {key: options.get(key) for key in ("jac", "jvp", "jac_sparsity", "bandwidth")}
+        if not is_torch(p.y0):  # now, not when an implicit method is wanted: perhaps none ever is
+            check_jacobian(p.y0, **ways)
         structured = any(options.get(key) is not None for key in ("jac_sparsity", "bandwidth"))
         operator = options.get("jvp") is not None
         self.explicit = choose_explicit(rtol)
@@ -292,8 +317,7 @@ class Switcher:
         if proof.verdict is Stiffness.non_stiff:
             return self._try_implicit(t, y, h, proof)
         rho = abs(proof.eigenvalue)
-        # The estimate of the accuracy step is of the order of magnitude only.
-        reach = min(proof.accuracy_step, 100 * h)
+        reach = reach_of_proof(proof, h)
         costs = {"explicit": self.explicit.n_stages / h}
         if self.has_implicit:
             costs["implicit"] = self.implicit_cost / self.reach(self.implicit, reach)
@@ -306,11 +330,7 @@ class Switcher:
             return self._try_implicit(t, y, h, proof)
         self.promise = costs[best]
         first = max(min(reach / 4, self.last_step.get(best, math.inf)), h)
-        why = (
-            f"hρ = {rho * abs(proof.h):.3g} is at the limit of {self.explicit.name}; accuracy "
-            f"would allow a step of about {proof.accuracy_step:.2g} instead of {h:.2g}, and "
-            f"{costs['explicit'] / costs[best]:.3g} times fewer calls"
-        )
+        why = words_of_proof(proof, h, self.explicit, costs["explicit"] / costs[best])
         return self._go(best, t, y, h, first, why)
 
     def _try_implicit(

@@ -24,6 +24,8 @@ from ..switch import (
     choose_implicit,
     choose_recorded,
     reach,
+    reach_of_proof,
+    words_of_proof,
 )
 from .looks import ExplicitStep
 from .problem import BatchProblem, Floats
@@ -234,17 +236,12 @@ class Judge:
         if found.verdict is Stiffness.non_stiff:
             return None
         h = abs(found.h)
-        free = reach(min(found.accuracy_step, 100 * h), self.least, *self.orders)
+        free = reach(reach_of_proof(found, h), self.least, *self.orders)
         now = self.methods[EXPLICIT].n_stages / h
         steps = abs(float(self.problem.t1[sample]) - found.t) / free
         if self.arrival * (1 + steps / ARRIVAL) > saves:
             return None
-        why = (
-            f"hρ = {abs(found.eigenvalue) * h:.3g} is at the limit of "
-            f"{self.methods[EXPLICIT].name}; accuracy would allow a step of about "
-            f"{found.accuracy_step:.2g} instead of {h:.2g}, and {now * free / self.cost:.3g} times "
-            "fewer calls"
-        )
+        why = words_of_proof(found, h, self.methods[EXPLICIT], now * free / self.cost)
         first = max(min(free / 4, float(self.last[IMPLICIT, sample])), h)
         return self._go(sample, found.t, h, IMPLICIT, first, why)
 
