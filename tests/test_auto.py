@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse as sps
 from hypothesis import given
 from hypothesis import strategies as st
 from stiff_problems import STIFF
@@ -204,3 +205,26 @@ def test_the_evidence_is_finite_where_the_path_is_straight(batched):
     switch = (solution.switches[0] if batched else solution.switches)[0]
     assert "inf" not in switch.why
     assert " or more instead of " in switch.why
+
+
+def test_a_large_stiff_system_is_told_that_its_jacobian_must_be_sparse():
+    """Pairs of fast oscillators, strongly damped: neither explicit nor stabilised steps fit."""
+    m = 700
+    rate = np.linspace(100.0, 1000.0, m)
+
+    def f(t, y):
+        a, b = y[:m] - math.sin(t), y[m:] - math.sin(t)
+        return np.concatenate([rate * (b - a), -rate * (a + b)])
+
+    def solve(**options):
+        return sk.solve(f, (0.0, 2.0), np.zeros(2 * m), rtol=1e-5, atol=1e-5, **options)
+
+    plain = solve()
+    assert not plain.switches
+    assert "limited by stability" in plain.message
+    assert "give jac_sparsity, bandwidth or jvp" in plain.message
+    assert solve(detect=False).message == "reached the end of the time span"
+    sparse = solve(jac_sparsity=sps.kron(np.ones((2, 2)), sps.eye_array(m)))
+    assert sparse.switches
+    assert sparse.message == "reached the end of the time span"
+    assert sparse.stats["nfev"] < 0.2 * plain.stats["nfev"]

@@ -55,6 +55,11 @@ MAX_FAILURES = 20
 MAX_NON_FINITE = 5
 """Rejections of steps towards one time for NaN or inf in f, before the solve gives up."""
 
+DENSE_IS_DEAR = (
+    "a dense Jacobian makes implicit methods too dear: give jac_sparsity, bandwidth or jvp"
+)
+"""Advice where ``method="auto"`` stays at the explicit method's limit of stability."""
+
 
 class Run:
     """One solve in progress. All that the Solution needs is kept here, step by step."""
@@ -82,6 +87,8 @@ class Run:
         self.status, self.message = Status.success, Status.success.value
         self.accepted = self.rejected = 0
         self.probe: Probe | None = None
+        self.advises = True
+        """Whether a solve by a choice of methods says what would help it."""
         self.detector: StiffnessDetector | None = None
         self.detectors: list[StiffnessDetector] = []
         self.finder = EventFinder(events, p.y0, p.shape, backend) if events else None
@@ -551,6 +558,8 @@ class Run:
         found = None
         if self.detectors and not self.auto and self.detectors[0].limited:
             found = self.detectors[0].summary(self._attempt(*self.detectors[0].stretch))
+        elif self.detector and self.advises and self.switcher and self.switcher.dense_is_dear:
+            found = self.detector.summary(advice=DENSE_IS_DEAR)
         stats = self.stats()
         # Their buffers are large, and the stack of all states is made next.
         self.stages = self.switcher = None

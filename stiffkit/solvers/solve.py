@@ -310,6 +310,7 @@ def solve(
         stiff=stiff,
         auto=auto,
     )
+    run.advises = detect
     explicit = isinstance(tableau, ButcherTableau) and tableau.explicit
     if detect and explicit and grid is None and guide is None and not auto:
         run.watch()

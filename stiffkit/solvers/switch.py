@@ -73,6 +73,9 @@ SMALL_CALLS = 3.0
 """An implicit step of a small tensor, or of a batch, takes so many times the time of its calls of
 f."""
 
+BANDED = 3.0
+"""Calls of f that a sparse Jacobian may cost: as many as one of three diagonals."""
+
 CALL, COMPILED_CALL, PER_COMPONENT = 20_000.0, 100.0, 20.0
 """Operations of dense linear algebra that take as long as a call of f: of a Python function, of a
 compiled one, and for each component more. An order of magnitude is enough: only a factorisation of
@@ -166,6 +169,8 @@ class Switcher:
         ways = {key: options.get(key) for key in ("jac", "jvp", "jac_sparsity", "bandwidth")}
         if not is_torch(p.y0):  # now, not when an implicit method is wanted: perhaps none ever is
             check_jacobian(p.y0, **ways)
+        self.dense_is_dear = False
+        """Whether only a dense Jacobian's cost keeps the explicit family in use."""
         structured = any(options.get(key) is not None for key in ("jac_sparsity", "bandwidth"))
         operator = options.get("jvp") is not None
         self.explicit = choose_explicit(rtol)
@@ -173,6 +178,7 @@ class Switcher:
         self.implicit = choose_implicit(self.n, rtol, operator=operator)
         self.columns = self._columns(structured=structured, operator=operator)
         self.torch = is_torch(p.y0)
+        self.dense = not (self.torch or structured or operator)
         self.has_implicit = not self.torch or (
             self.n <= LARGEST and not structured and not operator
         )
@@ -326,7 +332,10 @@ class Switcher:
             costs["stabilised"] = self.stabilised_rate(self.reach(self.stabilised, reach), rho)
         costs = {family: cost * self.doubt[family] for family, cost in costs.items()}
         best = min(costs, key=lambda family: costs[family])
+        self.dense_is_dear = False
         if costs[best] > CLEARLY * costs["explicit"]:
+            banded = calls_of_step(self.implicit, BANDED) / self.reach(self.implicit, reach)
+            self.dense_is_dear = self.dense and banded <= CLEARLY * costs["explicit"]
             return self._try_implicit(t, y, h, proof)
         self.promise = costs[best]
         first = max(min(reach / 4, self.last_step.get(best, math.inf)), h)

@@ -430,7 +430,9 @@ class StiffnessDetector:
         other = "rock4" if last.verdict is Stiffness.mildly_stiff else "rodas5p"
         return other, *self.start, last.t, self._proved[-1] - self._proved[0]
 
-    def summary(self, tried: str = "", *, auto: bool = True, of: str = "") -> str | None:
+    def summary(
+        self, tried: str = "", *, auto: bool = True, of: str = "", advice: str = ""
+    ) -> str | None:
         """Say in one sentence what was found; None where nothing was `limited`.
 
         Parameters
@@ -441,6 +443,8 @@ class StiffnessDetector:
             Whether to advise ``method="auto"``.
         of : str
             Of how many solves this is one.
+        advice : str
+            What to do; by default to try another method.
         """
         if not self.limited:
             return None
@@ -448,11 +452,11 @@ class StiffnessDetector:
         ratio = f"hρ = {abs(last.h * last.eigenvalue):.3g}"
         limit = f"{abs(last.h * last.eigenvalue) / last.stability_ratio:.3g}"
         now = "" if self.state is not Stiffness.non_stiff else f" until about t = {last.t:.6g}"
-        advice = _ADVICE[last.verdict]
+        other = _ADVICE[last.verdict]
+        advice = advice or (f"try method='auto', or {other}" if auto else f"try {other}")
         return (
             f"limited by stability since t = {first.t:.6g}{now}: {last.verdict.value}, {ratio} at "
-            f"the limit {limit} of {self.tableau.name}{of}; {tried}try "
-            + (f"method='auto', or {advice}" if auto else advice)
+            f"the limit {limit} of {self.tableau.name}{of}; {tried}{advice}"
         )
 
     def judge(
