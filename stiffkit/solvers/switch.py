@@ -207,8 +207,11 @@ class Switcher:
         """hρ that explicit steps are taken to reach: less, once it was seen to cost accuracy."""
         self.patience = EVERY
         self.seen = 0
-        self.algebra = self._algebra(COMPILED_CALL if compiled else CALL)
+        call = COMPILED_CALL if compiled else CALL
+        self.algebra = self._algebra(call, dense=not structured)
         """Calls of f that take as long as what else an implicit step does."""
+        self.banded_cost = calls_of_step(self.implicit, BANDED) + self._algebra(call, dense=False)
+        """What an implicit step would cost, in calls, if J had few diagonals and that were said."""
         self.weight = SMALL_CALLS if self.torch else 1.0
         self.implicit_cost = self.in_calls(calls_of_step(self.implicit, self.columns))
 
@@ -226,9 +229,8 @@ class Switcher:
 
     # What it costs --------------------------------------------------------------------------------
 
-    def _algebra(self, call: float) -> float:
+    def _algebra(self, call: float, *, dense: bool) -> float:
         n, stages = self.n, float(getattr(self.implicit, "n_stages", 3))
-        dense = self.options.get("bandwidth") is None and self.options.get("jac_sparsity") is None
         work = (2 / 3 * n**3 + 2 * stages * n**2) if dense else 50.0 * stages * n
         return work / (call + PER_COMPONENT * n)
 
@@ -334,7 +336,7 @@ class Switcher:
         best = min(costs, key=lambda family: costs[family])
         self.dense_is_dear = False
         if costs[best] > CLEARLY * costs["explicit"]:
-            banded = calls_of_step(self.implicit, BANDED) / self.reach(self.implicit, reach)
+            banded = self.banded_cost / self.reach(self.implicit, reach)
             self.dense_is_dear = self.dense and banded <= CLEARLY * costs["explicit"]
             return self._try_implicit(t, y, h, proof)
         self.promise = costs[best]
