@@ -47,6 +47,8 @@ class Case:
     """Absolute tolerance for rtol = 1."""
     compilable: Callable[[float, Array], Array] | None = None
     """What numba can compile; None if nothing."""
+    writes: Callable[[float, Array, Array], None] | None = None
+    """The same, which writes its result to a third argument."""
     jax: Callable[[], Callable[..., Any]] | None = None
     """Returns f in JAX."""
     end: Sequence[float] | Callable[[], Array] | None = None
@@ -62,6 +64,13 @@ class Case:
         if self.compilable is None or peer("numba") is None:
             return None
         return sk.jit(self.compilable)
+
+    @cached_property
+    def written(self) -> Callable[..., Any] | None:
+        """What numba made of f that writes its result, where there is such, else `compiled`."""
+        if self.writes is None or self.compiled is None:
+            return self.compiled
+        return sk.jit(self.writes)
 
     @cached_property
     def in_jax(self) -> Callable[..., Any] | None:
@@ -88,17 +97,20 @@ class Case:
 
 def forms(slopes: Slopes, n: int) -> dict[str, Any]:
     """Return f in Python, for numba and in JAX from the slopes of n components."""
+    compilable, writes = _compilable(slopes, n)
     return {
         "python": lambda _, y: np.array(slopes(*y.tolist())),
-        "compilable": _compilable(slopes, n),
+        "compilable": compilable,
+        "writes": writes,
         "jax": lambda: _jax(slopes),
     }
 
 
-def _compilable(slopes: Slopes, n: int) -> Callable[[float, Array], Array] | None:
+def _compilable(slopes: Slopes, n: int) -> tuple[Any, Any]:
+    """Return f for numba in two forms: that which returns its result, and that which writes it."""
     numba = peer("numba")
     if numba is None:
-        return None
+        return None, None
     from numba.np.unsafe.ndarray import to_fixed_tuple
 
     components = numba.njit(slopes)
@@ -106,7 +118,12 @@ def _compilable(slopes: Slopes, n: int) -> Callable[[float, Array], Array] | Non
     def f(t: float, y: Array) -> Array:  # noqa: ARG001
         return np.array(components(*to_fixed_tuple(y, n)))
 
-    return f
+    def writes(t: float, y: Array, dy: Array) -> None:  # noqa: ARG001
+        values = components(*to_fixed_tuple(y, n))
+        for i in range(n):
+            dy[i] = values[i]
+
+    return f, writes
 
 
 def _jax(slopes: Slopes) -> Callable[..., Any]:

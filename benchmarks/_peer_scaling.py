@@ -1,4 +1,4 @@
-"""Cost of a call, cost against the number of unknowns and of samples, and memory."""
+"""Cost of a call, of events, against the number of unknowns and of samples, and memory."""
 
 from __future__ import annotations
 
@@ -324,6 +324,57 @@ def memory(n: int, t1: float = 4.0) -> list[Cell]:
         rows.append({"n": n, "solver": name, "steps": steps, "end": end, "all": all_steps})
         print(
             f"{name:24} {steps:5} steps: {end:7.1f} arrays, {all_steps:7.1f} with all", flush=True
+        )
+    return rows
+
+
+# Events -------------------------------------------------------------------------------------------
+
+
+def pendulum(t: float, y: Any) -> Any:  # noqa: ARG001
+    """Return the slopes of a pendulum, which swings through nearly a half turn."""
+    return np.array([y[1], -np.sin(y[0])])
+
+
+def downward(t: float, y: Any) -> Any:  # noqa: ARG001
+    """Return the angle: zero where the pendulum hangs."""
+    return y[0]
+
+
+def events(repetitions: int, t1: float = 200.0) -> list[Cell]:
+    """Time of a solve without and with an event function, which crosses zero twice in a swing."""
+    y0, tolerances = [3.0, 0.0], {"rtol": 1e-7, "atol": 1e-7}
+
+    def ours(f: Any, g: Any) -> int:
+        solution = sk.solve(f, (0.0, t1), y0, "dopri5", events=g, t_eval=[t1], **tolerances)
+        return 0 if g is None else len(solution.events[0].t)
+
+    def scipy(f: Any, g: Any) -> int:
+        result = solve_ivp(f, (0.0, t1), y0, "RK45", events=g, t_eval=[t1], **tolerances)
+        return 0 if g is None else len(result.t_events[0])
+
+    solvers: dict[str, tuple[Callable[[Any, Any], int], Any, Any]] = {
+        "dopri5": (ours, pendulum, downward),
+        "SciPy RK45": (scipy, pendulum, downward),
+    }
+    if peer("numba") is not None:
+        solvers["dopri5, jit"] = ours, sk.jit(pendulum), sk.jit(downward)
+    runs: dict[str, Run] = {}
+    for name, (solve, f, g) in solvers.items():
+        runs[name], runs[f"{name}, events"] = partial(solve, f, None), partial(solve, f, g)
+        runs[name](), runs[f"{name}, events"]()  # compiles
+    timings = take_turns(runs, repetitions)
+    rows = []
+    for name in solvers:
+        without, with_events = timings[name], timings[f"{name}, events"]
+        count = with_events.result
+        rows.append(
+            {"solver": name, "count": count, "without": without.best, "with": with_events.best}
+        )
+        print(
+            f"{name:24} {1e3 * without.best:10.3f} ms, {1e3 * with_events.best:10.3f} ms with"
+            f" {count} events",
+            flush=True,
         )
     return rows
 

@@ -104,8 +104,10 @@ def ours(method: str, kind: str) -> Solver:
             "steps": solution.stats["accepted"],
         }
 
-    name = method if kind == PYTHON else f"{method}, jit"
-    return Solver(name, "stiffkit", kind, solve, F[kind], counts=True)
+    if kind == PYTHON:
+        return Solver(method, "stiffkit", kind, solve, F[kind], counts=True)
+    f = attrgetter("written")
+    return Solver(f"{method}, jit", "stiffkit", kind, solve, f, counts=True)
 
 
 # SciPy, and the methods of extensisq, which its driver runs ---------------------------------------
@@ -260,7 +262,7 @@ def _both(*methods: str) -> list[Solver]:
 def explicit() -> list[Solver]:
     """Return the solvers for problems that are not stiff."""
     return [
-        *_both("auto", "dopri5", "tsit5", "vern7", "dop853"),
+        *_both("auto", "dopri5", "tsit5", "vern7", "vern9", "dop853"),
         *(scipy(name) for name in ("RK45", "DOP853", "LSODA")),
         scipy("LSODA", COMPILED),
         *extensisq(("BS5", "Ts5", "Pr8")),
@@ -272,7 +274,7 @@ def explicit() -> list[Solver]:
 def stiff() -> list[Solver]:
     """Return the solvers for small stiff systems."""
     return [
-        *_both("auto", "rodas5p", "radau5", "radau9", "kvaerno5"),
+        *_both("auto", "rodas4", "rodas5p", "radau5", "radau9", "kvaerno5"),
         *(scipy(name) for name in ("Radau", "BDF", "LSODA")),
         *(scipy(name, COMPILED) for name in ("Radau", "BDF", "LSODA")),
         *extensisq(("KC4I",)),
@@ -284,7 +286,7 @@ def stiff() -> list[Solver]:
 def stabilised() -> list[Solver]:
     """Return the solvers for diffusion: stabilised, and implicit ones that know the band."""
     return [
-        *_both("auto", "rkc2", "rock2", "rock4", "rodas5p"),
+        *_both("auto", "rkc2", "rkl2", "rock2", "rock4", "rodas5p"),
         *(scipy(name) for name in ("Radau", "BDF", "LSODA")),
         scipy("LSODA", COMPILED),
         *extensisq(("SSV2stab",)),

@@ -19,10 +19,14 @@ With ``--overhead`` the CPU time of solves that watch is compared with that of s
 on a ring of 100 weakly coupled pendulums, where nothing is ever suspected (the free trigger), and
 on the small problems above at rtol 1e-6, proofs and the trial of another method included.
 
+With ``--batches`` it prints the share of the CPU time of a batch of 256 such rings that goes to
+looks and proofs, and the calls that they make.
+
 With ``--trials`` it prints what the message of each classic stiff solve says of another method at
 rtol 1e-4, stopped after 4000 attempts, and how many calls of f the proofs took.
 
-    python benchmarks/detector.py [--json FILE] [--methods dopri5 tsit5 ...] [--overhead | --trials]
+    python benchmarks/detector.py [--json FILE] [--methods dopri5 tsit5 ...]
+                                  [--overhead | --batches | --trials]
 """
 
 from __future__ import annotations
@@ -214,6 +218,47 @@ def print_overhead(methods: list[str]) -> None:
         )
 
 
+def print_batches(methods: list[str], repeats: int = 7) -> None:
+    """Print what watching costs a batch: the least time in looks over the least time without."""
+    from stiffkit.solvers.batch.loop import BatchRun
+
+    rng = np.random.default_rng(0)
+    y0, rate = rng.uniform(-1, 1, (256, 100)), rng.uniform(0.5, 2, (256, 1))
+
+    def rings(t: Any, y: Any, rate: Any) -> Any:  # noqa: ARG001
+        angle, speed = y[:, :50], y[:, 50:]
+        return np.concatenate([speed, 0.01 * (np.roll(angle, 1, 1) - angle) - rate * angle], 1)
+
+    options: Any = {"batched": True, "args": (rate,), "rtol": 1e-6, "atol": 1e-8, "t_eval": [20.0]}
+    plain_look, spent = BatchRun._look, []
+
+    def timed_look(*arguments: Any) -> None:
+        start = time.process_time()
+        plain_look(*arguments)
+        spent.append(time.process_time() - start)
+
+    for method in methods:
+        without, looking = np.inf, np.inf
+        for _ in range(repeats):
+            start = time.process_time()
+            plain = sk.solve(rings, (0.0, 20.0), y0, method, detect=False, **options)
+            without = min(without, time.process_time() - start)
+            spent.clear()
+            BatchRun._look = timed_look  # type: ignore[method-assign]
+            try:
+                watched = sk.solve(rings, (0.0, 20.0), y0, method, **options)
+            finally:
+                BatchRun._look = plain_look  # type: ignore[method-assign]
+            looking = min(looking, sum(spent))
+        steps, calls = int(plain.stats["accepted"].max()), plain.stats["nfev"]
+        more = watched.stats["nfev"] - calls
+        print(
+            f"{method:7} {steps} steps, {len(spent)} looks: {looking / without:.1%} of the time, "
+            f"{more} calls beside {calls}",
+            flush=True,
+        )
+
+
 def print_trials(methods: list[str]) -> None:
     """Print what the messages say of other methods."""
     rtol = 1e-4
@@ -246,10 +291,14 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--overhead", action="store_true")
+    parser.add_argument("--batches", action="store_true")
     parser.add_argument("--trials", action="store_true")
     arguments = parser.parse_args()
     if arguments.trials:
         print_trials(arguments.methods)
+        return
+    if arguments.batches:
+        print_batches(arguments.methods)
         return
     if arguments.overhead:
         print_overhead(arguments.methods)

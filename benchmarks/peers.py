@@ -11,6 +11,7 @@ digits of y(t1): log(time) is interpolated between a solver's tolerances.
 * n: time per call of f against the number of unknowns, by Dormand and Prince's pair everywhere.
 * batch: batches of van der Pol's oscillator in torch, and by vmap.
 * memory: peak of what a solve allocates.
+* events: a solve without and with an event function.
 
     python benchmarks/peers.py [--quick] [--only SECTION ...] [--json FILE] [--add] [--note TEXT]
 """
@@ -49,7 +50,7 @@ PACKAGES = (
 )
 Told = dict[str, Any]
 
-SECTIONS = ("call", "explicit", "stiff", "stabilised", "n", "batch", "memory")
+SECTIONS = ("call", "explicit", "stiff", "stabilised", "n", "batch", "memory", "events")
 PEERS = ("torchdiffeq", "torchode", "diffrax", "sksundae", "extensisq")
 
 
@@ -78,6 +79,7 @@ def sections(*, quick: bool) -> dict[str, Callable[[], Any]]:
         "n": lambda: scaling.against_n(sizes, repetitions),
         "batch": lambda: scaling.against_batch(batches, repetitions, rtols, 4.0),
         "memory": lambda: scaling.memory(10_000 if quick else 100_000),
+        "events": lambda: scaling.events(2 * repetitions),
     }
 
 

@@ -9,6 +9,8 @@ repetitions each, ours over the peer's. Peers that are not installed are left ou
   their limit cycle.
 * neural: an MLP of two layers of 64, batch 512, forward and backward; errors of both against a
   solve to 1e-10. Memory is what autograd keeps, counted in tensors.
+  For these, "f alone" is the time of stiffkit's calls of f, forward and backward, with no solver
+  around them: no solver that makes as many takes less.
 * stiff: Robertson's equation with 256 sets of rates, to t = 1e4, against a loop over
   scipy.integrate.solve_ivp by its fastest method: forward alone, and with the gradient by all
   rates, which the loop makes by differences, 4 solves each; at one tolerance, and at equal digits.
@@ -75,8 +77,13 @@ def batch(f: Callable[..., Any], y0: Any, t1: float, args: tuple[Any, ...], repe
             to.InitialValueProblem(y0=y0, t_eval=times[None].expand(len(y0), -1))
         )
     with torch.no_grad():
-        best = best_times(runs, repeat, longest=math.inf)
-        mine = ours()
+        mine, start = ours(), torch.zeros(len(y0), dtype=FLOAT)
+
+        def alone() -> None:
+            for _ in range(mine.stats["nfev"]):
+                f(start, y0, *args)
+
+        best = best_times(runs | {"f alone": alone}, repeat, longest=math.inf)
         row: dict[str, Any] = {"seconds": best, "stiffkit nfev": mine.stats["nfev"]}
         tight = {"rtol": 1e-10, "atol": 1e-11, "t_eval": times, "batched": True, "args": args}
         exact = sk.solve(f, (0.0, t1), y0, "vern8", **tight).y
@@ -195,8 +202,21 @@ def neural(repeat: int) -> Any:
     )
     runs["stiffkit"] = lambda: ours(tol=tol)
     runs["stiffkit, checkpoints"] = lambda: ours(tol=tol, adjoint="checkpoints")
-    best = best_times(runs, repeat, longest=math.inf)
-    row: dict[str, Any] = {"seconds": best, "tolerance": tol}
+    calls, start = 0, y0.clone().requires_grad_()
+
+    def counted(t: Any, y: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return f(t, y)
+
+    sk.solve(counted, (0.0, 4.0), y0, "dopri5", rtol=tol, atol=tol, batched=True)
+
+    def alone() -> None:
+        for _ in range(calls):
+            torch.autograd.grad(net(start).sum(), [start, *parameters])
+
+    best = best_times(runs | {"f alone": alone}, repeat, longest=math.inf)
+    row: dict[str, Any] = {"seconds": best, "tolerance": tol, "calls of f": calls}
     scale = max(float(g.abs().max()) for g in exact_grads)
     for name, run in runs.items():
         y, found = run()

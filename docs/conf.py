@@ -9,6 +9,7 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 
 import figures  # noqa: E402
+from gallery_settings import forget_stale  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 
 project = "stiffkit"
@@ -32,7 +33,9 @@ exclude_patterns = ["_build"]
 # Solves report what `auto` and the detector do, and sphinx-gallery would show it.
 logging.getLogger("stiffkit").setLevel(logging.WARNING)
 
-# Every example runs; one that fails ends the build. Those whose scripts did not change are kept.
+# Every example runs; one that fails ends the build. Results are kept while neither the script nor
+# the package changes.
+forget_stale(DOCS.parent / "stiffkit", DOCS / "gallery")
 sphinx_gallery_conf = {
     "examples_dirs": "../examples/gallery",
     "gallery_dirs": "gallery",
@@ -64,6 +67,7 @@ bibtex_reference_style = "author_year"
 # The docstrings give the types, with shapes; signatures without them stay readable.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 default_role = "code"
 

@@ -255,6 +255,19 @@ def memory(data: Data) -> str:
     return "\n".join(lines) + "\n"
 
 
+def events(data: Data) -> str:
+    """Return the milliseconds of a solve without and with an event function."""
+    rows = data["sections"].get("events", [])
+    if not rows:
+        return NOT_MEASURED
+    lines = [_row("", "without, ms", "with, ms", "events"), "|:--|--:|--:|--:|"]
+    for row in rows:
+        name = row["solver"] if row["solver"].startswith("SciPy") else f"`{row['solver']}`"
+        times = (_three(1e3 * row[which]) for which in ("without", "with"))
+        lines.append(_row(name, *times, f"{row['count']}"))
+    return "\n".join(lines) + "\n"
+
+
 # Figures ----------------------------------------------------------------------------------------
 
 OUR_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C6", "C8")
@@ -354,6 +367,7 @@ def tables() -> dict[str, Callable[[Data], str]]:
         "peers_n": against_n,
         "peers_batch": batch,
         "peers_memory": memory,
+        "peers_events": events,
     }
     for section in FAMILIES:
         for kind in KINDS:

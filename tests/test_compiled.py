@@ -423,3 +423,43 @@ def test_a_second_process_finds_the_kernel_on_disk():
     sk.solve(square, (0.0, 0.5), [1.0], "tsit5")  # whichever test runs first compiles it
     told = subprocess.run([sys.executable, "-c", SECOND], capture_output=True, check=True)
     assert json.loads(told.stdout) == [False, True, 1, 0]
+
+
+@pytest.mark.parametrize("method", ["dopri5", "tsit5"])
+def test_times_at_the_ends_of_steps(method):
+    """Such a time takes the step's end, and no polynomial: so it costs no call of f."""
+    steps = {"first_step": 0.125, "max_step": 0.125, "rtol": 1e-2, "atol": 1e-2}
+    t_eval = np.array([0.125, 0.25, 0.3, 1.0, 1.5, 2.0])
+    ours, _ = both(COMPILED[riccati], (0.0, 2.0), [1.0], method, t_eval=t_eval, **steps)
+    whole = sk.solve(COMPILED[riccati], (0.0, 2.0), [1.0], method, **steps)
+    np.testing.assert_array_equal(ours.t, t_eval)
+    at_ends = [t in whole.t for t in t_eval]
+    assert at_ends == [True, True, False, True, True, True]
+    np.testing.assert_array_equal(ours.y[at_ends], whole.y[np.isin(whole.t, t_eval)])
+
+
+@sk.jit
+def itself(t, y):
+    return y
+
+
+@pytest.mark.parametrize("f", [lambda_cos, itself])
+def test_what_f_returns_is_let_go_once(f):
+    """Whether f made an array, or returned the one that it was called with."""
+    from numba.core.runtime import _nrt_python, rtsys
+
+    def held():
+        stats = rtsys.get_allocation_stats()
+        return stats.alloc - stats.free, stats.mi_alloc - stats.mi_free
+
+    def solve():
+        return sk.solve(f, (0.0, 0.1), [1.0], "dopri5").stats["nfev"]
+
+    solve()
+    _nrt_python.memsys_enable_stats()
+    try:
+        before = held()
+        assert solve() > 6
+        assert held() == before
+    finally:
+        _nrt_python.memsys_disable_stats()

@@ -1,14 +1,17 @@
 """The documentation leaves nothing out, and what it derives of a method is true."""
 
 import ast
+import inspect
 import re
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 
 import method_tables as tables
 import numpy as np
 import pytest
-from gallery_settings import ORDER
+from gallery_settings import ORDER, forget_stale
 from method_notes import NOTES
 from method_pages import ALL, bibliography, overview, page, toctree
 
@@ -18,7 +21,16 @@ from stiffkit.solvers.methods import ADDITIVE
 from stiffkit.solvers.stabilised import STABILISED
 
 ROOT = Path(__file__).parents[1]
-API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+REFERENCE = "".join(
+    path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "reference").glob("*.md")
+)
+PAGES = [
+    *(ROOT / "docs").glob("*.md"),
+    *(path for path in (ROOT / "docs").glob("[a-z]*/*.md") if path.parent.name != "method"),
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+]
+THEORY = [path for path in PAGES if path.parent.name == "theory" and path.stem != "index"]
 GALLERY = sorted((ROOT / "examples" / "gallery").glob("*.py"))
 
 PUBLIC = [
@@ -119,8 +131,8 @@ def resolve(path):
 @pytest.fixture(scope="module")
 def listed():
     """Every object that the reference names itself; `automodule` lists those of a module."""
-    names = re.findall(r"^\.\. (?:auto(?!module)|py:)\w+:: ([\w.]+)", API, re.M)
-    modules = re.findall(r"^\.\. automodule:: ([\w.]+)\n +:members:", API, re.M)
+    names = re.findall(r"^\.\. (?:auto(?!module)|py:)\w+:: ([\w.]+)", REFERENCE, re.M)
+    modules = re.findall(r"^\.\. automodule:: ([\w.]+)\n +:members:", REFERENCE, re.M)
     names += [f"{module}.{name}" for module in modules for name in import_module(module).__all__]
     return [resolve(name) for name in names]
 
@@ -132,6 +144,105 @@ def test_every_public_name_is_in_the_reference(module, listed):
         name for name in found.__all__ if not any(getattr(found, name) is it for it in listed)
     ]
     assert not missing
+
+
+def documented(module):
+    """Every public function, class and method of a module, by name."""
+    found = import_module(module)
+    for name in found.__all__:
+        value = getattr(found, name)
+        if inspect.isclass(value):
+            yield name, value
+            for key, member in vars(value).items():
+                public = key == "__call__" or not key.startswith("_")
+                if public and isinstance(member, FunctionType | property | cached_property):
+                    yield f"{name}.{key}", member
+        elif inspect.isfunction(value):
+            yield name, value
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_name_says_what_it_is_and_lists_all_parameters_or_none(module):
+    for name, value in documented(module):
+        text = inspect.getdoc(value)
+        assert text, name
+        if callable(value) and "\nParameters\n---" in text:
+            listed = re.split(r"\n(?:Returns|Raises|Notes|References)\n---", text)[0]
+            for parameter in inspect.signature(value).parameters:
+                if parameter != "self":
+                    assert re.search(rf"^(.*, )?\*{{0,2}}{parameter}\b", listed, re.M), name
+
+
+# Theory -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", THEORY, ids=lambda path: path.stem)
+def test_a_page_of_theory_ends_with_what_it_assumes_costs_and_rests_on(path):
+    summary = path.read_text(encoding="utf-8").partition("\n## In short\n")[2]
+    rows = re.findall(r"^\| (\w+) \| (.+) \|$", summary, re.M)
+    assert [row for row, _ in rows] == ["assumed", "result", "cost", "fails", "sources"]
+    assert "{cite}" in rows[-1][1]
+    assert "::test_" in summary
+    assert "{literalinclude} ../../stiffkit/" in summary
+
+
+def test_tests_that_pages_name_exist():
+    named = [
+        (path.name, file, test)
+        for path in PAGES
+        for file, test in re.findall(
+            r"tests/(test_\w+)\.py(?:::(\w+))?", path.read_text(encoding="utf-8")
+        )
+    ]
+    assert len(named) > 80
+    for page_, file, test in named:
+        text = (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")
+        assert not test or f"\ndef {test}(" in text, f"{page_} names {file}::{test}"
+
+
+# Guides -------------------------------------------------------------------------------------------
+
+SNIPPETS = [
+    pytest.param(block, id=f"{path.stem}-{i}")
+    for path in PAGES
+    for i, block in enumerate(
+        re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+    )
+]
+
+
+@pytest.mark.parametrize("block", SNIPPETS)
+def test_what_a_snippet_imports_from_stiffkit_is_there(block):
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stiffkit"):
+            found = import_module(node.module)
+            assert all(hasattr(found, name.name) for name in node.names)
+        named = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if named and node.value.id == "sk":
+            assert hasattr(sk, node.attr)
+
+
+# Sources ------------------------------------------------------------------------------------------
+
+
+def trimmed(doi):
+    """A DOI without the stop and the bracket of the sentence around it."""
+    while doi.endswith(".") or doi.count(")") > doi.count("("):
+        doi = doi[:-1]
+    return doi
+
+
+def test_the_bibliography_has_what_is_cited_and_nothing_else():
+    bib = (ROOT / "docs" / "references.bib").read_text(encoding="utf-8")
+    keys = bibliography(ROOT / "docs" / "references.bib")
+    assert len(keys) == len(re.findall(r"^@", bib, re.M))
+    sources = [*PAGES, *(ROOT / "stiffkit").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    dois = set(map(trimmed, re.findall(r"doi(?:\.org/|:)(10\.[^\s,;\"`\]]+)", text)))
+    cited = {key for group in re.findall(r"\{cite\}`(.+?)`", text) for key in group.split(",")}
+    assert dois <= set(keys)
+    assert cited <= set(keys.values())
+    assert {keys[doi] for doi in dois} | cited == set(keys.values())
 
 
 # Gallery ------------------------------------------------------------------------------------------
@@ -152,3 +263,14 @@ def test_an_example_uses_public_names_only(path):
         if isinstance(node, ast.Attribute):
             assert not node.attr.startswith("_")
     assert ast.get_docstring(tree).split("\n")[1].startswith("====")
+
+
+def test_examples_run_again_when_the_package_changes(tmp_path):
+    package, gallery = tmp_path / "package", tmp_path / "gallery"
+    package.mkdir()
+    stamp = gallery / "robertson.py.md5"
+    for text, runs_again in (("h = 1", True), ("h = 1", False), ("h = 2", True)):
+        (package / "step.py").write_text(text, encoding="utf-8")
+        forget_stale(package, gallery)
+        assert stamp.exists() != runs_again
+        stamp.touch()

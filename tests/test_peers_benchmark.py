@@ -401,8 +401,9 @@ def small():
         {"n": 9, "solver": "dopri5", "steps": 3, "end": 10.0, "all": 20.0},
         {"n": 9, "solver": "SciPy RK45", "steps": 3, "end": 20.0, "all": 5.0},
     ]
+    events = [{"solver": "dopri5, jit", "count": 3, "without": 1e-3, "with": 2e-3}]
     families = dict.fromkeys(("call", "explicit", "stiff", "stabilised"), part)
-    return _measure.short({**families, "n": n, "batch": batch, "memory": memory})
+    return _measure.short({**families, "n": n, "batch": batch, "memory": memory, "events": events})
 
 
 def test_tables_and_figures_of_a_small_file(page):

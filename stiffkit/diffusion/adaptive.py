@@ -64,7 +64,7 @@ class AdaptiveRun:
         tell: Any = self._accepted
         return solve(  # type: ignore[return-value]
             self._slope, self.span, x, self.method, rtol=rtol, atol=atol, t_eval=self.span[1:],
-            callback=tell, log=log, args=(np.arange(len(x)),), batched=True,
+            callback=tell, log=log, args=(np.arange(len(x)),), batched=True, detect=False,
         )  # fmt: skip
 
     def calls(self, solution: BatchSolution) -> np.ndarray[Any, Any]:

@@ -258,8 +258,10 @@ def pid_rule(
     set_point = safety**k
     r = (ratio if ratio > 1e-12 else 1e-12) / set_point
     factor = r ** (-beta_1 / k)
-    if beta_2 or beta_3:
-        factor *= r_1 ** (-beta_2 / k) * r_2 ** (-beta_3 / k)
+    if beta_2:
+        factor *= r_1 ** (-beta_2 / k)
+    if beta_3:
+        factor *= r_2 ** (-beta_3 / k)
     if alpha_2 or alpha_3:
         factor *= f_1**-alpha_2 * f_2**-alpha_3
     if rejected and factor > 1.0:

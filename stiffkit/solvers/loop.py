@@ -340,7 +340,8 @@ class Run:
             above = ratio_of.square_sum(f_new - detach(stages.get(i)))
             stage = math.sqrt(above / below) if below > 0 else 0.0
         else:
-            stage = detector.along(p.f, t_new, y_end, f_new, err * ratio_of.scale)
+            estimate = err * ratio_of.scale
+            stage = detector.along(p.f, t_new, y_end, f_new, estimate, ratio_of.norm)
         if detector.suspicious(h, ratio, ratio_of.norm(rise), ratio_of.norm(turn), stage):
             changes = rise, turn, ratio_of.norm
             detector.examine(p.f, t_new, y_end, f_new, err * ratio_of.scale, h, changes)
@@ -538,9 +539,7 @@ class Run:
             self.nfev_first += there.stats()["nfev"]
             taken = math.ceil(there.accepted * (t_end - t) / (there.t - t))
             if taken < made and there.status in (Status.success, Status.max_steps):
-                about = "" if there.status is Status.success else "about "
-                mine = self.tableau.name
-                return f"{method} takes {about}{taken} steps from there, {mine} took {made}; "
+                return trial_text(method, there.status, taken, self.tableau.name, made)
         return ""
 
     def solution(self) -> Solution:
@@ -548,8 +547,8 @@ class Run:
         p, backend = self.problem, self.problem.backend
         switches = () if self.switcher is None else tuple(self.switcher.switches)
         found = None
-        if self.detectors and not self.auto:
-            found = self.detectors[0].summary(self._attempt)
+        if self.detectors and not self.auto and self.detectors[0].limited:
+            found = self.detectors[0].summary(self._attempt(*self.detectors[0].stretch))
         stats = self.stats()
         # Their buffers are large, and the stack of all states is made next.
         self.stages = self.switcher = None
@@ -576,6 +575,12 @@ class Run:
             events=() if self.finder is None else self.finder.records(),
             interpolant=interpolant,
         )
+
+
+def trial_text(method: str, status: Status, taken: int, mine: str, made: int) -> str:
+    """Say what a trial has shown that ended in this way."""
+    about = "" if status is Status.success else "about "
+    return f"{method} takes {about}{taken} steps from there, {mine} took {made}; "
 
 
 def trial(

@@ -137,7 +137,7 @@ class BatchSolution:
     """One record per event function: times (m, B) and states (m, B, *shape), NaN where a sample
     has fewer."""
     stiffness: tuple[tuple[Any, ...], ...] = ()
-    """With ``method="auto"``, what was proved of each sample: `stiffkit.stiffness.Evidence`."""
+    """What the stiffness detector proved of each sample: `stiffkit.stiffness.Evidence`."""
     switches: tuple[tuple[Switch, ...], ...] = ()
     """With ``method="auto"``, each sample's changes of method."""
     interpolant: BatchDenseOutput | None = None

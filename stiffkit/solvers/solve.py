@@ -154,8 +154,8 @@ def solve(
     log : bool
         Keep ``Solution.log``, an entry per attempted step.
     detect : bool
-        Watch for stiffness (not with `grid` or `guide`, nor in a batch or with `adjoint`): a solve
-        that was limited by stability says so in its message. See `stiffkit.stiffness.detect`.
+        Watch for stiffness (not with `grid` or `guide`): a solve that was limited by stability
+        says so in its message, of a batch each sample in its own. See `stiffkit.stiffness.detect`.
     jac : callable or matrix, optional
         For implicit and Rosenbrock methods: ``jac(t, y, *args)``, the Jacobian ∂f/∂y of shape
         (n, n), dense or sparse, with n the number of components, or the matrix itself where it is
@@ -274,6 +274,7 @@ def solve(
             jac=jac,
             adjoint=adjoint,
             auto=auto,
+            detect=detect,
             args=args,
         )
     hooks = Hooks(guide, observe, callback, on_attempt, log=log)

@@ -18,7 +18,7 @@ stability if hλ lies beyond 62 % of the method's limit along its own direction 
 plane, where the smooth path would allow twice the step. It is told without the mode, by 1 − D/λ,
 D = d/dt along the solution, for two more calls of f. A case that fails makes the next one wait
 longer; meanwhile a look spends one call of f on the mode that was found, and the case is reopened
-when that comes near the limit.
+when that comes near the limit. All calls that lead nowhere have a budget: `trigger.Budget`.
 
 References
 ----------
@@ -38,12 +38,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._array import Array, backend_of
-from ..solvers.jacobian import JacobianOperator
 from ..solvers.problem import check_positive
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio
-from .krylov import Krylov
-from .spectrum import Rows
+from .proof import Mode, StepRows, prove
+from .trigger import GROWTH, ROOM, Budget, least_share, signs, smooth_error
 
 __all__ = ["Evidence", "Stiffness", "StiffnessDetector"]
 
@@ -77,37 +76,6 @@ class Evidence:
     """Calls of f that the proof cost."""
     verdict: Stiffness
     """What follows from it."""
-
-
-ROOM = 2.0
-"""Accuracy would have to allow so many times the step for stability to be what limits it."""
-
-GROWTH = 1.1
-"""Steps that grow faster than this have not met their limit yet."""
-
-STAGE_RATIO = 0.7
-"""Share of the real stability limit from which on the stage ratio is suspicious."""
-
-
-def smooth_error(h: float, rise: float, turn: float, error_norm: float, order: int) -> float:
-    """Error over tolerance that the smooth path explains."""
-    # A path that turns faster than any method can follow must not overflow the power.
-    kappa = min(abs(h) * turn / rise, 1e30) if rise > 0 else 0.0
-    return error_norm * kappa**order * rise
-
-
-def signs(
-    h: float, ratio: float, smooth: float, order: int, stage: float, limit: float
-) -> tuple[float, bool]:
-    """Return Hairer's stage ratio over the limit, and whether the step looks like a stiff one.
-
-    `smooth` is what `smooth_error` says for an estimate of order `order`, `limit` the method's on
-    the real axis, the others are as in `StiffnessDetector.suspicious`.
-    """
-    near = abs(h) * stage / limit
-    # Steps `ROOM` times as long would make the smooth path's error as large as the one reported.
-    unexplained = ratio > 1e-3 and ratio > ROOM ** (order + 1) * smooth
-    return near, unexplained or near > STAGE_RATIO
 
 
 class _Failed(NamedTuple):
@@ -158,12 +126,8 @@ class StiffnessDetector:
 
     PROOF = 0.62
     """Least share of the stability limit that a proof needs."""
-    RITZ_TOLERANCE = 0.05
-    """Residual over ``|θ|`` that ends a proof's search."""
     TRUSTED = 0.2
     """Residual over ``|θ|`` up to which an eigenvalue counts."""
-    DIMENSION = 20
-    """Largest Krylov space."""
     LONGEST_PAUSE = 1000
     """Most accepted steps between a proof that failed and the next."""
 
@@ -187,6 +151,8 @@ class StiffnessDetector:
         self.tableau, self.interval, self.looks = tableau, interval, looks
         self.order, self.error_norm = tableau.error_order, quality.A_hat
         self.limit = tableau.real_stability_limit
+        self.least = least_share(tableau)
+        self.budget = Budget(tableau, interval)
         self.state = Stiffness.non_stiff
         self.since: float | None = None
         self.evidence: list[Evidence] = []
@@ -210,7 +176,9 @@ class StiffnessDetector:
         running = self.steps - self._entered if self.state is not Stiffness.non_stiff else 0
         return self._stiff_steps + running
 
-    def along(self, f: Any, t: float, y: Array, f_new: Array, err: Array) -> float:
+    def along(
+        self, f: Any, t: float, y: Array, f_new: Array, err: Array, norm: Callable[[Array], float]
+    ) -> float:
         """Return ‖J err‖ / ‖err‖ for a method without a probe: a second state costs it one call."""
         # By hand: an operator object at every look would cost more than the call of f.
         backend = backend_of(y)
@@ -220,10 +188,19 @@ class StiffnessDetector:
             return 0.0
         radius = math.sqrt(eps * square_sum(y)) or math.sqrt(eps)
         self.nfev += 1
-        change = f(t, y + (radius / size) * err) - f_new
-        return math.sqrt(square_sum(change)) / radius
+        moved = (radius / size) * err
+        change, below = norm(f(t, y + moved) - f_new), norm(moved)
+        return change / below if below > 0 else 0.0
 
-    def suspicious(self, h: float, ratio: float, rise: float, turn: float, stage: float) -> bool:
+    def suspicious(
+        self,
+        h: float,
+        ratio: float,
+        rise: float,
+        turn: float,
+        stage: float,
+        steps: int | None = None,
+    ) -> bool:
         """Look at a step.
 
         Parameters
@@ -236,15 +213,17 @@ class StiffnessDetector:
             ‖y_new − y‖ and ‖f_new − f‖, rms in units of the tolerance.
         stage : float
             ‖f_new − f(z)‖ / ‖y_new − z‖ of two states at one time.
+        steps : int, optional
+            Accepted steps since the last look; by default as many as it asked for.
 
         Returns
         -------
         bool
             Whether there is a case to examine now.
         """
-        self.steps += self.wait
+        self.steps += self.wait if steps is None else steps
         smooth = self._smooth_error(h, rise, turn)
-        self.near, doubtful = signs(h, ratio, smooth, self.order, stage, self.limit)
+        self.near, doubtful = signs(h, ratio, smooth, self.order, stage, self.limit, self.least)
         if not doubtful:
             self.hits, self.wait, self._h_seen = 0, self.interval, 0.0
             if self._rate * abs(h) < self.PROOF or self.accuracy_step < ROOM * abs(h):
@@ -252,17 +231,19 @@ class StiffnessDetector:
             return False
         if self.rests:
             self.hits, self.wait, self._h_seen = 0, self.interval, 0.0
-            return self._failed is not None
+            return self._failed is not None and not self.budget.overdrawn(self.steps)
         self.hits += 1
         self.wait = 1
+        self.budget.spent += self.budget.look
         # Steps that still grow fast follow a transient that dies out: no limit has been reached.
         grows, self._h_seen = abs(h) > GROWTH * self._h_seen > 0, abs(h)
         return self.hits >= self.looks and not grows
 
     @property
     def rests(self) -> bool:
-        """Whether the last proof failed so lately that the next one waits."""
-        return self.steps < self.resume and self.near <= 1.5 * self.near_failed
+        """Whether the next case waits: one has failed lately, or failures have cost too much."""
+        lately = self.steps < self.resume and self.near <= 1.5 * self.near_failed
+        return lately or self.budget.overdrawn(self.steps)
 
     def pass_over(self, steps: int) -> None:
         """Count accepted steps whose looks found no `signs`, where nothing is suspected."""
@@ -271,7 +252,7 @@ class StiffnessDetector:
 
     def _smooth_error(self, h: float, rise: float, turn: float) -> float:
         """Error over tolerance that the smooth path explains; sets `accuracy_step` by it."""
-        smooth = smooth_error(h, rise, turn, self.error_norm, self.order)
+        smooth: float = smooth_error(h, rise, turn, self.error_norm, self.order)
         exponent = 1 / (self.order + 1)
         self.accuracy_step = abs(h) * (0.5 / smooth) ** exponent if smooth != 0 else math.inf
         return smooth
@@ -297,20 +278,31 @@ class StiffnessDetector:
     ) -> None:
         """Put a case to the proof, or see whether one that rests may pass now; as in `prove`.
 
-        The proof that failed has left the mode that came nearest to limiting the step, and one
-        call of f tells how fast it is here. Where f fails beside the path nothing is proved: the
-        solve goes on, since it may never come there.
+        Where f fails beside the path nothing is proved: the solve goes on, since it may never come
+        there.
         """
+        # Whatever f raises: it was asked where the solve did not ask it.
+        calls = self.nfev
         try:
-            if self.rests and self._failed is not None:
-                failed = self._failed
-                share = failed.share * abs(h) * self.along(f, t, y, f_new, failed.mode)
-                if share >= self.PROOF and failed.room * self.accuracy_step >= ROOM * abs(h):
-                    self.resume, self.hits, self.wait = self.steps, 1, 1
+            if self.failed_mode is not None:
+                self.reopen(h, self.along(f, t, y, f_new, self.failed_mode, changes[2]))
             else:
                 self.prove(f, t, y, f_new, err, h, changes)
-        except (ArithmeticError, ValueError):
-            self._rest()
+        except Exception:
+            self.rest(self.nfev - calls)
+
+    @property
+    def failed_mode(self) -> Array | None:
+        """While a case rests, the mode that came nearest to limiting the step: one to watch."""
+        return self._failed.mode if self.rests and self._failed is not None else None
+
+    def reopen(self, h: float, rate: float) -> None:
+        """Take up a case that rests, if its mode, of this rate now, comes near the limit."""
+        assert self._failed is not None
+        self.budget.spent += 1
+        share = self._failed.share * abs(h) * rate
+        if share >= self.PROOF and self._failed.room * self.accuracy_step >= ROOM * abs(h):
+            self.resume, self.hits, self.wait = self.steps, 1, 1
 
     def prove(
         self,
@@ -321,7 +313,7 @@ class StiffnessDetector:
         err: Array,
         h: float,
         changes: tuple[Array, Array, Callable[[Array], float]],
-    ) -> Evidence:
+    ) -> Evidence | None:
         """Find the dominant eigenvalue from the error estimate on, and judge.
 
         Parameters
@@ -340,93 +332,120 @@ class StiffnessDetector:
 
         Returns
         -------
-        Evidence
-            Also appended to `evidence`.
+        Evidence or None
+            Also appended to `evidence`; None where the error estimate is rich in no fast mode.
         """
-        operator = JacobianOperator(f, t, y, method="difference", f_0=f_new)
+        calls = self.nfev
+
+        def of_rows(at: Any, states: Array) -> Array:
+            self.nfev += 1
+            return f(float(at[0]), states[0])[None]
+
         rise, turn, norm = changes
+        step = StepRows(
+            of_rows,
+            np.array([t]),
+            np.array([h]),
+            y[None],
+            f_new[None],
+            rise[None],
+            turn[None],
+            err[None],
+            lambda x: np.array([norm(x[0])]),
+        )
+        return self.conclude(t, h, y, prove(step)[0], self.nfev - calls)
+
+    def conclude(
+        self, t: float, h: float, y: Array, mode: Mode | None, calls: int
+    ) -> Evidence | None:
+        """Judge what `stiffness.proof` has found at the end (t, y) of a step of size h."""
+        if mode is None:
+            self._leave(calls)
+            return None
         free = self.accuracy_step
-        try:
-            value, vector, residual = self._dominant(operator, err)
-            operator.nfev += 2
-            start = _second(f, t - h, y - rise, f_new - turn, h)
-            bend = _second(f, t, y, f_new, h) - start
-            slow = slow_changes(y, h, rise, turn, bend, value, operator)
-        finally:
-            self.nfev += operator.nfev
-        changed = norm(slow[0]), norm(slow[1])
-        found = self.judge(t, h, changed, value, residual, operator.nfev)
+        found = self.judge(t, h, mode.slow, mode.value, mode.residual, calls)
         self.evidence.append(found)
         if found.verdict is Stiffness.non_stiff:
-            self._stiff_steps, self.state = self.stiff_steps, found.verdict
-            self._rest()
+            self._leave(calls)
             if self._trusted(found) and 0 < found.stability_ratio < math.inf:
-                mode = vector if y.dtype != y.real.dtype else vector.real
+                vector = mode.vector if y.dtype != y.real.dtype else mode.vector.real
                 room = found.accuracy_step / free if free < math.inf else 1.0
-                share = found.stability_ratio / abs(h * value)
-                self._failed = _Failed(operator.backend.vector(mode, y), share, room)
+                share = found.stability_ratio / abs(h * mode.value)
+                self._failed = _Failed(backend_of(y).vector(vector, y), share, room)
             return found
         if self.state is Stiffness.non_stiff:
             self.since, self._entered = t, self.steps
         if self.start is None:
-            self.start = t, operator.backend.copy(y)
+            self.start = t, backend_of(y).copy(y)
+        self.budget.spent -= self.hits * self.budget.look  # they have led here
         self.state, self._rate = found.verdict, found.stability_ratio / abs(h)
         self.hits, self.misses, self.wait = 0, 0, 5 * self.interval
         self.pause = self.interval
         self._proved.append(self.steps)
         return found
 
-    def _dominant(self, operator: JacobianOperator, err: Array) -> tuple[complex, Any, float]:
-        """Return the dominant Ritz value, vector and residual of a Krylov space from `err` on."""
-        xp = operator.backend.xp
-        candidates = (err, operator.f_0, xp.ones_like(err))
-        start = next(x for x in candidates if float(xp.abs(x).max()) > 0)
-        krylov = Krylov(Rows(operator, start, batched=False, seed=0), self.DIMENSION)
-        for m in range(min(2, krylov.k), krylov.k + 1):
-            krylov.extend(m)
-            values, weights, residuals = krylov.ritz(0, symmetric=False)
-            i = int(np.argmax(np.abs(values)))
-            if residuals[i] <= self.RITZ_TOLERANCE * abs(values[i]) or krylov.length[0] <= m:
-                break
-        vector = krylov.vectors(0, weights[:, [i]])[:, 0]
-        return complex(values[i]), vector, float(residuals[i])
+    def _leave(self, calls: int) -> None:
+        """Take back a verdict: a proof has failed."""
+        self._stiff_steps, self.state = self.stiff_steps, Stiffness.non_stiff
+        self.rest(calls)
 
-    def _rest(self) -> None:
-        """Let the next case wait, longer each time: a path may look stiff for long and not be."""
+    def rest(self, calls: int) -> None:
+        """Let the next case wait, longer each time: a path may look stiff for long and not be.
+
+        `calls` is what a proof has cost that led nowhere.
+        """
+        self.budget.spent += calls
         self.hits, self.wait = 0, self.interval
         self.pause = min(2 * self.pause, self.LONGEST_PAUSE)
         self.resume, self.near_failed = self.steps + self.pause, self.near
         self._failed = None
 
-    def summary(
-        self, attempt: Callable[[str, float, Array, float, int], str] | None = None
-    ) -> str | None:
-        """Say in one sentence what was found; None for nothing.
+    @property
+    def limited(self) -> bool:
+        """Whether stability has limited a stretch that is worth a sentence.
 
-        Nothing is also a phase that no other method would shorten by much: fewer than 20 steps,
-        or less than a tenth of all.
+        It is not where no other method would shorten it by much: fewer than 20 steps, or less than
+        a tenth of all.
+        """
+        return len(self._successes()) > 1 and self.stiff_steps >= max(20, 0.1 * self.steps)
+
+    def _successes(self) -> list[Evidence]:
+        return [found for found in self.evidence if found.verdict is not Stiffness.non_stiff]
+
+    @property
+    def stretch(self) -> tuple[str, float, Array, float, int]:
+        """A method to try, time and state where the stretch begins, its end, and steps made on it.
+
+        There is one after the first success.
+        """
+        assert self.start is not None
+        last = self._successes()[-1]
+        other = "rock4" if last.verdict is Stiffness.mildly_stiff else "rodas5p"
+        return other, *self.start, last.t, self._proved[-1] - self._proved[0]
+
+    def summary(self, tried: str = "", *, auto: bool = True, of: str = "") -> str | None:
+        """Say in one sentence what was found; None where nothing was `limited`.
 
         Parameters
         ----------
-        attempt : callable, optional
-            ``attempt(method, t, y, t_end, steps)`` says what another method makes of the stretch
-            that these steps were made on.
+        tried : str
+            What another method makes of the `stretch`.
+        auto : bool
+            Whether to advise ``method="auto"``.
+        of : str
+            Of how many solves this is one.
         """
-        proofs = [found for found in self.evidence if found.verdict is not Stiffness.non_stiff]
-        if len(proofs) < 2 or self.stiff_steps < max(20, 0.1 * self.steps):
+        if not self.limited:
             return None
-        first, last = proofs[0], proofs[-1]
+        first, *_, last = self._successes()
         ratio = f"hρ = {abs(last.h * last.eigenvalue):.3g}"
         limit = f"{abs(last.h * last.eigenvalue) / last.stability_ratio:.3g}"
         now = "" if self.state is not Stiffness.non_stiff else f" until about t = {last.t:.6g}"
-        tried = ""
-        if attempt is not None and self.start is not None:
-            other = "rock4" if last.verdict is Stiffness.mildly_stiff else "rodas5p"
-            tried = attempt(other, *self.start, last.t, self._proved[-1] - self._proved[0])
+        advice = _ADVICE[last.verdict]
         return (
             f"limited by stability since t = {first.t:.6g}{now}: {last.verdict.value}, {ratio} at "
-            f"the limit {limit} of {self.tableau.name}; {tried}try method='auto', "
-            f"{_ADVICE[last.verdict]}"
+            f"the limit {limit} of {self.tableau.name}{of}; {tried}try "
+            + (f"method='auto', or {advice}" if auto else advice)
         )
 
     def judge(
@@ -446,7 +465,7 @@ class StiffnessDetector:
             End and signed size.
         slow : (float, float)
             Changes of the solution and of its slope without the mode, rms in units of the
-            tolerance: see `slow_changes`.
+            tolerance: see `proof.slow_path`.
         value : complex
             The mode's eigenvalue.
         residual : float
@@ -476,69 +495,7 @@ class StiffnessDetector:
 
 
 _ADVICE = {
-    Stiffness.mildly_stiff: "or a stabilised method such as 'rkc2' or 'rock4'",
-    Stiffness.oscillatory: "or an implicit method such as 'radau5'",
-    Stiffness.stiff: "or an implicit method such as 'rodas5p' or 'radau5'",
+    Stiffness.mildly_stiff: "a stabilised method such as 'rkc2' or 'rock4'",
+    Stiffness.oscillatory: "an implicit method such as 'radau5'",
+    Stiffness.stiff: "an implicit method such as 'rodas5p' or 'radau5'",
 }
-
-
-def _second(f: Any, t: float, y: Array, f_y: Array, h: float) -> Array:
-    """Return y'' at (t, y) along the solution, by a difference over a small share of a step h."""
-    delta = float(backend_of(y).xp.finfo(y.dtype).eps) ** 0.25 * h
-    return (f(t + delta, y + delta * f_y) - f_y) / delta
-
-
-def _above_rounding(y: Array, h: float, rise: Array, turn: Array) -> tuple[Array, Array]:
-    """Return changes of y and y' without those that rounding makes: of y, and of `_second`.
-
-    At rest nothing else is left of a stiff component's slow path, and it would look very fast.
-    """
-    xp = backend_of(y).xp
-    eps, size = float(xp.finfo(y.dtype).eps), 4 * xp.abs(y)
-    rise = xp.where(xp.abs(rise) > eps * size, rise, 0 * rise)
-    return rise, xp.where(xp.abs(turn) > eps**0.75 / abs(h) * size, turn, 0 * turn)
-
-
-def slow_changes(
-    y: Array,
-    h: float,
-    rise: Array,
-    turn: Array,
-    bend: Array,
-    value: complex,
-    operator: Callable[[Array], Array],
-) -> tuple[Array, Array]:
-    """Return what `slow_path` does, without what is rounding in a step of size h that ends at y."""
-    return _above_rounding(y, h, *slow_path(rise, turn, bend, value, operator))
-
-
-def slow_path(
-    rise: Array, turn: Array, bend: Array, value: complex, operator: Callable[[Array], Array]
-) -> tuple[Array, Array]:
-    """Return the changes of y and y' over a step without their part along a mode.
-
-    Parameters
-    ----------
-    rise, turn, bend : flat array
-        Changes of y, y' and y''.
-    value : complex
-        The mode's eigenvalue λ. With D = d/dt along the solution ``1 − D/λ`` removes the mode and
-        leaves what is slow, forced or not, nearly as it is; for a pair of a real Jacobian
-        ``(1 − D/λ)(1 − D/λ̄)`` does.
-    operator : callable
-        v ↦ J v at the step's end: for a pair ``J bend`` stands for the change of the third
-        derivative, which is true of the mode, and small for the rest.
-    """
-    if value == 0:
-        return rise, turn
-    size = abs(value)
-    complex_state = rise.dtype != rise.real.dtype
-    if complex_state or value.imag == 0:
-        rate = value if complex_state else value.real
-        return rise - turn / rate, turn - bend / rate
-    twice = 2 * value.real / size
-    more = operator(bend / size)
-    return (
-        rise - twice * (turn / size) + bend / size / size,
-        turn - twice * (bend / size) + more / size,
-    )

@@ -67,6 +67,30 @@ class Krylov:
             residuals = np.hypot(residuals, np.linalg.norm((H - H.conj().T) / 2 @ weights, axis=0))
         return values * scale, weights, residuals * scale
 
+    def dominant(self) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
+        """Ritz values of largest modulus (B,), coordinates (B, m) and residuals (B,)."""
+        m = len(self.V) - 1
+        H = self.H[:, :m, :m]
+        scale = np.abs(H).max((1, 2))
+        scale[scale == 0] = 1.0
+        # A space that closed early has zeros behind it, which are no larger than its values.
+        values, weights = np.linalg.eig(H / scale[:, None, None])
+        rows = np.arange(len(H))
+        i = np.abs(values).argmax(1)
+        chosen = weights[rows, :, i]
+        last = (self.H[:, m, :m] / scale[:, None] * chosen).sum(1)
+        floor = self.rows.eps * np.abs(H / scale[:, None, None]).max((1, 2))
+        return values[rows, i] * scale, chosen, np.maximum(np.abs(last), floor) * scale
+
+    def combined(self, weights: NumpyArray) -> NumpyArray:
+        """Vectors with these coordinates (B, m), one for each sample, norm 1: shape (B, n)."""
+        numpy = self.rows.backend.numpy
+        x: NumpyArray = np.zeros(())
+        for w, v in zip(weights.T, self.V, strict=False):
+            x = x + w[:, None] * numpy(v)
+        norms = np.linalg.norm(x, axis=1, keepdims=True)
+        return x / np.where(norms > 0, norms, 1.0)
+
     def vectors(self, b: int, weights: NumpyArray) -> NumpyArray:
         """Ritz vectors of sample b as columns, norm 1."""
         basis = np.stack([self.rows.backend.numpy(v[b]) for v in self.V[: len(weights)]], axis=-1)

@@ -87,7 +87,7 @@ def edm_sampler(
     ----------
     T. Karras et al., Elucidating the design space of diffusion-based generative models, NeurIPS
     2022, algorithm 2, doi:10.48550/arXiv.2206.00364; T. Karras et al., Analyzing and improving the
-    training dynamics of diffusion models, CVPR 2024, doi:10.1109/CVPR52733.2024.02282.
+    training dynamics of diffusion models, CVPR 2024, doi:10.48550/arXiv.2312.02696.
     """
     denoiser: Callable[..., Tensor] = _in(dtype, net)
     if guidance != 1:

@@ -11,7 +11,7 @@ class Preset(NamedTuple):
     """A configuration with its published figure.
 
     Source: T. Karras et al., Analyzing and improving the training dynamics of diffusion models,
-    CVPR 2024, doi:10.1109/CVPR52733.2024.02282, and Guiding a diffusion model with a bad version of
+    CVPR 2024, doi:10.48550/arXiv.2312.02696, and Guiding a diffusion model with a bad version of
     itself, NeurIPS 2024, doi:10.48550/arXiv.2406.02507, as the authors' ``generate_images.py``
     lists them (github.com/NVlabs/edm2).
     """

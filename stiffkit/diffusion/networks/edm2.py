@@ -1,7 +1,7 @@
 """The magnitude-preserving network of EDM2, and its preconditioning.
 
 T. Karras, M. Aittala, J. Lehtinen, J. Hellsten, T. Aila, S. Laine, Analyzing and improving the
-training dynamics of diffusion models, CVPR 2024, doi:10.1109/CVPR52733.2024.02282, configuration G.
+training dynamics of diffusion models, CVPR 2024, doi:10.48550/arXiv.2312.02696, configuration G.
 Every layer keeps the expected magnitude of what passes through it, so nothing is normalised by
 data-dependent statistics and no layer has a bias.
 """
@@ -280,7 +280,7 @@ class EDM2(Preconditioned):
 
     References
     ----------
-    T. Karras et al., doi:10.1109/CVPR52733.2024.02282; preconditioning: T. Karras et al.,
+    T. Karras et al., doi:10.48550/arXiv.2312.02696; preconditioning: T. Karras et al.,
     Elucidating the design space of diffusion-based generative models, NeurIPS 2022, table 1,
     doi:10.48550/arXiv.2206.00364.
     """

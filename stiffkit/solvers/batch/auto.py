@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse.linalg as spla
 
 from ..solution import Switch
 from ..switch import (
@@ -26,7 +25,7 @@ from ..switch import (
     choose_recorded,
     reach,
 )
-from .linear import BatchAlgebra
+from .looks import ExplicitStep
 from .problem import BatchProblem, Floats
 from .stages import ExplicitBatch
 from .stiff import LinearStages
@@ -112,12 +111,8 @@ class Judge:
 
         p = self.problem = problem
         B, n = p.y0.shape
-        self.backend, self.methods, self.jac = p.backend, methods, jac
-        self.rtol, self.atol = (
-            np.broadcast_to(np.asarray(x if isinstance(x, float) else p.backend.numpy(x)), (B, n))
-            for x in (rtol, atol)
-        )
-        self.least = float(self.rtol.min())
+        self.backend, self.methods, self.tolerances = p.backend, methods, (rtol, atol)
+        self.least = rtol if isinstance(rtol, float) else float(rtol.min())
         self.detector = StiffnessDetector(methods[EXPLICIT])
         self.limit = methods[EXPLICIT].real_stability_limit
         self.orders = tuple(m.error_order or m.n_stages for m in methods)
@@ -127,7 +122,7 @@ class Judge:
         """The price of `ARRIVAL`, in explicit steps."""
         self.looks = max(LOOKS, round(min(self.arrival, 1000) / (RARELY * EVERY)))
         """Looks in a row at explicit steps that must find them at the limit."""
-        self.njev = self.wasted = 0
+        self.wasted = 0
         self.steps = np.zeros(B, int)
         """Accepted steps by the method in use."""
         self.votes = np.zeros(B, int)
@@ -173,7 +168,11 @@ class Judge:
         """
         t_new, h, y, y_new = step
         with self.backend.no_grad():
-            near = np.abs(h) * stages.stage_ratio(t_new, h, y, y_new, self.scale(samples, y, y_new))
+            rtol, atol = (x if isinstance(x, float) else x[samples] for x in self.tolerances)
+            size = self.backend.xp.maximum(abs(y), abs(y_new))
+            scale = size * rtol + (atol + self.backend.tiny(y))
+            looked = ExplicitStep(stages, None, t_new, h, y, y_new, scale)
+            near = np.abs(h) * looked.stage_ratio()
         with np.errstate(invalid="ignore"):
             suspected = accept & (near > NEAR * self.limit)
         own = samples[accept]
@@ -186,8 +185,8 @@ class Judge:
         calls = self.problem.nfev
         leaving = {}
         try:
-            proofs = self._prove(stages, samples, cases, step)
-        except (ArithmeticError, ValueError):  # f may not bear what lies beside the path
+            proofs = self._prove(looked, cases)
+        except Exception:  # f may not bear what lies beside the path
             proofs = [None] * len(cases)
         for i, found in zip(cases, proofs, strict=True):
             sample = int(samples[i])
@@ -204,62 +203,17 @@ class Judge:
             self.wasted += self.problem.nfev - calls
         return leaving
 
-    def scale(self, samples: Any, y: Any, y_new: Any) -> Floats:
-        """Return the tolerances of a step."""
-        size = np.maximum(np.abs(self._host(y)), np.abs(self._host(y_new)))
-        tiny = self.backend.tiny(y)
-        scale: Floats = self.atol[samples] + self.rtol[samples] * size + tiny
-        return scale
-
-    def _host(self, x: Any) -> Any:
-        return self.backend.numpy(self.backend.detach(x))
-
-    def _prove(
-        self, stages: ExplicitBatch, samples: Any, cases: Any, step: tuple[Any, ...]
-    ) -> list[Evidence | None]:
-        """Find what limits the steps of some rows, by the Jacobian at their ends.
-
-        What `StiffnessDetector.prove` does: the difference is that the eigenvalues are those of the
-        matrix.
-        """
-        from ...stiffness.detect import slow_changes
-
-        t, h, y, y_new = step
-        p, backend, eps = stages.problem, self.backend, float(self.backend.xp.finfo(y.dtype).eps)
-        calls = p.nfev
-        with backend.no_grad():
-            ends = [(t - h, backend.detach(y), backend.copy(backend.detach(stages.f_0)))]
-            ends += [
-                (
-                    t,
-                    backend.detach(y_new),
-                    backend.copy(stages.outward(stages.slope_at_end(t, y_new))),
-                )
-            ]
-            f = backend.detach(ends[1][2])
-            linear = BatchAlgebra(p, self.jac)
-            J = self._host(linear.jacobian(t, ends[1][1], f))
-            self.njev += linear.njev
-            delta = np.where(h == 0, 1.0, eps**0.25 * h)  # of a row that rests, for no division
-            size = backend.real_like(delta[:, None], y)
-            second = [
-                self._host((p(p.time(at + delta), state + size * slope) - slope) / size)
-                for at, state, slope in ends
-            ]
-        products = p.nfev - calls
-        states = [self._host(y), self._host(y_new), self._host(ends[0][2]), self._host(f)]
-        scale, found = self.scale(samples, y, y_new), list[Any]()
-        for i in cases.tolist():
-            found.append(None)
-            mode = dominant(J[i])
-            if mode is None or not (np.isfinite(second[0][i]) & np.isfinite(second[1][i])).all():
-                continue
-            y_0, y_1, f_0, f_1 = (x[i] for x in states)
-            bend, size_i = second[1][i] - second[0][i], float(h[i])
-            slow = slow_changes(y_1, size_i, y_1 - y_0, f_1 - f_0, bend, mode, J[i].dot)
-            rise, turn = (math.sqrt(np.mean(np.abs(x / scale[i]) ** 2)) for x in slow)
-            found[-1] = self.detector.judge(float(t[i]), size_i, (rise, turn), mode, 0.0, products)
-        return found
+    def _prove(self, looked: ExplicitStep, cases: Any) -> list[Evidence | None]:
+        """Find what limits the steps of some rows."""
+        with self.backend.no_grad():
+            modes, calls = looked.prove(cases, apart=False)
+        judge, ends = self.detector.judge, zip(looked.t[cases], looked.h[cases], strict=True)
+        return [
+            None
+            if mode is None
+            else judge(float(t), float(h), mode.slow, mode.value, mode.residual, calls)
+            for mode, (t, h) in zip(modes, ends, strict=True)
+        ]
 
     def _saves(self, samples: Any, suspected: Any, t_new: Floats, h: Floats) -> Floats:
         """Return how many steps of the batch rows save, at most, that leave the explicit method.
@@ -303,7 +257,7 @@ class Judge:
         if not len(rows):
             return {}
         own, size = samples[rows], np.abs(h[rows])
-        rho = radii(self._host(stages.J)[rows])
+        rho = radii(self.backend.numpy(stages.J)[rows])
         limit, s = 0.9 * self.limit, self.methods[EXPLICIT].n_stages
         stable = np.divide(limit, rho, out=np.full_like(rho, math.inf), where=rho > 0)
         stable = np.minimum(reach(size, self.least, *self.orders[::-1]), stable)
@@ -332,19 +286,6 @@ class Judge:
         self.resume[sample] = self.pause[IMPLICIT, sample] if to == IMPLICIT else 0
         self.pause[EXPLICIT, sample] = EVERY
         return first
-
-
-def dominant(J: Any) -> complex | None:
-    """Return the eigenvalue of a matrix that is largest by modulus; None where it is not found."""
-    if not np.isfinite(J).all():
-        return None
-    if len(J) <= DENSE:
-        values = np.linalg.eigvals(J)
-        return complex(values[np.argmax(np.abs(values))])
-    try:
-        return complex(spla.eigs(J, 1, v0=np.ones(len(J)), return_eigenvectors=False)[0])
-    except spla.ArpackError:
-        return None
 
 
 def radii(J: Any) -> Floats:

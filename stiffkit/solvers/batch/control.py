@@ -24,9 +24,12 @@ class BatchErrorRatio:
         self.rtol, self.atol, self.backend = rtol, atol + backend.tiny(y), backend
         self.root = max(y.shape[1], 1) ** 0.5
         self.norm, self.inward = norm, backend.detach
+        self.scale: Array = None
+        """Tolerances of the last attempt; `outward` leads to the library of the states."""
+        self.outward: Any = lambda x: x
         if norm is None:
             self.norm = self._rms
-            self.backend, inward, _ = backend.bridge(y)
+            self.backend, inward, self.outward = backend.bridge(y)
             self.inward = lambda x: inward(backend.detach(x))
             self.rtol, self.atol = (
                 tol if isinstance(tol, float) else self.inward(tol) for tol in (rtol, self.atol)
@@ -48,7 +51,7 @@ class BatchErrorRatio:
         size = backend.absolute(inward(y)) if size is None else size
         size_new = backend.absolute(inward(y_new))
         self.known = (y, size), (y_new, size_new)
-        scale = backend.xp.maximum(size, size_new) * self.rtol + self.atol
+        scale = self.scale = backend.xp.maximum(size, size_new) * self.rtol + self.atol
         ratios: list[Floats] = [self.norm(inward(err) / scale) for err in errors]
         if len(ratios) == 1:
             return ratios[0]

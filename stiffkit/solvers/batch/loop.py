@@ -19,12 +19,14 @@ from ..stiff_limit import with_inside
 from .control import BatchControl, BatchErrorRatio
 from .dense import BatchDenseOutput, BatchSegment
 from .events import BatchEvents
+from .looks import ExplicitStep
 from .observe import Observers
 from .problem import BatchProblem, Floats
 from .records import Records, log_arrays
 from .rows import BatchProgress, Rows, not_finite, out_of_steps, too_small
-from .stages import BatchStages
+from .stages import BatchStages, ExplicitBatch
 from .switching import SwitchingBatch
+from .watch import Watch
 
 __all__ = ["BatchRun"]
 
@@ -66,6 +68,8 @@ class BatchRun:
         ``on_step(index, accept, stages, t, t_new, y, y_new)`` for each step of the batch that some
         rows accept, before an event cuts it short; the others rest, with t_new = t. `index` tells
         the rows' samples.
+    watch : Watch, optional
+        Looks for stiffness, where the method is explicit and the steps are controlled.
     """
 
     def __init__(
@@ -85,13 +89,14 @@ class BatchRun:
         on_attempt: Callable[..., Any] | None = None,
         tape: Any = None,
         on_step: Callable[..., Any] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         B = problem.size
         self.whole = self.problem = problem
         self.backend, self.make_stages, self.steps = problem.backend, make_stages, steps
         self.rtol, self.atol, self.events, self.t_eval = rtol, atol, events, t_eval
         self.record, self.callback, self.tape, self.on_step = False, callback, tape, on_step
-        self.on_attempt = on_attempt
+        self.on_attempt, self.watch = on_attempt, watch
         self.norm = norm_of_rows(steps.norm, problem.shape)
         self.table = steps.table(problem.t0, problem.t1)
         self.t, self.y, self.t1 = problem.t0.copy(), problem.y0, problem.t1.copy()
@@ -252,6 +257,8 @@ class BatchRun:
             if self.record and bad is not None:  # what is not finite would poison all gradients
                 y_new = stages.attempt(t, np.where(accept, h, 0.0), y)
             t_end = t_new if all_accepted else np.where(accept, t_new, t)
+            if self.watch is not None and not self.watch.waits():
+                self._look(self.watch, accept, (t_end, h, y_new), ratio, ratio_of)
             if self._accept(accept, t, t_end, y, y_new, bar):
                 return
             if switching is not None and switching.leaving:
@@ -259,13 +266,36 @@ class BatchRun:
                 h_abs = np.where(np.isnan(first), h_abs, first)
                 control.forget(~np.isnan(first))
 
+    def _look(
+        self,
+        watch: Watch,
+        accept: Any,
+        step: tuple[Floats, Floats, Array],
+        ratio: Floats,
+        ratio_of: BatchErrorRatio,
+    ) -> None:
+        """Show the watch a step of the batch: its ends, its sizes, and the states at its ends."""
+        stages, index, backend = self.stages, self.rows.index, self.backend
+        rows = watch.rows_due(index, accept, self.rows.running)
+        if not len(rows):
+            return
+        assert isinstance(stages, ExplicitBatch)
+        t_end, h, y_new = step
+        if not accept.all():
+            y_new = backend.xp.where(backend.mask(accept[:, None], y_new), y_new, self.y)
+        stages.slope_at_end(t_end, y_new)  # the next step starts with it: autograd included
+        with backend.no_grad():
+            some = rows if len(rows) < len(index) else None
+            scale = ratio_of.outward(ratio_of.scale)
+            seen = ExplicitStep(stages, some, t_end, h, self.y, y_new, scale)
+            watch.look(seen, index[rows], ratio[rows], self.accepted, apart=self._takes)
+
     def _switch(self, stages: SwitchingBatch) -> Floats:
         """Let rows go on by another method; return their first steps, NaN of the others."""
         family, first = stages.changes()
         some = np.flatnonzero(family)
-        if self.may_compact is None and 0 < len(some) < len(family):
-            self.may_compact = self._same(self.problem.take(some), some)
-        stages.go_by(family, apart=bool(self.may_compact))
+        apart = len(some) > 0 and self._takes(some)
+        stages.go_by(family, apart=apart)
         return first
 
     def _accept(
@@ -440,12 +470,9 @@ class BatchRun:
         """
         stages = self.stages
         assert stages is not None
-        part = self.problem.take(rows)
-        if self.may_compact is None:
-            self.may_compact = self._same(part, rows)
-            if not self.may_compact:
-                return False
-        self.problem = part
+        if not self._takes(rows):
+            return False
+        part = self.problem = self.problem.take(rows)
         if self.events is not None:
             self.events.take(rows)
         stages.take(part, rows)
@@ -455,6 +482,12 @@ class BatchRun:
         self.t, self.y, self.t1 = self.t[rows], self.y[rows], self.t1[rows]
         self.rows.take(rows)
         return True
+
+    def _takes(self, rows: Any) -> bool:
+        """Whether f can be called with some of the rows; tried once."""
+        if self.may_compact is None and len(rows) < self.problem.size:
+            self.may_compact = self._same(self.problem.take(rows), rows)
+        return self.may_compact is not False
 
     def _same(self, part: BatchProblem, rows: Any) -> bool:
         """Whether f of some rows is what it was of all."""
@@ -474,16 +507,22 @@ class BatchRun:
         """Return all that was computed."""
         p, stages = self.whole, self.stages
         t, y = self.records.arrays()
-        found, interpolant = {}, None
+        found: dict[str, Any] = {}
+        interpolant = None
+        message = list(self.rows.message)
         if isinstance(stages, SwitchingBatch) and stages.judge is not None:
             found = stages.judge.found()
+        if self.watch is not None:
+            found["stiffness"] = self.watch.evidence()
+            for i, told in self.watch.summaries(self).items():
+                message[i] = f"{message[i]}; {told}"
         if self.segments is not None:
             interpolant = BatchDenseOutput(self.segments, p.shape, p.y0, p.t0, self.backend)
         return BatchSolution(
             t=t,
             y=y,
             status=tuple(s if s is not None else Status.interrupted for s in self.rows.status),
-            message=tuple(self.rows.message),
+            message=tuple(message),
             stats={
                 "nfev": self.problem.nfev,
                 "accepted": self.accepted,

@@ -27,6 +27,7 @@ from .problem import (
 )
 from .rows import BatchProgress
 from .single import lifted
+from .watch import Watch, is_watched
 
 __all__ = ["solve_batch", "solve_one"]
 
@@ -53,6 +54,7 @@ def solve_batch(
     jac: Any = None,
     adjoint: Any = None,
     auto: bool = False,
+    detect: bool = False,
     args: Sequence[Any] = (),
 ) -> BatchSolution:
     """Solve many problems of one shape; arguments as for `stiffkit.solve`.
@@ -79,6 +81,10 @@ def solve_batch(
     if auto:
         method = make_pair(problem, rtol)
     explicit = method.explicit if isinstance(method, Pair) else method
+    watch = None
+    if detect and steps.table(problem.t0, problem.t1) is None and is_watched(method):
+        pair = make_pair(problem, rtol)
+        watch = Watch(problem, method, auto=isinstance(pair, Pair))
     kind = make_adjoint(adjoint, problem, events=functions, dense=dense, method=explicit)
 
     def start(
@@ -109,7 +115,7 @@ def solve_batch(
                     on_step(*step)
 
             told: dict[str, Any] = {"log": log, "callback": callback, "on_attempt": on_attempt}
-            told |= {"on_step": both, "observers": observers}
+            told |= {"on_step": both, "observers": observers, "watch": watch}
             return _finish(start(p, at, method, (rtol, atol), **told), progress)
 
         tols = kind.tolerances(rtol, atol, problem)
@@ -134,6 +140,7 @@ def solve_batch(
         on_attempt=on_attempt,
         on_step=on_step,
         tape=tape,
+        watch=watch,
     )
     if tape is None:
         return _finish(run, progress)

@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 
 from ..._array import Array, to_numpy
+from ..jacobian import increment, row_norm
 from ..solution import Status
 from ..stabilised import StabilisedMethod
 from ..step import combine
@@ -149,6 +150,10 @@ class ExplicitBatch(BatchStages):
         if dense:
             self.bubble = self.backend.vector(tableau.bubble, self.weights)
         self.rest = 1 - np.asarray(tableau.c)[1:, None]
+        i = tableau.probe
+        self.apart = [] if i is None else (tableau.b - tableau.A[i]).tolist()
+        """Weights of the stages in what lies between the end of a step and its probe, over h."""
+        self.twin: Any = None
         self.h: Array = None
         self.y_new: Array = None
         self.K: Any = None
@@ -172,6 +177,8 @@ class ExplicitBatch(BatchStages):
         self.products = [
             product(self.weights[i, :m], flat[:m], flat_sum) for i, m in enumerate(widths)
         ]
+        if self.apart:
+            self.twin = product(self.backend.vector(self.apart, flat), flat[:s], flat_sum)
 
     def _weigh(self, row: int) -> Array:
         """Σ_j a_ij k_j, over the stages before, for row i of A; over all for b and error rows."""
@@ -235,7 +242,7 @@ class ExplicitBatch(BatchStages):
         """Return the last attempt's stage derivatives."""
         return [self.outward(self.K[i]) for i in range(self.s)]
 
-    def damping(self, h: Floats, y: Array, y_new: Array) -> Floats:
+    def damping(self, h: Floats, y: Array, y_new: Array) -> Floats:  # noqa: ARG002
         """Return −hλ of each row, λ from two evaluations at the step's end.
 
         λ = <Δy, Δf>/<Δy, Δy> of the last stage and the probe (see `ButcherTableau.probe`): their
@@ -244,45 +251,47 @@ class ExplicitBatch(BatchStages):
         if self.tableau.probe is None or not self.tableau.fsal:
             return np.zeros_like(h)
         backend = self.backend
-        change, bend = self._probe(h, y, y_new)
+        change, bend = (backend.detach(x) for x in self._probe(self.K[self.slot], None))
         scalar = [backend.host((change * x).sum(1)) for x in (bend, change)]
         good = scalar[1] > 0
-        shrunk: Floats = -h * np.divide(scalar[0], scalar[1], out=np.zeros_like(h), where=good)
+        shrunk: Floats = -np.divide(scalar[0], scalar[1], out=np.zeros_like(h), where=good)
         return shrunk
 
-    def _probe(self, h: Floats, y: Array, y_new: Array) -> tuple[Array, Array]:
-        """Return how states and slopes of the last stage and of the probe differ."""
-        i, outer = self.tableau.probe, self.outer
-        with outer.no_grad():
-            z = y + outer.real_like(h[:, None], y) * self.outward(self._weigh(i))
-            change = self.inward(outer.detach(y_new - z))
-            return change, self.backend.detach(self.K[self.s - 1] - self.K[i])
+    def _probe(self, f_new: Array, rows: Any) -> tuple[Array, Array]:
+        """Return how states of the step's end and of the probe differ, over h, and slopes do."""
+        i, s, take = self.tableau.probe, self.s, self.backend.take
+        with self.outer.no_grad():
+            if self.twin is not None and rows is None:
+                self.twin()
+                return self.sum, f_new - self.K[i]
+            k = [x if rows is None else take(x, rows, 0) for x in self.K[:s]]
+            return combine(self.apart, k), f_new - k[i]
 
-    def stage_ratio(
-        self, t_new: Floats, h: Floats, y: Array, y_new: Array, scale: Floats
-    ) -> Floats:
-        """Return ‖Δf‖ / ‖Δy‖ of two states at the end of the last attempt, in units of `scale`.
+    def same_time(
+        self, t: Floats, h: Floats, y_new: Array, rows: Any = None
+    ) -> tuple[Array, Array]:
+        """Return how two states at the end of the last attempt differ, over h, and their slopes.
 
         Of a method without a probe the second state is off by the error estimate, made small, and
-        costs a call of f.
+        costs a call of f. Where `rows` is given it is told of these.
         """
-        numpy, outer = self.outer.numpy, self.outer
-        if self.tableau.probe is not None and self.tableau.fsal:
-            change, bend = (self.backend.numpy(x) for x in self._probe(h, y, y_new))
-        else:
-            with outer.no_grad():
-                end, err = outer.detach(y_new), outer.detach(self.errors()[0])
-                f_new = self.backend.numpy(self.slope_at_end(t_new, y_new)).copy()
-                size, length = (numpy(outer.row_norm(x)) for x in (err, end))
-                eps = float(outer.xp.finfo(y.dtype).eps)
-                small = eps**0.5 * np.where(length > 0, length, 1.0)
-                share = np.divide(small, size, out=np.zeros_like(size), where=size > 0)
-                moved = end + outer.real_like(share[:, None], y) * err
-                bend = numpy(self.problem(self.problem.time(t_new), moved)) - f_new
-                change = numpy(moved - end)
-        above, below = (np.square(np.abs(x / scale)).sum(1) for x in (bend, change))
-        ratio: Floats = np.sqrt(np.divide(above, below, out=np.zeros(len(h)), where=below > 0))
-        return ratio
+        outer, end = self.outer, self.slope_at_end(t, y_new)
+        if self.tableau.probe is not None:
+            f_new = end if rows is None else self.backend.take(end, rows, 0)
+            change, slopes = (self.outward(x) for x in self._probe(f_new, rows))
+            return outer.detach(change), outer.detach(slopes)
+        with outer.no_grad():
+            state, f_new = outer.detach(y_new), outer.detach(outer.copy(self.outward(end)))
+            err = outer.detach(self.errors()[0])
+            size, eps = row_norm(err, outer.xp), float(outer.xp.finfo(y_new.dtype).eps)
+            share = increment(state, eps**0.5) / outer.xp.where(size > 0, size, 1.0 + 0.0 * size)
+            change = share * err
+            bend = self.problem(self.problem.time(t), state + change) - f_new
+            inverse = np.divide(1.0, h, out=np.zeros_like(h), where=h != 0)
+            change = outer.real_like(inverse[:, None], change) * change
+            if rows is None:
+                return change, bend
+            return outer.take(change, rows, 0), outer.take(bend, rows, 0)
 
     def f_end(self, t: Floats, y: Array) -> Array:
         """Return f at the end: the last stage of an FSAL method."""

@@ -162,6 +162,12 @@ class RosenbrockBatch(LinearStages):
         super().__init__(problem, tableau, linear)
         self.error_order, self.gamma = tableau.error_order, float(tableau.gamma)
         self.e = [m - m_hat for m, m_hat in zip(tableau.m, tableau.m_hat, strict=True)]
+        sums = zip(tableau.A, tableau.C, tableau.d, strict=True)
+        self.sums = [
+            self.backend.vector([[0.0, *A_i], [d_i, *(self.gamma * c for c in C_i)]], problem.y0)
+            for A_i, C_i, d_i in sums
+        ]
+        """Weights of h²γ ∂f/∂t and of the u before, for the state and for the right-hand side."""
         self.f_t: Array = None
         self.u: list[Array] = []
         self.y_new: Array = None
@@ -175,18 +181,17 @@ class RosenbrockBatch(LinearStages):
         solve = self.solve = linear.solver(self.J, h * self.gamma)
         self.h, self._end = self.backend.real_like(h[:, None], y), None
         weight = self.h * self.gamma
-        u: list[Array] = []
-        for i, (c_i, d_i) in enumerate(zip(tableau.c, tableau.d, strict=True)):
-            right = self.f_0
-            if i > 0:
-                time = problem.time(t + h - (1 - c_i) * h)
-                right = problem(time, y + combine(tableau.A[i], u))
-            right = weight * (right + (self.h * d_i) * self.f_t)
-            if i > 0:
-                right = right + combine([self.gamma * c for c in tableau.C[i]], u)
-            u.append(solve(right))
-        self.u = u
-        self.y_new = y + combine(tableau.m, u)
+        times = problem.time(t + h - (1 - np.asarray(tableau.c)[:, None]) * h)
+        known = [weight * self.h * self.f_t]
+        for i, sums in enumerate(self.sums):
+            # All sums of a stage at once: one by one they take half of a small batch's time.
+            moved, right = (sums @ self.backend.xp.stack(known).reshape((i + 1, -1))).reshape(
+                (2, *y.shape)
+            )
+            f_i = self.f_0 if i == 0 else problem(times[i], y + moved)
+            known.append(solve(weight * f_i + right))
+        self.u = known[1:]
+        self.y_new = y + combine(tableau.m, self.u)
         return self.y_new
 
     def errors(self) -> list[Array]:

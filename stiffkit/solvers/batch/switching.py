@@ -73,7 +73,8 @@ class SwitchingBatch(BatchStages):
         self.judge: Judge | None = None
         self.leaving: dict[int, float] = {}
         self.looked = 0
-        self.now: tuple[Floats, Floats, Array, Array]
+        self.now: tuple[Floats, Array]
+        """Sizes and starts of the last attempt."""
         self.arrange(problem, np.arange(problem.size), self.family, apart=False)
 
     # The rows -------------------------------------------------------------------------------------
@@ -187,8 +188,7 @@ class SwitchingBatch(BatchStages):
     @property
     def njev(self) -> int:  # type: ignore[override]
         """Jacobians made, one call for all rows."""
-        own = 0 if self.judge is None else self.judge.njev
-        return own + int(self.spent[0]) + sum(s.njev for s, _ in self.groups.values())
+        return int(self.spent[0]) + sum(s.njev for s, _ in self.groups.values())
 
     @property
     def nlu(self) -> int:  # type: ignore[override]
@@ -207,7 +207,7 @@ class SwitchingBatch(BatchStages):
             self.only.fixed = self.fixed
             y_new = self.only.attempt(t, h, y)
             self.failed, self.longest = self.only.failed, self.only.longest
-            self.now = t, h, y, y_new
+            self.now = h, y
             return y_new
         made, failed, longest = [], [], []
         for stages, own, (t_k, h_k, y_k) in self._each(t, h, y):
@@ -218,7 +218,7 @@ class SwitchingBatch(BatchStages):
             longest.append(stages.longest)
         self.failed, self.longest = self._joined(failed), self._joined(longest)
         y_new = self._joined(made)
-        self.now = t, h, y, y_new
+        self.now = h, y
         return y_new
 
     def errors(self) -> list[Array]:
@@ -290,17 +290,16 @@ class SwitchingBatch(BatchStages):
 
     def _look(self, judge: Judge, made: Any, end: Floats, y_end: Array) -> None:
         judge.steps[self.samples] += EVERY
-        t, h, y, y_new = self.now
-        parts = self._each(made, self.samples, end, y_end, t, h, y, y_new)
-        for stages, own, (made_k, who, end_k, y_end_k, t_k, h_k, *states) in parts:
+        h, y = self.now
+        parts = self._each(made, self.samples, end, h, y, y_end)
+        for stages, own, (made_k, who, end_k, h_k, *states) in parts:
             h_k = np.where(own, h_k, 0.0)
-            step, did = (t_k + h_k, h_k, *states), made_k & own & (h_k != 0)
+            step, did = (end_k, h_k, *states), made_k & own & (h_k != 0)
             if isinstance(stages, LinearStages):
                 self.leaving |= judge.leave_implicit(stages, who, did, step)
             elif isinstance(stages, ExplicitBatch) and self.looked % (RARELY * EVERY) == 0:
-                stages.slope_at_end(
-                    end_k, y_end_k
-                )  # the next step starts with it: autograd included
+                # The next step starts with it: autograd included.
+                stages.slope_at_end(end_k, states[1])
                 self.leaving |= judge.leave_explicit(stages, who, did, step)
 
     def changes(self) -> tuple[Any, Floats]:

@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-__all__ = ["OPTIONS", "compiled", "function_at", "inlined", "optional_at", "part_of"]
+__all__ = ["OPTIONS", "compiled", "function_at", "inlined", "optional_at", "part_of", "release"]
 
 OPTIONS: Any = {
     # NumPy's error model: a division by zero is inf or NaN, which the loop deals with.
@@ -65,6 +65,19 @@ def _at(_: Any, reference: Any, address: Any) -> Any:
 
 
 function_at: Any = intrinsic(_at)
+
+
+def _release(_: Any, value: Any) -> Any:
+    """Count one reference less: of a value that came to where numba counts none."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        context.nrt.decref(builder, signature.args[0], values[0])
+        return context.get_dummy_value()
+
+    return types.none(value), generate
+
+
+release: Any = intrinsic(_release)
 
 
 def optional_at(reference: Any, address: int) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...stiffness import detect
+from ...stiffness import trigger
 from ..tableau import ButcherTableau
 from .calls import compiled, inlined, part_of
 from .parts import (
@@ -33,8 +33,8 @@ __all__ = ["Explicit", "explicit"]
 
 _EPS = np.finfo(np.float64).eps
 
-_smooth_error = compiled(detect.smooth_error)
-_signs = compiled(detect.signs)
+_smooth_error = compiled(trigger.smooth_error)
+_signs = compiled(trigger.signs)
 
 
 class Explicit(NamedTuple):
@@ -43,6 +43,12 @@ class Explicit(NamedTuple):
     rows: Any
     """The rows of A, b, one or two rows of the error, those of the dense output's A, and those of
     its polynomial (`ButcherTableau.bubble`)."""
+    first: Any
+    """Where the entries of each row of A and of b begin that are not zero; where the last one's
+    end."""
+    entries: Any
+    sources: Any
+    """Rows of W that those weigh."""
     c: Any
     """Nodes, those of the dense output's stages behind the method's."""
     s: int
@@ -55,6 +61,7 @@ class Explicit(NamedTuple):
     """Stage, or -1."""
     error_norm: float
     limit: float
+    least: float
 
 
 @lru_cache(maxsize=64)
@@ -67,8 +74,12 @@ def explicit(tableau: ButcherTableau) -> Explicit:
     rows = np.zeros((len(given), s + 1 + len(dense.c)))
     for row, entries in zip(rows, given, strict=True):
         row[: len(entries)] = entries
+    weights = rows[: s + 1]
     return Explicit(
         rows,
+        np.cumsum([0, *np.count_nonzero(weights, axis=1)], dtype=np.uint64),
+        weights[weights != 0],
+        (K + np.nonzero(weights)[1]).astype(np.uint64),
         np.array([*tableau.c, *dense.c], dtype=float),
         s,
         bool(tableau.fsal),
@@ -78,33 +89,36 @@ def explicit(tableau: ButcherTableau) -> Explicit:
         -1 if tableau.probe is None else int(tableau.probe),
         float(quality.A_hat),
         float(tableau.real_stability_limit),
+        trigger.least_share(tableau),
     )
 
 
 @inlined
-def _state(m, i, stages, w, h, out):
-    """W_out = y + h Σ_j rows_ij K_j over so many stages, without the exact zeros."""
-    W = w.W
-    for k in range(W.shape[1]):
-        total = W.dtype.type(0)
-        for j in range(stages):
-            if m.rows[i, j] != 0.0:
-                total += m.rows[i, j] * W[K + j, k]
+def _state(m, i, w, h, out):
+    """W_out = y + h Σ_j rows_ij K_j, without the exact zeros."""
+    W, n = w.W, w.W.shape[1]
+    for k in range(0, n, 2):  # two components in turn take little longer than one
+        other = min(k + 1, n - 1)
+        total = total_other = W.dtype.type(0)
+        for p in range(m.first[i], m.first[i + 1]):
+            total += m.entries[p] * W[m.sources[p], k]
+            total_other += m.entries[p] * W[m.sources[p], other]
         W[out, k] = W[Y, k] + h * total
+        W[out, other] = W[Y, other] + h * total_other
 
 
 @part_of(Explicit, attempt, forceinline=True)
 def _attempt(m, f, jac, args, s, w, h):
     W = w.W
     for i in range(1, m.s):
-        _state(m, i, i, w, h, Z)
+        _state(m, i, w, h, Z)
         if i == m.s - 1 and m.fsal:
             for k in range(W.shape[1]):
                 W[Y_NEW, k] = W[Z, k]
         s.nfev += 1
         slope(f, s.t_new - (1 - m.c[i]) * h, w, K + i, args)
     if not m.fsal:
-        _state(m, m.s, m.s, w, h, Y_NEW)
+        _state(m, m.s, w, h, Y_NEW)
     s.have_new = m.fsal
     return 0
 
@@ -152,7 +166,7 @@ def _look(m, f, args, s, w, h):
         turn += square((W[m.end, i] - W[K, i]) / scale[i])
     s.rise, s.turn, s.stage = math.sqrt(rise / n), math.sqrt(turn / n), 0.0
     if m.probe >= 0:
-        _state(m, m.probe, m.probe, w, h, Z)
+        _state(m, m.probe, w, h, Z)
         for i in range(n):
             below += square(W[Y_NEW, i] - W[Z, i])
             above += square(W[m.end, i] - W[K + m.probe, i])
@@ -170,9 +184,10 @@ def _look(m, f, args, s, w, h):
                 W[Z, i] = W[Y_NEW, i] + radius / size * W[ERR, i]
             s.nfev_look += 1
             slope(f, s.t_new, w, spare, args)
-            above = 0.0
+            above = below = 0.0
             for i in range(n):
-                above += square(W[spare, i] - W[m.end, i])
-            s.stage = math.sqrt(above) / radius
+                above += square((W[spare, i] - W[m.end, i]) / scale[i])
+                below += square(radius / size * W[ERR, i] / scale[i])
+            s.stage = math.sqrt(above / below) if below > 0 else 0.0
     smooth = _smooth_error(h, s.rise, s.turn, m.error_norm, m.order)
-    return _signs(h, s.ratio, smooth, m.order, s.stage, m.limit)[1]
+    return _signs(h, s.ratio, smooth, m.order, s.stage, m.limit, m.least)[1]

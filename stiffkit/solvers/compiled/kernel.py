@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from ...stiffness import detect, power, radius
+from ...stiffness import power, radius, trigger
 from .. import control, dense, differences, loop, newton_step, step, stiff_limit, stiff_step
 from .. import events as event_rules
 from .. import stabilised as stabilised_methods
@@ -123,30 +123,25 @@ def _error_ratio(n_errors, w):
 
 
 @inlined
-def _due(s, t_eval, direction):
-    """Whether the next of the times that are asked for lies before the step's end."""
-    return s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction < 0
+def _ahead(s, t_eval, direction):
+    """How far behind the step's end the next of the times lies that are asked for."""
+    return (t_eval[s.i_eval] - s.t_new) * direction if s.i_eval < len(t_eval) else math.inf
 
 
 @compiled
-def _record(f, args, m, keeps, s, w, h, direction, records):
-    """Keep what is wanted of an accepted step: its end, its polynomial, times of t_eval in it."""
+def _record_inside(f, args, m, keeps, s, w, h, direction, records):
+    """Keep what is wanted of an accepted step besides its end: its polynomial, times of t_eval."""
     W, t_eval, y_eval, path = w.W, records.t_eval, records.y_eval, records.path
     n, place = W.shape[1], s.accepted if keeps else 0
-    if keeps or _due(s, t_eval, direction):
+    if keeps or _ahead(s, t_eval, direction) < 0:
         polynomial(m, f, args, s, w, h, path, place)
-    while s.i_eval < len(t_eval) and (t_eval[s.i_eval] - s.t_new) * direction <= 0:
+    while _ahead(s, t_eval, direction) <= 0:
         if t_eval[s.i_eval] == s.t_new:
             for i in range(n):
                 y_eval[s.i_eval, i] = W[Y_NEW, i]
         else:
             evaluate((t_eval[s.i_eval] - s.t) / h, W, path, place, y_eval, s.i_eval)
         s.i_eval += 1
-    if len(records.t) > 0:
-        records.t[s.accepted] = s.t_new
-        for i in range(n):
-            path[s.accepted, 0, i] = W[Y_NEW, i]
-    s.accepted += 1
 
 
 @inlined
@@ -232,7 +227,7 @@ def _with_stamp(stamp):
                     continue
                 errors(m, s, w, h)
                 s.ratio = _error_ratio(m.n_errors, w)
-                if s.ratio < 1 and (looks or _due(s, records.t_eval, direction)):
+                if s.ratio < 1 and (looks or _ahead(s, records.t_eval, direction) < 0):
                     inside(m, f, args, s, w, h, records.path, s.accepted if keeps else 0)
                 _log(records.log, s, h)
                 if not math.isfinite(s.ratio):
@@ -267,14 +262,21 @@ def _with_stamp(stamp):
                 s.pending = s.watched = True
                 return EVENT
             s.pending = s.watched = False
-            _record(f, args, m, keeps, s, w, h, direction, records)
+            if keeps or _ahead(s, records.t_eval, direction) <= 0:
+                _record_inside(f, args, m, keeps, s, w, h, direction, records)
+            if len(records.t) > 0:
+                records.t[s.accepted] = s.t_new
+                for i in range(W.shape[1]):
+                    records.path[s.accepted, 0, i] = W[Y_NEW, i]
+            s.accepted += 1
             s.t, s.fresh = s.t_new, False
             s.age += 1
             for i in range(W.shape[1]):
                 W[Y, i] = W[Y_NEW, i]
             if s.t_new == t1:
                 return DONE
-            end_slope(m, f, args, s, w)
+            if not s.have_new:
+                end_slope(m, f, args, s, w)
             for i in range(W.shape[1]):
                 W[K, i] = W[m.end, i]
 
@@ -283,7 +285,7 @@ def _with_stamp(stamp):
 
 # numba looks at this file alone to tell whether its cache is stale: the stamp is of the others.
 _SOURCES = (
-    *(control, dense, detect, differences, event_rules, loop, newton_step, power, radius, step),
+    *(control, dense, differences, event_rules, loop, newton_step, power, radius, step, trigger),
     *(stiff_limit, stiff_step, stabilised_methods),
     *(calls, dirk, events, explicit, interior, linear, newton, parts, radau, rosenbrock),
     stabilised,

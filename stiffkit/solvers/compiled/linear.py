@@ -1,8 +1,8 @@
 """Jacobians and LU decompositions within the kernel: the rules are those of `Differences`.
 
 n is small here: plain loops beat LAPACK's calls, and make no arrays. A dense matrix is to them a
-band of all its diagonals. Entry (i, j) stands in row i, column j − o of an array, where o = i − ml
-in a band's, so that its rows are short, and 0 in a dense one's.
+band of all its diagonals. Entry (i, j) stands in row i, column `_place(i, j, band)` of an array: a
+band's are j − i + ml, so that its rows are short.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Linear(NamedTuple):
     """Which entries were ever nonzero, of J's shape."""
     band: tuple[int, int, int]
     """ml, mu, skew: n − 1, n − 1, 0 where J is dense, else the numbers of diagonals below and above
-    the main one, and 1. o = skew (i − ml)."""
+    the main one, and 1."""
     constant: bool
 
 
@@ -104,10 +104,15 @@ def _top(x, top):
 
 
 @inlined
+def _place(i, j, band):
+    """Return the column of an array where entry (i, j) stands; unsigned, it needs no check."""
+    return np.uint64(j - band[2] * (i - band[0]))
+
+
+@inlined
 def _columns(i, n, band):
-    """Return the columns first, ..., end − 1 in which row i has entries, and o."""
-    ml, mu, skew = band
-    return max(0, i - ml), min(n, i + mu + 1), skew * (i - ml)
+    """Return the columns first, ..., end − 1 in which row i has entries."""
+    return max(0, i - band[0]), min(n, i + band[1] + 1)
 
 
 @inlined
@@ -135,8 +140,7 @@ def _finite(A):
 @compiled
 def _quotients(f, args, s, w, A, delta, band, g, row):
     """A_·j = (f(t, y + δ) − f(t, y)) / δ_j for those columns j of group g that have a δ_j."""
-    W, (ml, _, skew) = w.W, band
-    n = W.shape[1]
+    W, n = w.W, w.W.shape[1]
     for i in range(n):
         W[Z, i] = W[Y, i]
     for j in range(g, n, _groups(n, band)):
@@ -147,7 +151,7 @@ def _quotients(f, args, s, w, A, delta, band, g, row):
         if delta[j] != 0:
             first, end = _rows(j, n, band)
             for i in range(first, end):
-                A[i, j - skew * (i - ml)] = (W[row, i] - W[K, i]) / delta[j]
+                A[i, _place(i, j, band)] = (W[row, i] - W[K, i]) / delta[j]
 
 
 @compiled
@@ -157,17 +161,18 @@ def _judge(first_jac, W, D, J, seen, band):
     for j in range(n):
         D[COLUMN, j] = D[NOISE, j] = 0.0
     for i in range(n):
-        first, end, o = _columns(i, n, band)
+        first, end = _columns(i, n, band)
         terms = 0.0
         for j in range(first, end):
-            terms += abs(J[i, j - o]) * D[SIZE, j]
+            terms += abs(J[i, _place(i, j, band)]) * D[SIZE, j]
         D[TERMS, i] = abs(W[K, i]) + terms
         for j in range(first, end):
-            entry = abs(J[i, j - o])
+            p = _place(i, j, band)
+            entry = abs(J[i, p])
             D[COLUMN, j] = _top(entry, D[COLUMN, j])
             if not first_jac:
-                seen[i, j - o] = seen[i, j - o] or entry > 0
-            rounding = _EPS * D[TERMS, i] * (1.0 if seen[i, j - o] else 0.0)
+                seen[i, p] = seen[i, p] or entry > 0
+            rounding = _EPS * D[TERMS, i] * (1.0 if seen[i, p] else 0.0)
             D[NOISE, j] = _top(rounding, D[NOISE, j])
 
 
@@ -188,14 +193,14 @@ def _doubted(y, D, j, top):
 @compiled
 def _replaced(D, J, fresh, seen, band, j, top):
     """Take column j's second look if it agrees with the first, or that was none."""
-    (ml, _, skew), column = band, D[COLUMN, j]
+    column = D[COLUMN, j]
     wrong, empty = not math.isfinite(column), column == 0 and D[LEARNT, j] < 0.1 * top
     first, end = _rows(j, len(J), band)
     tops = gap = 0.0
     for i in range(first, end):
-        tops = _top(abs(fresh[i, j - skew * (i - ml)]), tops)
+        tops = _top(abs(fresh[i, _place(i, j, band)]), tops)
     for i in range(first, end):
-        p = j - skew * (i - ml)
+        p = _place(i, j, band)
         moved = abs(fresh[i, p] - J[i, p])
         rounding = _EPS * D[TERMS, i] * (1.0 if seen[i, p] else 0.0)
         gap = _top(_disagreement(moved, rounding, abs(D[DELTA, j]), tops, _EPS), gap)
@@ -203,7 +208,7 @@ def _replaced(D, J, fresh, seen, band, j, top):
         return False
     D[LEARNT, j], D[DELTA, j] = D[BETTER, j], D[AGAIN, j]
     for i in range(first, end):
-        p = j - skew * (i - ml)
+        p = _place(i, j, band)
         J[i, p] = fresh[i, p]
     return True
 
@@ -276,9 +281,9 @@ def _given(jac, args, s, w, J, band):
         msg = "jac returned a matrix of another shape than at (t0, y0)"
         raise ValueError(msg)
     for i in range(n):
-        first, end, o = _columns(i, n, band)
+        first, end = _columns(i, n, band)
         for j in range(first, end):
-            J[i, j - o] = value[mu + i - j if skew else i, j]
+            J[i, _place(i, j, band)] = value[mu + i - j if skew else i, j]
     s.njev += 1
 
 
@@ -294,55 +299,51 @@ def decompose(J, band, LU, L, pivots, c):
 
     Multipliers are not exchanged with the rows: in a band there is no room for it.
     """
-    (ml, mu, skew), n = band, len(LU)
+    (ml, mu, _), n = band, len(LU)
     for i in range(n):
-        first, end, o = _columns(i, n, band)
+        first, end = _columns(i, n, band)
         for p in range(LU.shape[1]):
             LU[i, p] = 0
-        for p in range(first - o, end - o):
+        for j in range(first, end):
+            p = _place(i, j, band)
             LU[i, p] = -c * J[i, p]
-        LU[i, i - o] += 1.0
+        LU[i, _place(i, i, band)] += 1.0
     if not _finite(LU):
         return False
     for k in range(n):
-        below, length, o = min(n, k + ml + 1), min(n - k, ml + mu + 1), skew * (k - ml)
-        pivot, largest = k, _size(LU[k, k - o])
+        below, end = min(n, k + ml + 1), min(n, k + ml + mu + 1)
+        pivot, largest = k, _size(LU[k, _place(k, k, band)])
         for i in range(k + 1, below):
-            size = _size(LU[i, k - skew * (i - ml)])
+            size = _size(LU[i, _place(i, k, band)])
             if size > largest:
                 pivot, largest = i, size
         pivots[k] = pivot
         if largest == 0:
             return False
-        upper = LU[k, k - o : k - o + length]
         if pivot != k:
-            p = k - skew * (pivot - ml)
-            lower = LU[pivot, p : p + length]
-            for q in range(length):
-                upper[q], lower[q] = lower[q], upper[q]
-        upper[0] = 1 / upper[0]
+            for j in range(k, end):
+                p, q = _place(k, j, band), _place(pivot, j, band)
+                LU[k, p], LU[pivot, q] = LU[pivot, q], LU[k, p]
+        inverse = LU[k, _place(k, k, band)] = 1 / LU[k, _place(k, k, band)]
         for i in range(k + 1, below):
-            p = k - skew * (i - ml)
-            lower = LU[i, p : p + length]
-            factor = L[k, i - k - 1] = lower[0] * upper[0]
-            for q in range(1, length):
-                lower[q] -= factor * upper[q]
+            factor = L[k, i - k - 1] = LU[i, _place(i, k, band)] * inverse
+            for j in range(k + 1, end):
+                LU[i, _place(i, j, band)] -= factor * LU[k, _place(k, j, band)]
     return True
 
 
 @partial(compiled, fastmath={"reassoc", "contract"})
 def solve(LU, L, pivots, band, W, row):
     """Solve (I − cJ) x = r in place, r being a row of W."""
-    (ml, mu, skew), n = band, len(LU)
+    (ml, mu, _), n, x = band, len(LU), W[row]
     for k in range(n):
-        x, W[row, pivots[k]] = W[row, pivots[k]], W[row, k]
-        W[row, k] = x
-        rest = W[row, k + 1 : min(n, k + ml + 1)]
-        for q in range(len(rest)):
-            rest[q] -= L[k, q] * x
+        p = np.uint64(pivots[k])
+        x_k, x[p] = x[p], x[k]
+        x[k] = x_k
+        for i in range(k + 1, min(n, k + ml + 1)):
+            x[i] -= L[k, i - k - 1] * x_k
     for k in range(n - 1, -1, -1):
-        o, x = skew * (k - ml), W[row, k]
-        rest, upper = W[row, k + 1 : min(n, k + ml + mu + 1)], LU[k, k - o :]
-        for q in range(len(rest)):
-            x -= upper[1 + q] * rest[q]
-        W[row, k] = x * upper[0]
+        upper, rest, x_k = LU[k, _place(k, k, band) :], x[k:], x[k]
+        for q in range(min(n - k, ml + mu + 1) - 1, 0, -1):  # the last of them was found just now
+            x_k -= upper[q] * rest[q]
+        x[k] = x_k * upper[0]

@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .calls import OPTIONS, compiled, inlined
+from .calls import OPTIONS, compiled, inlined, release
 
 __all__ = [
     "ASK",
@@ -166,24 +166,26 @@ def slope(f, t, w, row, args):
 
 @partial(inlined, _nrt=True)
 def _keep(value, w, row):
-    n = w.W.shape[1]
-    if value.size != n:
-        msg = "f returned an array of another size than at (t0, y0)"
-        raise ValueError(msg)
-    if value.ndim == 1:  # known when this is compiled
+    """W_row = what f returned, which is let go."""
+    n, size = w.W.shape[1], value.size
+    if size == n and value.ndim == 1:  # known when this is compiled
         for i in range(n):
             w.W[row, i] = value[i]
-    else:
+    elif size == n:
         flat = value.reshape(-1)
         for i in range(n):
             w.W[row, i] = flat[i]
+    release(value)
+    if size != n:
+        msg = "f returned an array of another size than at (t0, y0)"
+        raise ValueError(msg)
 
 
 def _call(f: Any, t: float, w: Work, row: int, args: Any) -> None:
     raise NotImplementedError
 
 
-_FORM: Any = {**OPTIONS, "_nrt": True, "forceinline": True}  # f may make an array
+_FORM: Any = {**OPTIONS, "forceinline": True}
 
 
 @overload(_call, jit_options=_FORM)

@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import overload
 
 from ..newton_step import RadauStages
-from .calls import OPTIONS, compiled, part_of
+from .calls import OPTIONS, compiled, inlined, part_of
 from .interior import examine
 from .linear import Linear, decompose, solve
 from .newton import attempt_stages, begin, correct, factorised, iterate, solve_stages
@@ -117,12 +117,12 @@ def _of_dtype(W, row, k, value):
     return whole
 
 
-@compiled
+@inlined
 def _sum(rows, row, W, first, k):
     """Σ_i rows_row,i W_(first + i) of component k."""
     total = rows[0, 0] * 0 * W[0, k]
     for i in range(rows.shape[1]):
-        total += rows[row, i] * W[first + i, k]
+        total += rows[row, i] * W[np.uint64(first + i), k]
     return total
 
 

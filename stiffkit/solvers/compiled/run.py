@@ -454,7 +454,8 @@ class _Stretches:
         self._settle(detector)
         t_new = float(s["t_new"])
         h = t_new - float(s["t"])
-        if detector.suspicious(h, *(float(s[key]) for key in ("ratio", "rise", "turn", "stage"))):
+        ratio, rise, turn, stage = (float(s[key]) for key in ("ratio", "rise", "turn", "stage"))
+        if detector.suspicious(h, ratio, rise, turn, stage):
             ratio_of = ErrorRatio(p.rtol, p.atol, self.y, p.backend)
             errs = self.W[self.parts.ERR : self.parts.ERR + self.method.n_errors]
             ratio_of(list(errs.copy()), self.y_new)
