@@ -74,6 +74,25 @@ def cells_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def quality_table() -> str:
+    """Distances of the shipped network's samples to test images, by sampler and calls."""
+    quality = _load()["quality"]
+    calls = [str(c) for c in quality["calls"]]
+
+    def cell(pair: list[float]) -> str:
+        return "{:.0f} ({:.0f})".format(*pair)
+
+    lines = [
+        "| samples | " + " | ".join(f"{c} calls" for c in calls) + " |",
+        "|:--|" + "--:|" * len(calls),
+    ]
+    for name, row in quality["rows"].items():
+        # Of training images and of the converged flow there is one value, whatever the calls.
+        cells = [cell(row[c]) for c in calls] if isinstance(row, dict) else [cell(row)] * len(calls)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def rounding_table() -> str:
     """What short dtypes of network and state add to the error, on the shipped network."""
     rows = _costs()["rounding"]["rows"]

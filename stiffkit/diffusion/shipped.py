@@ -1,6 +1,7 @@
 """Small trained denoisers that come with stiffkit; they need torch, and no download.
 
-Data are scaled to mean 0 and standard deviation 0.5, `sigma_data`; `to_pixels` scales back.
+Data are scaled to mean 0 and standard deviation 0.5, `sigma_data`; `to_pixels` scales back. What is
+black in Fashion-MNIST, half of all pixels, lies a little below 0 before it clips.
 """
 
 from __future__ import annotations
