@@ -66,6 +66,28 @@ def test_a_limited_sample_is_found_within_30_of_its_steps(method):
         assert int(np.searchsorted(ends, found.t * (1 - 1e-12))) - start <= 30
 
 
+@pytest.mark.parametrize("method", ["tsit5", "bosh3"])
+@pytest.mark.parametrize("onset", [0.0, 3.0])
+def test_samples_that_look_stiff_and_are_not_do_not_delay_one_that_is(method, onset):
+    """Rough slopes leave errors that no smooth path explains; their proofs spend the budget."""
+
+    def f(t, y):
+        slope = -0.5 * y + 2e-6 * np.sin(3e7 * y)
+        rate = 500.0 if t[-1] > onset else 0.5
+        slope[-1] = -rate * (y[-1] - np.cos(t[-1])) - np.sin(t[-1])
+        return slope
+
+    y0 = np.random.default_rng(0).standard_normal((32, 4))
+    y0[-1] = 1.0
+    s = sk.solve(f, (0.0, 10.0), y0, method, batched=True, rtol=1e-6, atol=1e-6, log=True)
+    assert sum(map(len, s.stiffness[:-1])) - sum(len(proved(x)) for x in s.stiffness[:-1]) > 0
+    log, found = s[31].log, proved(s.stiffness[-1])[0]
+    h, ends = log["h"][log["accepted"]], (log["t"] + log["h"])[log["accepted"]]
+    limit = sk.METHODS[method].real_stability_limit
+    start = int(np.argmax((ends > onset) & (500.0 * h > 0.7 * limit)))
+    assert int(np.searchsorted(ends, found.t * (1 - 1e-12))) - start <= 30
+
+
 def columns(f):
     """Return a right-hand side of one problem for a batch."""
     return lambda t, y: np.stack([f(ti, yi) for ti, yi in zip(t, y, strict=True)])
