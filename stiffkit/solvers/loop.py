@@ -583,7 +583,8 @@ class Run:
 def trial_steps(method: str, nfev: int, n: int) -> int:
     """Return how many steps a trial may take, after so many calls of f on states of n numbers."""
     # A step of rodas5p takes 9 with its Jacobian apart, one of rock4 rarely as many as 50.
-    return int(TRIAL * nfev / (min(9 + n, 50) if method == "rock4" else 9 + n))
+    most = int(TRIAL * nfev / (min(9 + n, 50) if method == "rock4" else 9 + n))
+    return most if most >= 5 else 0  # fewer hardly leave the start
 
 
 def steps_until(t_end: float, times: Sequence[float]) -> int | None:
