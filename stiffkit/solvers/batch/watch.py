@@ -86,6 +86,9 @@ class Watch:
         """The step of the batch from which on each sample is to be looked at."""
         self.made, self.next = 0, INTERVAL
         self.budget = Budget(tableau, INTERVAL)
+        self.pause, self.resume = INTERVAL, 0
+        """After proofs that have all failed there are looks at regular steps alone, until `resume`;
+        longer each time, for the samples may take turns at looking stiff."""
 
     def waits(self) -> bool:
         """Count a step of the batch, and tell whether it is one to pass over."""
@@ -160,7 +163,8 @@ class Watch:
 
     def _after(self, wait: int, reserve: int = 0) -> int:
         """Return the step of the batch at which a row is looked at next that waits for so many."""
-        if wait < INTERVAL and not self.budget.overdrawn(self.made, reserve):
+        calm = self.made >= self.resume or reserve > 0
+        if wait < INTERVAL and calm and not self.budget.overdrawn(self.made, reserve):
             return self.made + PACE
         return max((self.made + wait) // INTERVAL, self.made // INTERVAL + 1) * INTERVAL
 
@@ -206,8 +210,13 @@ class Watch:
             end = float(step.t[k]), float(step.h[k]), step.y_end[k]
             proof = detectors[k].conclude(*end, mode, calls)
             led = led or (proof is not None and proof.verdict is not type(proof.verdict).non_stiff)
-        if not led:
-            self.budget.spent += problem.nfev - before
+        if led:
+            self.pause, self.resume = INTERVAL, 0
+            return
+        self.budget.spent += problem.nfev - before
+        if detectors:
+            self.pause = min(2 * self.pause, self.calm.LONGEST_PAUSE)
+            self.resume = self.made + self.pause
 
     # What is told ---------------------------------------------------------------------------------
 
