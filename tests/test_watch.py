@@ -8,6 +8,7 @@ import pytest
 from problems import decay, oscillator, pendulum, van_der_pol
 
 import stiffkit as sk
+from stiffkit.solvers.batch.watch import INTERVAL, Watch
 from stiffkit.stiffness import Stiffness, StiffnessDetector
 from stiffkit.stiffness.trigger import Budget
 
@@ -319,6 +320,27 @@ def test_so_they_do_in_a_batch(method):
     y0 = np.concatenate([rng.uniform(-1, 1, (8, 10)), np.zeros((8, 10))], 1)
     with_it, without = calls_of(ring, y0, method, 20.0, batched=True, rtol=1e-6, atol=1e-8)
     assert with_it - without <= Budget.CREDIT + 0.03 * without
+
+
+def test_samples_that_take_turns_at_looking_stiff_are_looked_at_ever_less(monkeypatch):
+    rng, looks = np.random.default_rng(0), []
+    y0, rate = rng.uniform(-1, 1, (256, 100)), rng.uniform(0.5, 2, (256, 1))
+    look = Watch.look
+
+    def noted(self, *given, **named):
+        looks.append(self.made)
+        look(self, *given, **named)
+
+    def rings(t, y, rate):
+        angle, speed = y[:, :50], y[:, 50:]
+        return np.concatenate([speed, 0.01 * (np.roll(angle, 1, 1) - angle) - rate * angle], 1)
+
+    monkeypatch.setattr(Watch, "look", noted)
+    options = {"batched": True, "args": (rate,), "rtol": 1e-6, "atol": 1e-8}
+    s = sk.solve(rings, (0.0, 20.0), y0, "dopri5", **options)
+    assert not any(map(proved, s.stiffness))
+    further = [made for made in looks if made % INTERVAL]
+    assert 2 <= len(further) <= 5  # by 36 steps, then 72, 144: two looks each
 
 
 @pytest.mark.parametrize("method", ["bosh3", "tsit5", "vern7"])
