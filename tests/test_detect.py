@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from problems import counted, decay, oscillator, pendulum, van_der_pol
 
 import stiffkit as sk
+from stiffkit.solvers.loop import steps_until
 from stiffkit.stiffness import Evidence, Stiffness, StiffnessDetector
 from stiffkit.stiffness.proof import slow_path
 
@@ -523,6 +524,60 @@ def test_the_message_tells_what_another_method_takes():
     there = sk.solve(robertson, span, start, method, detect=False, **tolerances)
     assert there.stats["accepted"] == taken
     assert taken < 0.2 * made
+
+
+def _heat(t, y):
+    """60 points of the heat equation, driven."""
+    inside = np.concatenate([[0.0], y, [0.0]])
+    return 3000 * (inside[2:] - 2 * y + inside[:-2]) + math.cos(t)
+
+
+def _relaxation(t, y):
+    return np.array([y[1], 200 * (1 - y[0] ** 2) * y[1] - y[0]])
+
+
+def _follower(t, y):
+    return -1000 * (y - math.cos(t))
+
+
+@pytest.mark.parametrize(
+    ("f", "y0", "t1", "rtol"),
+    [
+        (_heat, np.ones(60), 1.0, 1e-3),
+        (_heat, np.ones(60), 1.0, 1e-6),  # a trial that covers little: nothing is told of it
+        (_relaxation, np.array([2.0, 0.0]), 60.0, 1e-3),
+    ],
+)
+@pytest.mark.parametrize("method", ["tsit5", "bosh3"])
+def test_what_the_message_foretells_comes_true(f, y0, t1, rtol, method):
+    options = {"rtol": rtol, "atol": 1e-3 * rtol}
+    solution = sk.solve(f, (0.0, t1), y0, method, **options)
+    assert "limited by stability" in solution.message
+    told = re.search(r"(\w+) takes (?:about )?(\d+) steps from there", solution.message)
+    assert told or (f, rtol) == (_heat, 1e-6)
+    if told:
+        first, *_, last = proved(solution)
+        start = solution.y[np.searchsorted(solution.t, first.t)]
+        there = sk.solve(f, (first.t, last.t), start, told[1], detect=False, **options)
+        assert 0.6 <= int(told[2]) / there.stats["accepted"] <= 1.6
+
+
+def test_the_first_short_steps_of_a_trial_foretell_little():
+    ends = np.concatenate([[0.0], np.cumsum(2.0 ** np.arange(8)), 255.0 + 128.0 * np.arange(1, 9)])
+    assert steps_until(float(ends[-1]), ends.tolist()) == 16
+    assert steps_until(float(ends[-1]), ends[:13].tolist()) == 16
+    assert steps_until(-float(ends[-1]), (-ends[:13]).tolist()) == 16
+    assert steps_until(float(ends[-1]), ends[:7].tolist()) is None
+    assert steps_until(1.0, [0.0]) is None
+
+
+def test_the_longer_a_stretch_the_rarer_its_proofs():
+    counts = [
+        len(sk.solve(_follower, (0.0, t1), [0.0], "tsit5").stiffness) for t1 in (5.0, 20.0, 80.0)
+    ]
+    assert counts[0] < counts[1] < counts[2]
+    # By a quarter each time: log 4 / log 1.25 = 6.2 more for a stretch 4 times as long.
+    assert counts[2] - counts[1] <= 8
 
 
 def test_a_trial_that_fails_is_not_mentioned():

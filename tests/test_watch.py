@@ -8,6 +8,7 @@ import pytest
 from problems import decay, oscillator, pendulum, van_der_pol
 
 import stiffkit as sk
+from stiffkit.solvers.batch.watch import INTERVAL, Watch
 from stiffkit.stiffness import Stiffness, StiffnessDetector
 from stiffkit.stiffness.trigger import Budget
 
@@ -64,6 +65,28 @@ def test_a_limited_sample_is_found_within_30_of_its_steps(method):
         start = int(np.argmax(rate[i] * h > 0.7 * limit))
         found = proved(s.stiffness[i])[0]
         assert int(np.searchsorted(ends, found.t * (1 - 1e-12))) - start <= 30
+
+
+@pytest.mark.parametrize("method", ["tsit5", "bosh3"])
+@pytest.mark.parametrize("onset", [0.0, 3.0])
+def test_samples_that_look_stiff_and_are_not_do_not_delay_one_that_is(method, onset):
+    """Rough slopes leave errors that no smooth path explains; their proofs spend the budget."""
+
+    def f(t, y):
+        slope = -0.5 * y + 2e-6 * np.sin(3e7 * y)
+        rate = 500.0 if t[-1] > onset else 0.5
+        slope[-1] = -rate * (y[-1] - np.cos(t[-1])) - np.sin(t[-1])
+        return slope
+
+    y0 = np.random.default_rng(0).standard_normal((32, 4))
+    y0[-1] = 1.0
+    s = sk.solve(f, (0.0, 10.0), y0, method, batched=True, rtol=1e-6, atol=1e-6, log=True)
+    assert sum(map(len, s.stiffness[:-1])) - sum(len(proved(x)) for x in s.stiffness[:-1]) > 0
+    log, found = s[31].log, proved(s.stiffness[-1])[0]
+    h, ends = log["h"][log["accepted"]], (log["t"] + log["h"])[log["accepted"]]
+    limit = sk.METHODS[method].real_stability_limit
+    start = int(np.argmax((ends > onset) & (500.0 * h > 0.7 * limit)))
+    assert int(np.searchsorted(ends, found.t * (1 - 1e-12))) - start <= 30
 
 
 def columns(f):
@@ -297,6 +320,27 @@ def test_so_they_do_in_a_batch(method):
     y0 = np.concatenate([rng.uniform(-1, 1, (8, 10)), np.zeros((8, 10))], 1)
     with_it, without = calls_of(ring, y0, method, 20.0, batched=True, rtol=1e-6, atol=1e-8)
     assert with_it - without <= Budget.CREDIT + 0.03 * without
+
+
+def test_samples_that_take_turns_at_looking_stiff_are_looked_at_ever_less(monkeypatch):
+    rng, looks = np.random.default_rng(0), []
+    y0, rate = rng.uniform(-1, 1, (256, 100)), rng.uniform(0.5, 2, (256, 1))
+    look = Watch.look
+
+    def noted(self, *given, **named):
+        looks.append(self.made)
+        look(self, *given, **named)
+
+    def rings(t, y, rate):
+        angle, speed = y[:, :50], y[:, 50:]
+        return np.concatenate([speed, 0.01 * (np.roll(angle, 1, 1) - angle) - rate * angle], 1)
+
+    monkeypatch.setattr(Watch, "look", noted)
+    options = {"batched": True, "args": (rate,), "rtol": 1e-6, "atol": 1e-8}
+    s = sk.solve(rings, (0.0, 20.0), y0, "dopri5", **options)
+    assert not any(map(proved, s.stiffness))
+    further = [made for made in looks if made % INTERVAL]
+    assert 2 <= len(further) <= 5  # by 36 steps, then 72, 144: two looks each
 
 
 @pytest.mark.parametrize("method", ["bosh3", "tsit5", "vern7"])

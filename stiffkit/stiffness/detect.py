@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -374,7 +374,7 @@ class StiffnessDetector:
         self.evidence.append(found)
         if found.verdict is Stiffness.non_stiff:
             self._leave(calls)
-            if self._trusted(found) and 0 < found.stability_ratio < math.inf:
+            if self._trusts(mode.value, mode.residual) and 0 < found.stability_ratio < math.inf:
                 vector = mode.vector if y.dtype != y.real.dtype else mode.vector.real
                 room = found.accuracy_step / free if free < math.inf else 1.0
                 share = found.stability_ratio / abs(h * mode.value)
@@ -386,7 +386,9 @@ class StiffnessDetector:
             self.start = t, backend_of(y).copy(y)
         self.budget.spent -= self.hits * self.budget.look  # they have led here
         self.state, self._rate = found.verdict, found.stability_ratio / abs(h)
-        self.hits, self.misses, self.wait = 0, 0, 5 * self.interval
+        # The longer a stretch, the rarer its proofs: its end is known to a quarter all the same.
+        self.hits, self.misses = 0, 0
+        self.wait = max(5 * self.interval, (self.steps - self._entered) // 4)
         self.pause = self.interval
         self._proved.append(self.steps)
         return found
@@ -486,23 +488,22 @@ class StiffnessDetector:
         """
         self._smooth_error(h, *slow)
         share = stability_ratio(h, value, self.tableau)
-        decays = (value * h).real < 0
+        room = self.accuracy_step
+        limits = self.PROOF <= share < math.inf and (value * h).real < 0 and room >= ROOM * abs(h)
         verdict = Stiffness.non_stiff
-        found = Evidence(t, h, value, residual, share, self.accuracy_step, products, verdict)
-        roomy = self.accuracy_step >= ROOM * abs(h)
-        if self._trusted(found) and roomy and self.PROOF <= share < math.inf and decays:
+        if limits and self._trusts(value, residual):
             if abs(value.imag) > abs(value.real):
                 verdict = Stiffness.oscillatory
             elif abs(value.imag) > 0.1 * abs(value.real):
                 verdict = Stiffness.stiff
             else:
                 # A stabilised method covers hρ with about √(hρ/0.65) calls (RKC): up to 50.
-                stages = math.sqrt(abs(value) * min(self.accuracy_step, 1e300))
+                stages = math.sqrt(abs(value) * min(room, 1e300))
                 verdict = Stiffness.mildly_stiff if stages < 50 else Stiffness.stiff
-        return replace(found, verdict=verdict)
+        return Evidence(t, h, value, residual, share, room, products, verdict)
 
-    def _trusted(self, found: Evidence) -> bool:
-        return found.residual <= self.TRUSTED * abs(found.eigenvalue)
+    def _trusts(self, value: complex, residual: float) -> bool:
+        return residual <= self.TRUSTED * abs(value)
 
 
 _ADVICE = {

@@ -85,6 +85,6 @@ class Budget:
         self.spent = 0
         """Calls so far, without those of regular looks."""
 
-    def overdrawn(self, steps: int) -> bool:
-        """Whether so many accepted steps do not bear it."""
-        return self.spent > self.CREDIT + self.rate * steps
+    def overdrawn(self, steps: int, reserve: int = 0) -> bool:
+        """Whether so many accepted steps do not bear it, nor `reserve` calls beyond."""
+        return self.spent > self.CREDIT + reserve + self.rate * steps

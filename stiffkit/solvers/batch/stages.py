@@ -261,9 +261,12 @@ class ExplicitBatch(BatchStages):
         """Return how states of the step's end and of the probe differ, over h, and slopes do."""
         i, s, take = self.tableau.probe, self.s, self.backend.take
         with self.outer.no_grad():
-            if self.twin is not None and rows is None:
-                self.twin()
-                return self.sum, f_new - self.K[i]
+            if self.twin is not None and (rows is None or 4 * len(rows) > len(self.K[i])):
+                self.twin()  # of all: to pick these rows from each stage would take longer
+                change, slope = self.sum, self.K[i]
+                if rows is not None:
+                    change, slope = take(change, rows, 0), take(slope, rows, 0)
+                return change, f_new - slope
             k = [x if rows is None else take(x, rows, 0) for x in self.K[:s]]
             return combine(self.apart, k), f_new - k[i]
 
@@ -280,18 +283,24 @@ class ExplicitBatch(BatchStages):
             f_new = end if rows is None else self.backend.take(end, rows, 0)
             change, slopes = (self.outward(x) for x in self._probe(f_new, rows))
             return outer.detach(change), outer.detach(slopes)
+
+        def own(x: Array) -> Array:
+            return x if rows is None else outer.take(x, rows, 0)
+
         with outer.no_grad():
-            state, f_new = outer.detach(y_new), outer.detach(outer.copy(self.outward(end)))
-            err = outer.detach(self.errors()[0])
-            size, eps = row_norm(err, outer.xp), float(outer.xp.finfo(y_new.dtype).eps)
-            share = increment(state, eps**0.5) / outer.xp.where(size > 0, size, 1.0 + 0.0 * size)
+            state = outer.detach(y_new)
+            f_new = outer.detach(outer.copy(own(self.outward(end))))
+            err, y = own(outer.detach(self.errors()[0])), own(state)
+            size, eps = row_norm(err, outer.xp), float(outer.xp.finfo(y.dtype).eps)
+            share = increment(y, eps**0.5) / outer.xp.where(size > 0, size, 1.0 + 0.0 * size)
             change = share * err
-            bend = self.problem(self.problem.time(t), state + change) - f_new
+            moved = y + change
+            if rows is not None:
+                h, some, moved = h[rows], moved, outer.copy(state)
+                moved[outer.index(rows, moved)] = some
+            bend = own(self.problem(self.problem.time(t), moved)) - f_new
             inverse = np.divide(1.0, h, out=np.zeros_like(h), where=h != 0)
-            change = outer.real_like(inverse[:, None], change) * change
-            if rows is None:
-                return change, bend
-            return outer.take(change, rows, 0), outer.take(bend, rows, 0)
+            return outer.real_like(inverse[:, None], change) * change, bend
 
     def f_end(self, t: Floats, y: Array) -> Array:
         """Return f at the end: the last stage of an FSAL method."""

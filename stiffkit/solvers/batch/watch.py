@@ -39,6 +39,10 @@ then, the step of the whole batch is prepared for it."""
 INTERVAL = 6 * PACE
 """Steps of the batch between looks at rows that are not: all of them at the same steps."""
 
+RESERVE = 30
+"""Calls beyond the budget of the batch for samples whose stage ratio is near the limit: the proof
+of one must not wait for what others have spent in vain. About what a proof costs that fails."""
+
 NUMBERS = 2e5
 """Most numbers that the Jacobians of a trial may have."""
 
@@ -82,6 +86,9 @@ class Watch:
         """The step of the batch from which on each sample is to be looked at."""
         self.made, self.next = 0, INTERVAL
         self.budget = Budget(tableau, INTERVAL)
+        self.pause, self.resume = INTERVAL, 0
+        """After proofs that have all failed there are looks at regular steps alone, until `resume`;
+        longer each time, for the samples may take turns at looking stiff."""
 
     def waits(self) -> bool:
         """Count a step of the batch, and tell whether it is one to pass over."""
@@ -149,15 +156,22 @@ class Watch:
         self._examine(step, samples, cases, apart=apart)
         for sample in samples[rows].tolist():
             detector = self.detectors[sample]
-            self.due[sample], self.quiet[sample] = self._after(detector.wait), False
+            self.due[sample] = self._after(detector.wait, self._reserve(detector))
+            self.quiet[sample] = False
             self.stands[sample] = detector.state is not type(detector.state).non_stiff
         self.next = min(self.next, int(self.due[samples].min()))
 
-    def _after(self, wait: int) -> int:
+    def _after(self, wait: int, reserve: int = 0) -> int:
         """Return the step of the batch at which a row is looked at next that waits for so many."""
-        if wait < INTERVAL and not self.budget.overdrawn(self.made):
+        calm = self.made >= self.resume or reserve > 0
+        if wait < INTERVAL and calm and not self.budget.overdrawn(self.made, reserve):
             return self.made + PACE
         return max((self.made + wait) // INTERVAL, self.made // INTERVAL + 1) * INTERVAL
+
+    def _reserve(self, detector: StiffnessDetector) -> int:
+        from ...stiffness.trigger import STAGE_RATIO
+
+        return RESERVE if detector.near > STAGE_RATIO else 0
 
     def _examine(
         self,
@@ -168,12 +182,12 @@ class Watch:
         apart: Callable[[Any], bool],
     ) -> None:
         """Put cases to the proof; of those that rest, see how fast their modes are."""
-        detectors = {k: self.detectors[int(samples[k])] for k in cases}
-        modes = {k: detectors[k].failed_mode for k in cases}
-        resting = [k for k in cases if modes[k] is not None]
-        fresh = [k for k in cases if modes[k] is None]
-        if self.budget.overdrawn(self.made):
-            return
+        suspects = ((k, self.detectors[int(samples[k])]) for k in cases)
+        overdrawn, made = self.budget.overdrawn, self.made
+        detectors = {k: d for k, d in suspects if not overdrawn(made, self._reserve(d))}
+        modes = {k: detector.failed_mode for k, detector in detectors.items()}
+        resting = [k for k, mode in modes.items() if mode is not None]
+        fresh = [k for k, mode in modes.items() if mode is None]
         problem = step.stages.problem
         before, led = problem.nfev, False
         found: list[Mode | None] = []
@@ -196,8 +210,13 @@ class Watch:
             end = float(step.t[k]), float(step.h[k]), step.y_end[k]
             proof = detectors[k].conclude(*end, mode, calls)
             led = led or (proof is not None and proof.verdict is not type(proof.verdict).non_stiff)
-        if not led:
-            self.budget.spent += problem.nfev - before
+        if led:
+            self.pause, self.resume = INTERVAL, 0
+            return
+        self.budget.spent += problem.nfev - before
+        if detectors:
+            self.pause = min(2 * self.pause, self.calm.LONGEST_PAUSE)
+            self.resume = self.made + self.pause
 
     # What is told ---------------------------------------------------------------------------------
 
@@ -228,11 +247,10 @@ class Watch:
 
         They are tried, in batches, as `solvers.loop.Run` tries one.
         """
-        from ..loop import TRIAL
+        from ..loop import trial_steps
 
-        n = self.problem.y0.shape[1]
-        most = int(TRIAL * run.problem.nfev / (9 + n))
-        if most < 1 or run.may_compact is False or Status.interrupted in run.rows.status:
+        n, nfev = self.problem.y0.shape[1], run.problem.nfev
+        if run.may_compact is False or Status.interrupted in run.rows.status:
             return {}
         told: dict[int, str] = {}
         by_method: dict[str, list[int]] = {}
@@ -242,6 +260,9 @@ class Watch:
             if method != "rock4":
                 samples.sort(key=lambda i: -limited[i].stretch[-1])
                 del samples[int(NUMBERS / n**2) :]
+            most = trial_steps(method, nfev, n)
+            if most < 1:
+                continue
             try:
                 told |= self._try(run, method, samples, limited, most)
             except Exception:  # it is advice, and no more
@@ -256,7 +277,7 @@ class Watch:
         limited: dict[int, StiffnessDetector],
         most: int,
     ) -> dict[int, str]:
-        from ..loop import trial_text
+        from ..loop import steps_until, trial_text
         from .loop import BatchRun
 
         backend, rows = self.problem.backend, np.array(samples)
@@ -280,11 +301,9 @@ class Watch:
             found = there.solution()
         told = {}
         for i, sample in enumerate(samples):
-            reached = float(found.t[found.count[i] - 1, i])
-            if found.status[i] in _TOLD and reached != starts[i]:
-                share = (ends[i] - starts[i]) / (reached - starts[i])
-                taken = math.ceil(int(there.accepted[i]) * share)
-                if taken < made[i]:
+            if found.status[i] in _TOLD:
+                taken = steps_until(ends[i], found.t[: found.count[i], i].tolist())
+                if taken is not None and taken < made[i]:
                     mine, status = self.tableau.name, found.status[i]
                     told[sample] = trial_text(method, status, taken, mine, made[i])
         return told
