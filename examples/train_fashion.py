@@ -9,10 +9,12 @@ Vollgraf 2017, MIT licence). Debian has all of it: ``apt-get install dataset-fas
 where ``--data`` looks for it; elsewhere, give the folder with the four ``*-ubyte.gz`` files. The
 digits are scikit-learn's.
 
-Half of the pixels of Fashion-MNIST are exactly 0. They are drawn as -0.06, the others as they are, in
-[0, 1]: a gap that the clipping of samples to [0, 1] closes, so that a background is as black as the
-data's where a network leaves some grain on it. Pixels are then shifted and scaled to mean 0 and
-standard deviation ``sigma_data`` = 0.5, both measured on the training images. The loss is EDM's, with the learnt uncertainty of EDM2 as its
+Half of the pixels of Fashion-MNIST are exactly 0. They are drawn as -0.06, the others as they are,
+in [0, 1]: a gap that the clipping of samples to [0, 1] closes, so that a background is as black as
+the data's where a network leaves some grain on it. Pixels are then shifted and scaled to mean 0 and
+standard deviation ``sigma_data`` = 0.5, both measured on the training images.
+
+The loss is EDM's, with the learnt uncertainty of EDM2 as its
 weight; ln σ is normal. Labels are dropped with probability 0.1, so that one network serves
 classifier-free guidance. Images are not flipped: nearly all shoes of the data point to the left.
 Weights are projected to unit norm after each update, the learning rate falls as 1/√n, and two
