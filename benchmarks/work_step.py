@@ -3,16 +3,24 @@
 The loop is timed without the call of `solve` around it. Beside explicit methods stands what f and
 the sums of the stages take, written out with their coefficients.
 
-    python benchmarks/work_step.py [REPETITIONS]
+With Hairer's dopri5.f (https://www.unige.ch/~hairer/software.html, which is not part of this
+repository) whole solves to t = 2000 are timed too, in turns with it; gfortran compiles it with -O2.
+
+    python benchmarks/work_step.py [--repeat N] [--fortran dopri5.f]
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import ctypes
+import subprocess
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import _measure  # noqa: F401 - first: it sets the number of threads
+from _measure import take_turns  # first: it sets the number of threads
 
 # isort: split
 import ivp_problems
@@ -25,6 +33,47 @@ import stiffkit as sk
 from stiffkit.solvers.compiled.run import _Stretches
 
 Slopes = Any
+
+DRIVER = """
+subroutine lotka_volterra(n, t, y, dy, rpar, ipar)
+  integer :: n, ipar(*)
+  double precision :: t, y(n), dy(n), rpar(*)
+  dy(1) = 1.5d0*y(1) - y(1)*y(2)
+  dy(2) = y(1)*y(2) - 3d0*y(2)
+end subroutine
+subroutine kepler(n, t, y, dy, rpar, ipar)
+  integer :: n, ipar(*)
+  double precision :: t, y(n), dy(n), rpar(*), squares, cubes
+  squares = y(1)*y(1) + y(2)*y(2)
+  cubes = squares*sqrt(squares)
+  dy(1) = y(3)
+  dy(2) = y(4)
+  dy(3) = -y(1)/cubes
+  dy(4) = -y(2)/cubes
+end subroutine
+subroutine silent()
+end subroutine
+subroutine run(n, y, t1, tol, nfcn) bind(c)
+  use iso_c_binding
+  integer(c_int), value :: n
+  real(c_double), value :: t1, tol
+  real(c_double) :: y(n), t, work(200), rtol(1), atol(1), rpar(1)
+  integer(c_int) :: nfcn
+  integer :: iwork(40), ipar(1), idid
+  external lotka_volterra, kepler, silent
+  t = 0
+  work = 0
+  iwork = 0
+  iwork(1) = 100000000
+  rtol = tol
+  atol = tol
+  if (n == 2) call dopri5(n, lotka_volterra, t, y, t1, rtol, atol, 0, silent, 0, &
+    work, 200, iwork, 40, rpar, ipar, idid)
+  if (n == 4) call dopri5(n, kepler, t, y, t1, rtol, atol, 0, silent, 0, &
+    work, 200, iwork, 40, rpar, ipar, idid)
+  nfcn = iwork(17)
+end subroutine
+"""
 
 
 def kepler(x: Any, y: Any, u: Any, v: Any) -> tuple[Any, ...]:
@@ -83,15 +132,53 @@ def bare(f: Any, n: int, method: str, repetitions: int) -> float:
     return min(times) / (steps * (len(rows) - 1))
 
 
+CASES: list[tuple[str, Slopes, list[float]]] = [
+    ("Lotka-Volterra", ivp_problems.lotka_volterra_slopes, [1.0, 1.0]),
+    ("Kepler", kepler, [0.5, 0.0, 0.0, 3**0.5]),
+]
+METHODS = ("dopri5", "tsit5", "vern7", "dop853")
+
+
+def fortran(source: Path) -> Callable[[list[float], float, float], int]:
+    """Return a solve by dopri5.f: (y0, t1, tolerance) to the calls of f."""
+    with tempfile.TemporaryDirectory() as folder:
+        driver, library = Path(folder, "driver.f90"), Path(folder, "dopri5.so")
+        driver.write_text(DRIVER)
+        files = [str(source), str(driver), "-o", str(library)]
+        subprocess.run(["gfortran", "-O2", "-w", "-shared", "-fPIC", *files], check=True)
+        run = ctypes.CDLL(str(library)).run
+
+    def solve(y0: list[float], t1: float, tol: float) -> int:
+        y, calls = (ctypes.c_double * len(y0))(*y0), ctypes.c_int()
+        run(len(y0), y, ctypes.c_double(t1), ctypes.c_double(tol), ctypes.byref(calls))
+        return calls.value
+
+    return solve
+
+
+def whole(source: Path, repetitions: int) -> None:
+    """Print nanoseconds per call of f of whole solves, dopri5.f's among them."""
+    solve, t1, tol = fortran(source), 2000.0, 1e-6
+    for name, slopes, y0 in CASES:
+        f = sk.jit(forms(slopes, len(y0))["writes"])
+
+        def ours(method: str, f: Any = f, y0: list[float] = y0) -> int:
+            s = sk.solve(f, (0.0, t1), y0, method, rtol=tol, atol=tol, t_eval=[t1])
+            return int(s.stats["nfev"])
+
+        runs: dict[str, Callable[[], int]] = {"dopri5.f": lambda y0=y0: solve(y0, t1, tol)}
+        runs |= {method: lambda method=method, ours=ours: ours(method) for method in METHODS}
+        timings = take_turns(runs, repetitions, longest=100.0)
+        for run, timing in timings.items():
+            per_call = 1e9 * timing.best / timing.result
+            print(f"{name:16} {run:10} {per_call:7.1f} ns per call of f, whole", flush=True)
+
+
 def explicit(loop: Loop, repetitions: int) -> None:
     """Print nanoseconds per call of f."""
-    cases: list[tuple[str, Slopes, list[float]]] = [
-        ("Lotka-Volterra", ivp_problems.lotka_volterra_slopes, [1.0, 1.0]),
-        ("Kepler", kepler, [0.5, 0.0, 0.0, 3**0.5]),
-    ]
-    for name, slopes, y0 in cases:
+    for name, slopes, y0 in CASES:
         f = sk.jit(forms(slopes, len(y0))["writes"])
-        for method in ("dopri5", "tsit5", "vern7", "dop853"):
+        for method in METHODS:
 
             def run(f: Any = f, y0: Any = y0, method: str = method) -> Any:
                 options: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-6, "t_eval": [400.0]}
@@ -127,10 +214,15 @@ def stiff(loop: Loop, repetitions: int) -> None:
 
 def main() -> None:
     """Measure."""
-    repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeat", type=int, default=200)
+    parser.add_argument("--fortran", type=Path, help="Hairer's dopri5.f, to be compiled beside")
+    given = parser.parse_args()
+    if given.fortran is not None:
+        whole(given.fortran, max(1, given.repeat // 10))
     loop = Loop()
-    explicit(loop, repetitions)
-    stiff(loop, repetitions)
+    explicit(loop, given.repeat)
+    stiff(loop, given.repeat)
 
 
 if __name__ == "__main__":
