@@ -46,7 +46,14 @@ rod = sk.solve(heat, (0.0, 3.0), np.zeros(n), rtol=1e-4, atol=1e-6, log=True)
 
 # %%
 
-COLOURS = {"tsit5": "C0", "rock4": "C2", "rkc2": "C2", "radau5": "C1", "kencarp4": "C1"}
+COLOURS = {
+    "tsit5": "C0",
+    "rkc2": "C2",
+    "rock4": "C2",
+    "radau5": "C1",
+    "radau9": "C1",
+    "kencarp4": "C1",
+}
 figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.3), layout="constrained")
 for ax, run, title in zip(axes, (solution, rod), ("gated damping", "heated rod"), strict=True):
     edges = [run.t[0], *(s.t for s in run.switches), run.t[-1]]
