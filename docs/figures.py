@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,6 @@ def make(out: Path) -> None:
     for name, write in tables.items():
         (out / f"{name}.md").write_text(write(), encoding="utf-8")
     drawings = {
-        "orbit": orbit,
         "stability": stability,
         "controllers": controllers,
         "dense_error": dense_error,
@@ -164,40 +162,6 @@ def detector_table() -> str:
 
 
 # Figures ------------------------------------------------------------------------------------------
-
-MU = 0.012277471
-PERIOD = 17.0652165601579625588917206249
-
-
-def arenstorf(t: float, y: np.ndarray) -> list[float]:  # noqa: ARG001
-    """Return the slope of a satellite's state in the rotating frame of Earth and Moon."""
-    u, v, du, dv = y.tolist()
-    d_1, d_2 = math.hypot(u + MU, v) ** 3, math.hypot(u + MU - 1, v) ** 3
-    ddu = u + 2 * dv - (1 - MU) * (u + MU) / d_1 - MU * (u + MU - 1) / d_2
-    return [du, dv, ddu, v - 2 * du - (1 - MU) * v / d_1 - MU * v / d_2]
-
-
-def orbit() -> Any:
-    """The Arenstorf orbit with its steps, and their sizes."""
-    y0 = [0.994, 0.0, 0.0, -2.00158510637908252240537862224]
-    solution = sk.solve(
-        arenstorf, (0, PERIOD), y0, "vern7", rtol=1e-9, atol=1e-11, dense=True, log=True
-    )
-    path = solution(np.linspace(0, PERIOD, 1500))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
-    left.plot(path[:, 0], path[:, 1], lw=1)
-    left.plot(solution.y[:, 0], solution.y[:, 1], "C0.", ms=4)
-    left.plot([-MU, 1 - MU], [0, 0], "k*", ms=7)
-    left.annotate("Earth", (-MU, 0), (5, 5), textcoords="offset points")
-    left.annotate("Moon", (1 - MU, 0), (-10, 14), textcoords="offset points")
-    left.set(aspect="equal", xlabel="x", ylabel="y", title="Arenstorf orbit, rotating frame")
-    taken = solution.log["accepted"]
-    t, h = solution.log["t"], solution.log["h"]
-    right.semilogy(t[taken], h[taken], ".-", lw=0.5, ms=4, label=f"{taken.sum()} accepted")
-    right.semilogy(t[~taken], h[~taken], "C3x", ms=5, label=f"{(~taken).sum()} rejected")
-    right.set(xlabel="t", title="step size h, vern7 at rtol 1e-9")
-    right.legend()
-    return figure
 
 
 def stability() -> Any:

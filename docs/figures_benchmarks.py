@@ -12,8 +12,9 @@ def benchmarks_table() -> str:
     """One row for each script, from its docstring, with links to the pages that name it."""
     pages = {
         path: path.read_text(encoding="utf-8")
-        for part in ("guides", "theory", "decisions")
+        for part in ("guides", "methods", "theory", "benchmarks", "decisions")
         for path in sorted((DOCS / part).glob("*.md"))
+        if path != DOCS / "benchmarks" / "index.md"
     }
     lines = ["| script | what it measures | shown in |", "|:--|:--|:--|"]
     for script in sorted((DOCS.parent / "benchmarks").glob("[a-z]*.py")):

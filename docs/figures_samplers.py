@@ -42,7 +42,8 @@ def samplers_table() -> str:
             cells.append(
                 "" if row is None else f"{row[HEUN]['mean']:.3f} ({row[HEUN]['worst']:.2g})"
             )
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        unbroken = name.replace(" ", "\u00a0")
+        lines.append(f"| {unbroken} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
