@@ -397,8 +397,35 @@ def test_message_text():
     text = summary(1000, 0, [evidence(1.0), evidence(5.0)])
     assert text == (
         "limited by stability since t = 1: stiff, hρ = 3.5 at the limit 3.5 of tsit5; try "
-        "method='auto', or an implicit method such as 'rodas5p' or 'radau5'"
+        "method='auto', or an implicit method such as 'rodas5p'"
     )
+
+
+@pytest.mark.parametrize(
+    ("n", "rtol", "other"), [(3, 1e-4, "rodas5p"), (32, 1e-4, "rock4"), (32, 1e-8, "rodas5p")]
+)
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_advice_is_what_auto_would_take(n, rtol, other, batched):
+    """Mildly stiff, with a real spectrum: a stabilised method only where auto goes to one."""
+    rates = np.linspace(1.0, 1000.0, n)
+
+    def f(t, y):
+        return -rates * (y - np.cos(t)[..., None]) - np.sin(t)[..., None]
+
+    options = {"rtol": rtol, "atol": rtol, "t_eval": [6.0]}
+    if batched:
+        s = sk.solve(f, (0.0, 6.0), np.ones((2, n)), "tsit5", batched=True, **options)
+        message, last = s.message[0], proved(s[0])[-1]
+    else:
+        s = sk.solve(f, (0.0, 6.0), np.ones(n), "tsit5", **options)
+        message, last = s.message, proved(s)[-1]
+    assert last.verdict is Stiffness.mildly_stiff
+    assert message.endswith(f"method such as {other!r}")
+    tried = re.search(r"(\w+) takes", message)
+    assert tried is None or tried[1] == other
+    report = sk.diagnose(f, 3.0, np.full(n, math.cos(3.0)), rtol=rtol, atol=rtol)
+    if "Mildly stiff" in report.verdict:
+        assert ("a stabilised explicit method fits" in report.verdict) == (other == "rock4")
 
 
 # Solves -------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from .control import ErrorRatio, first_step, norm_of_flat
 from .dense import DenseOutput, Segment
 from .events import EventFinder
 from .methods import METHODS
-from .options import LOG_COLUMNS, Hooks, Progress, StepOptions
+from .options import LOG_COLUMNS, Hooks, Progress, StepOptions, counted
 from .problem import Problem, check_times, first_bad
 from .solution import Solution, Status, freeze_log
+from .stabilised import stabilised_pays
 from .step import Probe, Step, StepFailed, make_stages
 from .stiff_limit import with_inside
 from .tableau import ButcherTableau
@@ -162,11 +163,12 @@ class Run:
         # The detector stands above the solvers: it is fetched when a solve asks for it.
         from ..stiffness.detect import StiffnessDetector
 
-        self.detector = None
+        self.detector, p = None, self.problem
         if isinstance(self.tableau, ButcherTableau) and self.tableau.explicit:
             # Where a switch is at stake early looks pay, though more of the proofs fail.
             early = {"first": FIRST_LOOK, "looks": LOOKS} if self.auto else {}
-            self.detector = StiffnessDetector(self.tableau, **early)
+            pays = stabilised_pays(p.y0.shape[0], float(np.min(np.asarray(p.rtol))))
+            self.detector = StiffnessDetector(self.tableau, **early, stabilised=pays)
             self.detectors.append(self.detector)
         return self.detector
 
@@ -237,7 +239,7 @@ class Run:
                 failures += 1
                 h_abs, limit, retry = failed.longest, failed.limit, True
                 if failures == MAX_FAILURES or h_abs < min_step:
-                    why = f"{failed} after t = {t!r}, {failures} times in a row"
+                    why = f"{failed} after t = {t!r}, {in_a_row(failures)}"
                     self.end(FAILED[failed.limit], why)
                     return
                 if failed.limit == "stability":
@@ -502,9 +504,10 @@ class Run:
         return f"the state overflows after t = {self.t!r}, component {bad}"
 
     def _why_no_further(self, h_abs: float) -> str:
+        attempts = counted(self.steps.max_steps, "attempt")
         return (
-            f"made max_steps = {self.steps.max_steps} attempts and reached t = {self.t!r} of "
-            f"{self.problem.t1!r}; the last step size was {h_abs:.3g}"
+            f"made max_steps = {attempts} and reached t = {self.t!r} of {self.problem.t1!r}; "
+            f"the last step size was {h_abs:.3g}"
         )
 
     def _why_too_small(self, h_abs: float, non_finite: int) -> str:
@@ -589,6 +592,11 @@ class Run:
         )
 
 
+def in_a_row(failures: int) -> str:
+    """Say how many times something has failed."""
+    return "once" if failures == 1 else f"{failures} times in a row"
+
+
 def trial_steps(method: str, nfev: int, n: int) -> int:
     """Return how many steps a trial may take, after so many calls of f on states of n numbers."""
     # A step of rodas5p takes 9 with its Jacobian apart, one of rock4 rarely as many as 50.
@@ -613,7 +621,7 @@ def steps_until(t_end: float, times: Sequence[float]) -> int | None:
 def trial_text(method: str, status: Status, taken: int, mine: str, made: int) -> str:
     """Say what a trial has shown that ended in this way."""
     about = "" if status is Status.success else "about "
-    return f"{method} takes {about}{taken} steps from there, {mine} took {made}; "
+    return f"{method} takes {about}{counted(taken, 'step')} from there, {mine} took {made}; "
 
 
 def trial(

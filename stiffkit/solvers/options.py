@@ -16,12 +16,17 @@ from .problem import Problem, bind, check_positive, check_times
 
 Floats = npt.NDArray[np.float64]
 
-__all__ = ["Hooks", "Progress", "StepOptions", "event_functions"]
+__all__ = ["Hooks", "Progress", "StepOptions", "counted", "event_functions"]
 
 DEFAULT_CONTROLLER = "PI-DOPRI5"
 """Chosen by measurement: docs/decisions/001-default-controller.md."""
 
 LOG_COLUMNS = ("t", "h", "ratio", "accepted", "limit")
+
+
+def counted(count: float, noun: str) -> str:
+    """Return a number of things in words."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 class StepOptions:

@@ -37,7 +37,19 @@ __all__ = [
     "rkl2_step",
     "rock2_step",
     "rock4_step",
+    "stabilised_pays",
 ]
+
+FEW = 16
+"""Components up to which a Jacobian takes no more calls than a few stabilised steps."""
+
+
+def stabilised_pays(n: int, rtol: float) -> bool:
+    """Whether a mildly stiff problem of n components is one for a stabilised method.
+
+    Where a factorisation costs next to nothing, order four is too low for many digits.
+    """
+    return n > 100 or (rtol >= 1e-7 and n > FEW)
 
 
 # The recurrence -----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from .jacobian_source import check_jacobian
 from .methods import METHODS
 from .problem import Problem
 from .solution import Switch
-from .stabilised import StabilisedMethod
+from .stabilised import StabilisedMethod, stabilised_pays
 from .tableau import ButcherTableau
 
 if TYPE_CHECKING:
@@ -65,9 +65,6 @@ SHORTEST, LONGEST = 3, 12
 
 LARGEST = 500
 """Most components of a tensor for which a dense Jacobian is worth its memory."""
-
-FEW = 16
-"""Components up to which a Jacobian takes no more calls than a few stabilised steps."""
 
 SMALL_CALLS = 3.0
 """An implicit step of a small tensor, or of a batch, takes so many times the time of its calls of
@@ -189,8 +186,7 @@ class Switcher:
         self.last_step: dict[str, float] = {}
         self.promise = math.inf
         self.since = problem.t0, 0
-        # Where a factorisation costs next to nothing, order four is too low for many digits.
-        self.trusted = self.n > 100 or (rtol >= 1e-7 and self.n > FEW)
+        self.trusted = stabilised_pays(self.n, rtol)
         """Whether the stabilised family is one to go to: so far it has kept its promises."""
         self.steps = self.votes = 0
         self.looked = 0, 0

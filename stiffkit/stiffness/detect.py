@@ -103,6 +103,8 @@ class StiffnessDetector:
     first : int, optional
         Accepted steps before the first look, by default `interval`. From fewer the looks become
         rarer with the steps made, until there are `interval` between two.
+    stabilised : bool
+        Whether to advise a stabilised method where the problem is mildly stiff.
 
     Raises
     ------
@@ -139,6 +141,7 @@ class StiffnessDetector:
         interval: int = 20,
         looks: int = 3,
         first: int | None = None,
+        stabilised: bool = True,
     ) -> None:
         if not hasattr(tableau, "pair_quality"):
             msg = f"tableau must be an explicit Runge-Kutta method of METHODS, not {tableau!r}"
@@ -150,6 +153,7 @@ class StiffnessDetector:
             msg = f"method {tableau.name!r} has no embedded row to detect stiffness with"
             raise ValueError(msg)
         self.tableau, self.interval, self.looks = tableau, interval, looks
+        self.stabilised = stabilised
         self.order, self.error_norm = tableau.error_order, quality.A_hat
         self.limit = tableau.real_stability_limit
         self.least = least_share(tableau)
@@ -429,8 +433,12 @@ class StiffnessDetector:
         """
         assert self.start is not None
         last = self._successes()[-1]
-        other = "rock4" if last.verdict is Stiffness.mildly_stiff else "rodas5p"
-        return other, *self.start, last.t, self._proved[-1] - self._proved[0]
+        return self._other(last), *self.start, last.t, self._proved[-1] - self._proved[0]
+
+    def _other(self, last: Evidence) -> str:
+        """Return the method to try in place of this one, and to advise."""
+        mild = last.verdict is Stiffness.mildly_stiff
+        return "rock4" if mild and self.stabilised else "rodas5p"
 
     def summary(
         self, tried: str = "", *, auto: bool = True, of: str = "", advice: str = ""
@@ -454,8 +462,10 @@ class StiffnessDetector:
         ratio = f"hρ = {abs(last.h * last.eigenvalue):.3g}"
         limit = f"{abs(last.h * last.eigenvalue) / last.stability_ratio:.3g}"
         now = "" if self.state is not Stiffness.non_stiff else f" until about t = {last.t:.6g}"
-        other = _ADVICE[last.verdict]
-        advice = advice or (f"try method='auto', or {other}" if auto else f"try {other}")
+        other = self._other(last)
+        kind = "a stabilised" if other == "rock4" else "an implicit"
+        auto_too = "method='auto', or " if auto else ""
+        advice = advice or f"try {auto_too}{kind} method such as {other!r}"
         return (
             f"limited by stability since t = {first.t:.6g}{now}: {last.verdict.value}, {ratio} at "
             f"the limit {limit} of {self.tableau.name}{of}; {tried}{advice}"
@@ -504,10 +514,3 @@ class StiffnessDetector:
 
     def _trusts(self, value: complex, residual: float) -> bool:
         return residual <= self.TRUSTED * abs(value)
-
-
-_ADVICE = {
-    Stiffness.mildly_stiff: "a stabilised method such as 'rkc2' or 'rock4'",
-    Stiffness.oscillatory: "an implicit method such as 'radau5'",
-    Stiffness.stiff: "an implicit method such as 'rodas5p' or 'radau5'",
-}

@@ -16,6 +16,7 @@ from ..solvers._tree import Layout, is_tree
 from ..solvers.jacobian import JacobianOperator, dense_jacobian
 from ..solvers.methods import EXPLICIT
 from ..solvers.problem import Problem, bind, check_callable, first_bad, make_problem
+from ..solvers.stabilised import stabilised_pays
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio, stiffness_ratio
 from .krylov import arnoldi
@@ -283,6 +284,7 @@ def diagnose(
     values = spectrum.values
     transient = _transient(values, radius, slope_time, f_0 / scale)
     costs = _costs(values, radius, h, operator.n)
+    least = float(np.min(to_numpy(problem.rtol)))
     return StiffnessReport(
         t=float(t),
         n=operator.n,
@@ -297,7 +299,7 @@ def diagnose(
         slope_time=slope_time,
         accuracy_step=h,
         costs=costs,
-        verdict=_verdict(values, radius, h, costs, transient),
+        verdict=_verdict(values, radius, h, costs, transient, operator.n, least),
         nfev=operator.nfev,
     )
 
@@ -465,6 +467,8 @@ def _verdict(
     h: float,
     costs: tuple[MethodCost, ...],
     transient: float,
+    n: int,
+    rtol: float,
 ) -> str:
     explicit = costs[0]
     if math.isinf(h) and math.isfinite(explicit.step):
@@ -498,5 +502,8 @@ def _verdict(
             "damps it or skips it; if it matters, small steps are needed with any method."
         )
     if _is_real(values) and 1 + math.sqrt(1.54 * h * radius) < 50:
-        return f"{opening} Mildly stiff with a real spectrum: a stabilised explicit method fits."
+        mild = f"{opening} Mildly stiff with a real spectrum:"
+        if stabilised_pays(n, rtol):
+            return f"{mild} a stabilised explicit method fits."
+        return f"{mild} an implicit method fits, since at n = {n} a Jacobian is cheap."
     return f"{opening} Stiff: an implicit method fits."

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..._optional import require
+from ..options import counted
 from ..solution import Status
 from .problem import BatchProblem, Floats
 
@@ -83,7 +84,7 @@ def too_small(t: Floats, h_abs: Floats, non_finite: Any) -> Callable[[int], str]
 def out_of_steps(t: Floats, t1: Floats, h_abs: Floats, max_steps: float) -> Callable[[int], str]:
     """Return the message of a row that has made all the attempts it may."""
     return lambda i: (
-        f"made max_steps = {max_steps} attempts and reached t = {float(t[i])!r} of "
+        f"made max_steps = {counted(max_steps, 'attempt')} and reached t = {float(t[i])!r} of "
         f"{float(t1[i])!r}; the last step size was {float(h_abs[i]):.3g}"
     )
 

@@ -84,7 +84,7 @@ def solve_batch(
     watch = None
     if detect and steps.table(problem.t0, problem.t1) is None and is_watched(method):
         pair = make_pair(problem, rtol)
-        watch = Watch(problem, method, auto=isinstance(pair, Pair))
+        watch = Watch(problem, method, auto=isinstance(pair, Pair), rtol=rtol)
     kind = make_adjoint(adjoint, problem, events=functions, dense=dense, method=explicit)
 
     def start(

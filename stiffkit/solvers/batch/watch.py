@@ -18,6 +18,7 @@ from ..._array import quiet_arithmetic
 from ..methods import METHODS
 from ..options import StepOptions
 from ..solution import Status
+from ..stabilised import stabilised_pays
 from ..tableau import ButcherTableau
 from .looks import ExplicitStep
 from .make import make_stages
@@ -65,14 +66,17 @@ class Watch:
         The method; explicit, with an embedded row.
     auto : bool
         Whether ``method="auto"`` is worth advising.
+    rtol : float or array, shape (B, 1) or (B, n)
+        Relative tolerance.
     """
 
-    def __init__(self, problem: BatchProblem, tableau: Any, *, auto: bool) -> None:
+    def __init__(self, problem: BatchProblem, tableau: Any, *, auto: bool, rtol: Any) -> None:
         # The detector stands above the solvers: it is fetched when a solve asks for it.
         from ...stiffness.detect import StiffnessDetector
         from ...stiffness.trigger import Budget
 
         self.problem, self.tableau, self.auto = problem, tableau, auto
+        self.rtol = rtol
         self.make = partial(StiffnessDetector, tableau, interval=INTERVAL)
         self.calm: StiffnessDetector = self.make()
         """The detector of all samples that were never suspected."""
@@ -145,7 +149,7 @@ class Watch:
         for k in rows:
             sample = int(samples[k])
             if sample not in self.detectors:
-                self.detectors[sample] = self.make()
+                self.detectors[sample] = self.make(stabilised=self._stabilised_pays(sample))
             detector = self.detectors[sample]
             if self.quiet[sample]:
                 detector.pass_over(0)
@@ -160,6 +164,10 @@ class Watch:
             self.quiet[sample] = False
             self.stands[sample] = detector.state is not type(detector.state).non_stiff
         self.next = min(self.next, int(self.due[samples].min()))
+
+    def _stabilised_pays(self, sample: int) -> bool:
+        rtol = self.rtol if isinstance(self.rtol, float) else float(self.rtol[sample].min())
+        return stabilised_pays(self.problem.y0.shape[1], rtol)
 
     def _after(self, wait: int, reserve: int = 0) -> int:
         """Return the step of the batch at which a row is looked at next that waits for so many."""

@@ -14,7 +14,7 @@ from ..algebra import NOT_FINITE
 from ..control import ErrorRatio, PIDController
 from ..dense import Segment
 from ..linalg import singular
-from ..loop import FAILED, Run
+from ..loop import FAILED, Run, in_a_row
 from ..newton_step import F_NOT_FINITE, NO_CONVERGENCE, DirkStages, RadauStages
 from ..options import Progress
 from ..problem import Problem
@@ -376,7 +376,7 @@ class _Stretches:
                     parts.F_NON_FINITE: F_NOT_FINITE,
                     parts.NEWTON: NO_CONVERGENCE,
                 }.get(limit_code) or singular(c if c.imag else c.real)
-            run.end(FAILED[limit], f"{failed} after t = {run.t!r}, {failures} times in a row")
+            run.end(FAILED[limit], f"{failed} after t = {run.t!r}, {in_a_row(failures)}")
         return change
 
     def _ask_in(self, steps: int) -> None:
