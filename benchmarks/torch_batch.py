@@ -16,9 +16,11 @@ repetitions each, ours over the peer's. Peers that are not installed are left ou
   scipy.integrate.solve_ivp by its fastest method: forward alone, and with the gradient by all
   rates, which the loop makes by differences, 4 solves each, or by the variational equations,
   written out. At equal digits, of states and gradients: each by its best method and tolerance.
+* compiled: a step of dopri5, f included, as one function by torch.compile, and what that takes.
 * nan: one sample of 256 fails; the largest change of the others.
 
-    python benchmarks/torch_batch.py [--json FILE] [--repeat 5] [same spread apart neural stiff nan]
+    python benchmarks/torch_batch.py [--json FILE] [--repeat 5]
+        [same spread apart neural stiff compiled nan]
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -44,6 +47,8 @@ import numpy as np
 import torch
 
 import stiffkit as sk
+from stiffkit.solvers.batch.problem import make_batch_problem
+from stiffkit.solvers.batch.stages import ExplicitBatch
 
 FLOAT = torch.float64
 
@@ -420,6 +425,61 @@ def at_equal_digits(runs: Any, kept: Callable[[Any], float], repeat: int) -> dic
     } | {"points": {name: sorted(some) for name, some in points.items()}}
 
 
+def compiled(repeat: int) -> Any:
+    """Weigh a whole step, f included, made one function by torch.compile, against ours."""
+    tableau = sk.METHODS["dopri5"]
+    rows, nodes = [row.tolist() for row in tableau.A], tableau.c.tolist()
+    e = tableau.e.tolist()
+
+    def step_of(f: Callable[..., Any]) -> Callable[..., Any]:
+        def step(t: Any, h: Any, y: Any, k_0: Any) -> Any:
+            k, z = [k_0], y
+            for row, c in zip(rows[1:], nodes[1:], strict=True):
+                z = y + h[:, None] * sum(a * k_j for a, k_j in zip(row, k, strict=False) if a)
+                k.append(f(t + c * h, z))
+            return z, sum(a * k_j for a, k_j in zip(e, k, strict=True) if a), torch.stack(k)
+
+        return step
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        *(torch.nn.Linear(16, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64), torch.nn.Tanh()),
+        torch.nn.Linear(64, 16),
+    ).to(FLOAT)
+    mu = torch.full((256,), 2.0, dtype=FLOAT)
+    cases = {
+        "256 oscillators": (lambda t, y: van_der_pol(t, y, mu), torch.rand(256, 2, dtype=FLOAT)),
+        "network, batch 512": (lambda t, y: net(y), torch.rand(512, 16, dtype=FLOAT)),  # noqa: ARG005
+    }
+    row: dict[str, Any] = {}
+    for name, (f, y) in cases.items():
+        problem = make_batch_problem(f, (0.0, 1.0), y, ())
+        stages = ExplicitBatch(problem, tableau, dense=False, record=False)
+        with torch.no_grad():
+            t, h, k_0 = torch.zeros(len(y), dtype=FLOAT), torch.full_like(y[:, 0], 0.01), f(None, y)
+            stages.start(k_0)
+            step = torch.compile(step_of(f), fullgraph=True, dynamic=False)
+            start = time.process_time()
+            same = step(t, h, y, k_0)[0]
+            seconds = time.process_time() - start
+            times, sizes = t.numpy(), h.numpy()
+            off = float((same - stages.attempt(times, sizes, y)).abs().max())
+            runs = {
+                "stiffkit": partial(stages.attempt, times, sizes, y),
+                "compiled": partial(step, t, h, y, k_0),
+            }
+            best = best_times(runs, 20 * repeat, longest=math.inf)
+        gain = best["stiffkit"] - best["compiled"]
+        row[name] = {
+            "seconds a step": best,
+            "ratio": best["compiled"] / best["stiffkit"],
+            "seconds to compile": seconds,
+            "steps until it pays": seconds / gain if gain > 0 else math.inf,
+            "difference": off,
+        }
+    return row
+
+
 def nan(_: int) -> Any:
     """Look at what one failing sample does to the others."""
     mu = torch.linspace(0.5, 5.0, 256, dtype=FLOAT)
@@ -444,7 +504,7 @@ def nan(_: int) -> Any:
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cases = {case.__name__: case for case in (same, spread, apart, neural, stiff, nan)}
+    cases = {case.__name__: case for case in (same, spread, apart, neural, stiff, compiled, nan)}
     parser.add_argument("cases", nargs="*", default=list(cases))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--repeat", type=int, default=5)

@@ -12,7 +12,7 @@ import numpy as np
 from ..._array import Array, is_torch
 from .problem import BatchProblem, Floats
 
-__all__ = ["BatchAlgebra"]
+__all__ = ["BatchAlgebra", "factored"]
 
 REVERSE = 8
 """Most components for which a Jacobian is made by rows, a backward pass each: for a cheap f that
@@ -237,7 +237,7 @@ class BatchAlgebra:
         linalg = self.backend.xp.linalg
         LU, pivots, _ = linalg.lu_factor_ex(W.detach())
         if W.requires_grad:
-            solve = _factored()
+            solve = factored()
             return lambda r: solve.apply(W, r, LU, pivots, False)
         return lambda r: linalg.lu_solve(LU, pivots, r[..., None])[..., 0]
 
@@ -247,7 +247,7 @@ class BatchAlgebra:
 
 
 @cache
-def _factored() -> Any:
+def factored() -> Any:
     """Return W, r ↦ W⁻¹ r by factors that are there: all stages, and the way back, share them."""
     import torch
 
@@ -264,7 +264,7 @@ def _factored() -> Any:
         @staticmethod
         def backward(ctx: Any, grad: Array) -> Any:
             W, x, LU, pivots = ctx.saved_tensors
-            v = Factored.apply(W, grad, LU, pivots, not ctx.adjoint)
+            v = factored().apply(W, grad, LU, pivots, not ctx.adjoint)
             left, right = (x, v) if ctx.adjoint else (v, x)
             return -left[..., :, None] * right[..., None, :].conj(), v, None, None, None
 
