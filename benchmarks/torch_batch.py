@@ -8,15 +8,19 @@ repetitions each, ours over the peer's. Peers that are not installed are left ou
 * apart: fast phases that do not overlap: oscillators, μ = 30, that start at different times of
   their limit cycle.
 * neural: an MLP of two layers of 64, batch 512, forward and backward; errors of both against a
-  solve to 1e-10. Memory is what autograd keeps, counted in tensors.
+  solve to 1e-10. By dopri5 at equal error, and by digits, each by its best method and tolerance.
+  Memory is what autograd keeps, counted in tensors.
   For these, "f alone" is the time of stiffkit's calls of f, forward and backward, with no solver
   around them: no solver that makes as many takes less.
 * stiff: Robertson's equation with 256 sets of rates, to t = 1e4, against a loop over
   scipy.integrate.solve_ivp by its fastest method: forward alone, and with the gradient by all
-  rates, which the loop makes by differences, 4 solves each; at one tolerance, and at equal digits.
+  rates, which the loop makes by differences, 4 solves each, or by the variational equations,
+  written out. At equal digits, of states and gradients: each by its best method and tolerance.
+* compiled: a step of dopri5, f included, as one function by torch.compile, and what that takes.
 * nan: one sample of 256 fails; the largest change of the others.
 
-    python benchmarks/torch_batch.py [--json FILE] [--repeat 5] [same spread apart neural stiff nan]
+    python benchmarks/torch_batch.py [--json FILE] [--repeat 5]
+        [same spread apart neural stiff compiled nan]
 """
 
 from __future__ import annotations
@@ -24,18 +28,27 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _measure import best_times, peer  # first: it sets the number of threads
+from _measure import (
+    at_digits,
+    best_times,
+    digits,
+    peer,
+    take_turns,
+)  # first: it sets the number of threads
 
 # isort: split
 import numpy as np
 import torch
 
 import stiffkit as sk
+from stiffkit.solvers.batch.problem import make_batch_problem
+from stiffkit.solvers.batch.stages import ExplicitBatch
 
 FLOAT = torch.float64
 
@@ -232,6 +245,28 @@ def neural(repeat: int) -> Any:
     row["memory of checkpoints"] = kept["stiffkit, checkpoints"] / kept["stiffkit"]
     if theirs is not None:
         row["ratio to torchdiffeq"] = best["stiffkit"] / best["torchdiffeq"]
+
+        def by(method: str, tol: float) -> Any:
+            y = theirs.odeint(f, y0, times, rtol=tol, atol=tol, method=method)[-1]
+            return y, grads(y)
+
+        def kept_digits(found: Any) -> float:
+            errors = [error(found[0])] + [
+                float((a - b).abs().max()) / scale
+                for a, b in zip(found[1], exact_grads, strict=True)
+            ]
+            return -math.log10(max(errors))
+
+        methods = ("bosh3", "dopri5", "tsit5", "vern6", "vern7", "vern8", "dop853")
+        all_runs = {
+            "stiffkit": [partial(ours, m, 10.0**-k) for m in methods for k in range(2, 7)],
+            "torchdiffeq": [
+                partial(by, m, 10.0**-k)
+                for m, ks in (("bosh3", (4, 5, 6)), ("dopri5", range(3, 9)), ("dopri8", (5, 7, 8)))
+                for k in ks
+            ],
+        }
+        row["times faster at digits"] = at_equal_digits(all_runs, kept_digits, 3 * repeat)
     return row
 
 
@@ -265,7 +300,7 @@ def stiff(repeat: int) -> Any:
     factors = torch.exp(0.3 * torch.randn(256, 3, generator=generator, dtype=FLOAT))
     rates = (torch.tensor([0.04, 1e4, 3e7], dtype=FLOAT) * factors).requires_grad_()
     y0 = torch.tensor([[1.0, 0.0, 0.0]] * 256, dtype=FLOAT)
-    options = {"rtol": 1e-5, "atol": 1e-10}
+    constants = rates.detach().numpy()
 
     def f(t: Any, y: Any, k: Any) -> Any:  # noqa: ARG001
         a = k[:, 0] * y[:, 0]
@@ -273,12 +308,12 @@ def stiff(repeat: int) -> Any:
         c = k[:, 2] * y[:, 1] ** 2
         return torch.stack([b - a, a - b - c, c], 1)
 
-    def forward(tol: float = 1e-5) -> Any:
+    def forward(method: str, tol: float) -> Any:
         s = sk.solve(
             f,
             (0.0, 1e4),
             y0,
-            "rodas5p",
+            method,
             rtol=tol,
             atol=1e-5 * tol,
             t_eval=[1e4],
@@ -288,73 +323,164 @@ def stiff(repeat: int) -> Any:
         assert s.success
         return s.y[-1]
 
-    def alone(tol: float = 1e-5) -> Any:
+    def alone(method: str = "rodas5p", tol: float = 1e-5) -> Any:
         with torch.no_grad():
-            return forward(tol).numpy()
+            return forward(method, tol).numpy()
 
-    def both(tol: float = 1e-5) -> Any:
-        y = forward(tol)
+    def both(method: str, tol: float) -> Any:
+        y = forward(method, tol)
         return y.detach().numpy(), torch.autograd.grad(y[:, 0].sum(), rates)[0].numpy()
 
-    constants = rates.detach().numpy()
-
-    def loop(method: str, sets: Any) -> Any:
-        ends = []
+    def loop(method: str, sets: Any, rtol: float = 1e-5) -> Any:
+        ends, tols = [], {"rtol": rtol, "atol": 1e-5 * rtol}
         for k in sets:
 
             def g(t: float, y: Any, k: Any = k) -> Any:  # noqa: ARG001
                 a, b, c = k[0] * y[0], k[1] * y[1] * y[2], k[2] * y[1] * y[1]
                 return b - a, a - b - c, c
 
-            s = solve_ivp(g, (0.0, 1e4), (1.0, 0.0, 0.0), method, t_eval=[1e4], **options)
+            s = solve_ivp(g, (0.0, 1e4), (1.0, 0.0, 0.0), method, t_eval=[1e4], **tols)
             ends.append(s.y[:, -1])
         return np.array(ends)
 
-    def differences(method: str) -> Any:
-        y, part = loop(method, constants), options["rtol"] ** 0.5
+    def differences(method: str, rtol: float) -> Any:
+        y, part = loop(method, constants, rtol), max(rtol**0.5, 1e-4)
         columns = []
         for j in range(3):
             moved = constants.copy()
             moved[:, j] *= 1 + part
-            columns.append((loop(method, moved) - y)[:, 0] / (part * constants[:, j]))
+            columns.append((loop(method, moved, rtol) - y)[:, 0] / (part * constants[:, j]))
         return y, np.stack(columns, 1)
 
+    def variational(method: str, rtol: float) -> Any:
+        """Solve for the states and their derivatives by the logarithms of the rates, by hand."""
+        ends = []
+        for k_1, k_2, k_3 in constants.tolist():
+
+            def g(t: float, z: Any, k_1: Any = k_1, k_2: Any = k_2, k_3: Any = k_3) -> Any:  # noqa: ARG001
+                x, y, w, x_1, y_1, w_1, x_2, y_2, w_2, x_3, y_3, w_3 = z
+                a, b, c = k_1 * x, k_2 * y * w, k_3 * y * y
+                b_y, b_w, c_y = k_2 * w, k_2 * y, 2 * k_3 * y
+                a_1, b_1, c_1 = k_1 * x_1 + a, b_y * y_1 + b_w * w_1, c_y * y_1
+                a_2, b_2, c_2 = k_1 * x_2, b_y * y_2 + b_w * w_2 + b, c_y * y_2
+                a_3, b_3, c_3 = k_1 * x_3, b_y * y_3 + b_w * w_3, c_y * y_3 + c
+                return (
+                    *(b - a, a - b - c, c, b_1 - a_1, a_1 - b_1 - c_1, c_1),
+                    *(b_2 - a_2, a_2 - b_2 - c_2, c_2, b_3 - a_3, a_3 - b_3 - c_3, c_3),
+                )
+
+            start = [1.0] + 11 * [0.0]
+            tols = {"rtol": rtol, "atol": 1e-5 * rtol}
+            ends.append(solve_ivp(g, (0.0, 1e4), start, method, t_eval=[1e4], **tols).y[:, -1])
+        table = np.array(ends)
+        return table[:, :3], table[:, [3, 6, 9]] / constants
+
     peers = {f"SciPy {name}": partial(loop, name, constants) for name in ("Radau", "BDF", "LSODA")}
-    runs: dict[str, Callable[[], Any]] = {"stiffkit": alone, **peers}
-    best = best_times(runs, max(1, repeat // 3), longest=math.inf)
+    best = best_times({"stiffkit": alone, **peers}, max(1, repeat // 3), longest=2.0)
     fastest = min(peers, key=lambda peer: best[peer])
-    exact, exact_grad = both(1e-8)
+    name = fastest.split()[1]
+    exact, exact_grad = both("rodas5p", 1e-9)
+    row: dict[str, Any] = {"seconds, forward, rtol 1e-5": best, "fastest of SciPy": fastest}
 
-    def digits(y: Any, grad: Any) -> tuple[float, float]:
-        pairs = ((y, exact), (grad, exact_grad))
-        one, two = (-math.log10(np.abs(a / b - 1).max()) for a, b in pairs)
-        return one, two
+    def kept(found: Any) -> float:
+        """Return the digits of the states, and of the gradients where there are such."""
+        pairs = zip(
+            (found,) if isinstance(found, np.ndarray) else found, (exact, exact_grad), strict=False
+        )
+        return min(digits(x, expected) for x, expected in pairs)
 
-    kept = digits(*differences(fastest.split()[1]))
-    # Equal digits: the loosest tolerance that keeps as many of states and gradients.
-    tol = next(
-        t for t in (1e-3, 3e-4, 1e-4, 3e-5, 1e-5) if min(np.subtract(digits(*both(t)), kept)) >= 0
-    )
-    runs = {
-        "stiffkit": both,
-        "stiffkit, equal digits": partial(both, tol),
-        fastest: partial(differences, fastest.split()[1]),
+    loose = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+    methods = ("rodas4", "rodas5p")
+    forward_runs = {
+        "stiffkit": [partial(alone, m, tol) for m in methods for tol in loose],
+        "SciPy": [partial(loop, name, constants, tol) for tol in (1e-3, 1e-4, 1e-5, 1e-6)],
     }
-    best_gradient = best_times(runs, max(1, repeat // 3), longest=math.inf)
-    runs = {"stiffkit, equal digits": partial(alone, tol), fastest: peers[fastest]}
-    best |= best_times(runs, max(1, repeat // 3), longest=math.inf)
-    row: dict[str, Any] = {
-        "seconds, forward": best,
-        "seconds, with gradient": best_gradient,
-        "fastest of SciPy": fastest,
-        "its digits of states and gradients": kept,
-        "digits of stiffkit": digits(*both()),
-        "tolerance for equal digits": tol,
-        "digits of stiffkit there": digits(*both(tol)),
+    row["times faster, forward, at digits"] = at_equal_digits(forward_runs, kept, repeat)
+    gradient_runs = {
+        "stiffkit": [partial(both, m, tol) for m in methods for tol in loose],
+        "differences": [partial(differences, name, tol) for tol in (1e-5, 1e-7, 1e-9)],
+        "variational": [partial(variational, name, tol) for tol in (1e-3, 1e-4, 1e-5, 1e-6)],
     }
-    for name in ("stiffkit", "stiffkit, equal digits"):
-        row[f"{name}: times faster, forward"] = best[fastest] / best[name]
-        row[f"{name}: times faster, with gradient"] = best_gradient[fastest] / best_gradient[name]
+    row["times faster, with gradient, at digits"] = at_equal_digits(gradient_runs, kept, repeat)
+    return row
+
+
+def at_equal_digits(runs: Any, kept: Callable[[Any], float], repeat: int) -> dict[str, Any]:
+    """Return how many times longer than the first of `runs` the others take, by digits wanted.
+
+    Each has a list of runs, by methods and tolerances: what counts is the cheapest for the digits.
+    """
+    flat = {f"{name} {i}": run for name, some in runs.items() for i, run in enumerate(some)}
+    timings = take_turns(flat, max(1, repeat // 3), longest=2.0)
+    points: dict[str, list[tuple[float | None, float]]] = {name: [] for name in runs}
+    for key, timing in timings.items():
+        points[key.rsplit(" ", 1)[0]].append((kept(timing.result), timing.best))
+    ours, *others = runs
+    return {
+        other: {
+            wanted: round(at_digits(points[other], wanted) / at_digits(points[ours], wanted), 2)
+            for wanted in (2.0, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0)
+            if all(math.isfinite(at_digits(points[who], wanted)) for who in (ours, other))
+        }
+        for other in others
+    } | {"points": {name: sorted(some) for name, some in points.items()}}
+
+
+def compiled(repeat: int) -> Any:
+    """Weigh a whole step, f included, made one function by torch.compile, against ours."""
+    import torch._inductor.config
+
+    tableau = sk.METHODS["dopri5"]
+    rows, nodes = [row.tolist() for row in tableau.A], tableau.c.tolist()
+    e = tableau.e.tolist()
+
+    def step_of(f: Callable[..., Any]) -> Callable[..., Any]:
+        def step(t: Any, h: Any, y: Any, k_0: Any) -> Any:
+            k, z = [k_0], y
+            for row, c in zip(rows[1:], nodes[1:], strict=True):
+                z = y + h[:, None] * sum(a * k_j for a, k_j in zip(row, k, strict=False) if a)
+                k.append(f(t + c * h, z))
+            return z, sum(a * k_j for a, k_j in zip(e, k, strict=True) if a), torch.stack(k)
+
+        return step
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        *(torch.nn.Linear(16, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64), torch.nn.Tanh()),
+        torch.nn.Linear(64, 16),
+    ).to(FLOAT)
+    mu = torch.full((256,), 2.0, dtype=FLOAT)
+    cases = {
+        "256 oscillators": (lambda t, y: van_der_pol(t, y, mu), torch.rand(256, 2, dtype=FLOAT)),
+        "network, batch 512": (lambda t, y: net(y), torch.rand(512, 16, dtype=FLOAT)),  # noqa: ARG005
+    }
+    row: dict[str, Any] = {}
+    for name, (f, y) in cases.items():
+        problem = make_batch_problem(f, (0.0, 1.0), y, ())
+        stages = ExplicitBatch(problem, tableau, dense=False, record=False)
+        with torch.no_grad():
+            t, h, k_0 = torch.zeros(len(y), dtype=FLOAT), torch.full_like(y[:, 0], 0.01), f(None, y)
+            stages.start(k_0)
+            step = torch.compile(step_of(f), fullgraph=True, dynamic=False)
+            start = sum(os.times()[:4])  # with the C++ compiler's, a process of its own
+            with torch._inductor.config.patch(force_disable_caches=True, compile_threads=1):
+                result = step(t, h, y, k_0)[0]
+            seconds = sum(os.times()[:4]) - start
+            times, sizes = t.numpy(), h.numpy()
+            off = float((result - stages.attempt(times, sizes, y)).abs().max())
+            runs = {
+                "stiffkit": partial(stages.attempt, times, sizes, y),
+                "compiled": partial(step, t, h, y, k_0),
+            }
+            best = best_times(runs, 20 * repeat, longest=math.inf)
+        gain = best["stiffkit"] - best["compiled"]
+        row[name] = {
+            "seconds a step": best,
+            "ratio": best["compiled"] / best["stiffkit"],
+            "seconds to compile": seconds,
+            "steps until it pays": seconds / gain if gain > 0 else math.inf,
+            "difference": off,
+        }
     return row
 
 
@@ -382,7 +508,7 @@ def nan(_: int) -> Any:
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cases = {case.__name__: case for case in (same, spread, apart, neural, stiff, nan)}
+    cases = {case.__name__: case for case in (same, spread, apart, neural, stiff, compiled, nan)}
     parser.add_argument("cases", nargs="*", default=list(cases))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--repeat", type=int, default=5)

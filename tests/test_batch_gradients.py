@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import stiffkit as sk
-from stiffkit.solvers.batch.linear import BatchAlgebra
+from stiffkit.solvers.batch.linear import BatchAlgebra, factored
 from stiffkit.solvers.batch.problem import make_batch_problem
 
 torch = pytest.importorskip("torch")
@@ -411,3 +411,36 @@ def test_second_derivatives_through_newton_are_refused(method):
     assert float(first) == pytest.approx(-0.25, rel=1e-3)  # y = 1 / (1 + k t)
     with pytest.raises(RuntimeError, match="of first order only"):
         torch.autograd.grad(end, k, create_graph=True)
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_solutions_by_shared_factors_have_their_derivatives(dtype, adjoint):
+    generator = torch.Generator().manual_seed(1)
+    W = 2 * torch.eye(3, dtype=dtype) + 0.5 * torch.randn(2, 3, 3, dtype=dtype, generator=generator)
+    r = torch.randn(2, 3, dtype=dtype, generator=generator)
+
+    def solve(W, r):
+        LU, pivots, _ = torch.linalg.lu_factor_ex(W.detach())
+        return factored().apply(W, r, LU, pivots, adjoint)
+
+    inputs = W.requires_grad_(), r.requires_grad_()
+    expected = torch.linalg.solve(W.mH if adjoint else W, r[..., None])[..., 0]
+    assert torch.allclose(solve(*inputs), expected, rtol=1e-12, atol=0)
+    assert torch.autograd.gradcheck(solve, inputs)
+    assert torch.autograd.gradgradcheck(solve, inputs)
+
+
+def test_an_autonomous_f_is_not_called_for_its_derivative_by_time():
+    rate = torch.tensor([1.0, 30.0], dtype=torch.float64, requires_grad=True)
+
+    def f(t, y, rate):
+        return -rate[:, None] * y
+
+    y0, stages = torch.ones(2, 1, dtype=torch.float64), sk.METHODS["rodas5p"].n_stages
+    s = sk.solve(f, (0.0, 3.0), y0, "rodas5p", batched=True, args=(rate,), t_eval=[3.0])
+    attempts = int((s.stats["accepted"] + s.stats["rejected"]).max())
+    # A step: the stages but the first, the slope at the end, the Jacobian. Once: f at t0, the first
+    # step, and the derivative by time, of which it is tried whether it is to be trusted.
+    assert attempts > 5
+    assert s.stats["nfev"] <= attempts * (stages + 1) + 4

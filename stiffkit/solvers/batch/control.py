@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._array import Array, Backend
+from ..._array import Array, Backend, is_torch
 from ..control import Controller, PIDController, hairer_combination
 from .problem import Floats
 
@@ -23,14 +23,15 @@ class BatchErrorRatio:
         # As for one solve: with atol = 0 a component at rest at zero has the ratio 0, not 0/0.
         self.rtol, self.atol, self.backend = rtol, atol + backend.tiny(y), backend
         self.root = max(y.shape[1], 1) ** 0.5
-        self.norm, self.inward = norm, backend.detach
+        self.norm = norm
+        self.inward: Any = lambda x: backend.detach(backend.array(x))
         self.scale: Array = None
         """Tolerances of the last attempt; `outward` leads to the library of the states."""
         self.outward: Any = lambda x: x
         if norm is None:
             self.norm = self._rms
             self.backend, inward, self.outward = backend.bridge(y)
-            self.inward = lambda x: inward(backend.detach(x))
+            self.inward = lambda x: inward(backend.detach(x)) if is_torch(x) else x
             self.rtol, self.atol = (
                 tol if isinstance(tol, float) else self.inward(tol) for tol in (rtol, self.atol)
             )
@@ -62,7 +63,7 @@ class BatchErrorRatio:
         """Rms of each row: NaN or inf only where the row holds such."""
         backend = self.backend
         rms: Floats = backend.host(backend.row_norm(x)) / self.root
-        if np.isfinite(rms).all():
+        if rms.max(initial=0.0) < np.inf:
             return rms
         top = backend.host(backend.xp.amax(backend.absolute(x), 1))  # squares may have overflown
         careful = np.isfinite(top) & (top > 0)
@@ -139,7 +140,7 @@ class BatchControl:
         longest = pid.max_factor if rejected is None else np.where(rejected, 1.0, pid.max_factor)
         factor = np.minimum(np.maximum(factor, pid.min_factor), longest)
         r = np.maximum(bounded, 1e-4) / set_point
-        if accept.all():
+        if np.count_nonzero(accept) == len(accept):
             self.memory = [r, r_1, factor, f_1, None]
             return accept, factor
         known = np.where(np.isfinite(ratio), ratio, np.inf)

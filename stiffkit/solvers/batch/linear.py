@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from ..._array import Array, is_torch
 from .problem import BatchProblem, Floats
 
-__all__ = ["BatchAlgebra"]
+__all__ = ["BatchAlgebra", "factored"]
 
 REVERSE = 8
 """Most components for which a Jacobian is made by rows, a backward pass each: for a cheap f that
@@ -46,7 +47,7 @@ class BatchAlgebra:
         self.time_mode: bool | None = None
         """Whether autograd sees what f does with t; None before that is known."""
         self.timed = self.tried = False
-        """Whether autograd was seen to follow t, so that backward passes find ∂f/∂t too; whether
+        """Whether autograd is trusted to follow t, so that backward passes find ∂f/∂t too; whether
         they were tried."""
         self.njev = self.nlu = 0
         self.eye = self.backend.vector(np.eye(self.n), problem.y0)
@@ -188,11 +189,11 @@ class BatchAlgebra:
         Zeros may be what is left of a t that f has made a number of: once, that is tried.
         """
         if self.time_mode is None:
-            if bool((slope != 0).any()):
-                self.time_mode = self.timed = True
-            else:
+            self.time_mode = bool((slope != 0).any())
+            if not self.time_mode:
                 other = self._time_difference(t, y, f_y, h)
                 self.time_mode = not bool((other != 0).any())
+            self.timed = self.time_mode
         return slope if self.time_mode else self._time_difference(t, y, f_y, h)
 
     def _forward_time_slope(self, time: Array, y: Array) -> Array | None:
@@ -234,14 +235,40 @@ class BatchAlgebra:
         if not self.torch:
             return lambda r: _numpy_solve(W, r)
         linalg = self.backend.xp.linalg
+        LU, pivots, _ = linalg.lu_factor_ex(W.detach())
         if W.requires_grad:
-            return lambda r: linalg.solve_ex(W, r[..., None]).result[..., 0]
-        LU, pivots, _ = linalg.lu_factor_ex(W)
+            solve = factored()
+            return lambda r: solve.apply(W, r, LU, pivots, False)
         return lambda r: linalg.lu_solve(LU, pivots, r[..., None])[..., 0]
 
     def take(self, problem: BatchProblem) -> None:
         """Go on with some of the rows."""
         self.problem = problem
+
+
+@cache
+def factored() -> Any:
+    """Return W, r ↦ W⁻¹ r by factors that are there: all stages, and the way back, share them."""
+    import torch
+
+    class Factored(torch.autograd.Function):
+        """x = W⁻¹ r, or with W's adjoint: then ∂L/∂r is v = W⁻ᴴ ∂L/∂x, and ∂L/∂W is −v xᴴ."""
+
+        @staticmethod
+        def forward(ctx: Any, W: Array, r: Array, LU: Array, pivots: Array, adjoint: bool) -> Array:
+            x = torch.linalg.lu_solve(LU, pivots, r[..., None], adjoint=adjoint)[..., 0]
+            ctx.save_for_backward(W, x, LU, pivots)
+            ctx.adjoint = adjoint
+            return x
+
+        @staticmethod
+        def backward(ctx: Any, grad: Array) -> Any:
+            W, x, LU, pivots = ctx.saved_tensors
+            v = factored().apply(W, grad, LU, pivots, not ctx.adjoint)
+            left, right = (x, v) if ctx.adjoint else (v, x)
+            return -left[..., :, None] * right[..., None, :].conj(), v, None, None, None
+
+    return Factored
 
 
 def _numpy_solve(W: Array, r: Array) -> Array:

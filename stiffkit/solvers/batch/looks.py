@@ -104,7 +104,7 @@ class ExplicitStep:
         from ...stiffness.proof import StepRows
 
         backend = self.backend
-        err = self._own(self.stages.errors()[0])
+        err = self._own(self.stages.outward(self.stages.errors()[0]))
         arrays = (self.y_end, self.y, self.f_new, self.f_0, err, self.scale)
         y, y_0, f_new, f_0, err, scale = (backend.take(x, rows, 0) for x in arrays)
         places = self.places[rows]

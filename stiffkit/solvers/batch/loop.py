@@ -181,6 +181,7 @@ class BatchRun:
         retry, attempts, troubled = np.zeros(B, bool), 0, False
         failures, refused, non_finite = (np.zeros(B, int) for _ in range(3))
         wall, beyond = self.t1.copy(), self.t1.copy()
+        spacing = 10 * np.spacing(max(np.abs(p.t0).max(), np.abs(p.t1).max()))
         while rows.left:
             if self._should_compact():
                 kept = np.flatnonzero(rows.running)
@@ -193,9 +194,9 @@ class BatchRun:
             t, y = self.t, self.y
             if steps.max_step < math.inf:
                 h_abs = np.minimum(h_abs, steps.max_step)
-            least = 10 * np.spacing(np.abs(t))
-            short = rows.running & (h_abs < least)
-            if short.any():
+            if h_abs.min() < spacing:  # some step may be too short; else it need not be looked for
+                least = 10 * np.spacing(np.abs(t))
+                short = rows.running & (h_abs < least)
                 stuck = short & (retry | (steps.max_step < least))
                 rows.finish(stuck, Status.step_too_small, too_small(t, h_abs, non_finite))
                 h_abs = np.where(short, least, h_abs)
@@ -244,12 +245,12 @@ class BatchRun:
             h_abs = length * factor if all_active else np.where(active, length * factor, h_abs)
             if failed is not None and failed.any():
                 h_abs = np.where(failed, np.minimum(stages.longest, 0.5 * length), h_abs)
-            retry, all_accepted = ~accept, bool(accept.all())
+            retry, all_accepted = ~accept, np.count_nonzero(accept) == len(accept)
             if not all_accepted:
                 self.rejected[rows.index] += active & retry
                 if not accept.any():
                     continue
-            if refused.any():
+            if inside_error is not None and refused.any():
                 refused = np.where(accept & ((t_new - beyond) * direction >= 0), 0, refused)
             if troubled:
                 failures = np.where(accept, 0, failures)
@@ -329,7 +330,8 @@ class BatchRun:
         stages, backend, rows = self.stages, self.backend, self.rows
         index = rows.index
         assert stages is not None
-        mask = None if accept.all() else backend.mask(accept[:, None], y)
+        all_accepted = np.count_nonzero(accept) == len(accept)
+        mask = None if all_accepted else backend.mask(accept[:, None], y)
         y_end = y_new if mask is None else backend.xp.where(mask, y_new, y)
         if self.on_step is not None:
             self.on_step(index, accept, stages, t, t_new, y, y_end)

@@ -82,7 +82,10 @@ class BatchStages(ABC):
 
     @abstractmethod
     def errors(self) -> list[Array]:
-        """Local error estimates of the last attempt, one per embedded row; yours to change."""
+        """Local error estimates of the last attempt, one per embedded row; yours to change.
+
+        They may be NumPy's where the stages of tensors lie there: see `Backend.bridge`.
+        """
 
     def advance(self, accept: Any, t: Floats, y: Array) -> None:
         """Get ready to step from (t, y): where `accept`, the end of the last attempt.
@@ -236,7 +239,7 @@ class ExplicitBatch(BatchStages):
             errors = [self.h * self._weigh(j) for j in rows]
             if not self.tableau.fsal:  # a state that overflows is in no stage yet
                 errors[0] = errors[0] + 0.0 * self.inward(self.y_new)
-            return [self.outward(err) for err in errors]
+            return errors
 
     def slopes(self) -> list[Array]:
         """Return the last attempt's stage derivatives."""
@@ -290,7 +293,7 @@ class ExplicitBatch(BatchStages):
         with outer.no_grad():
             state = outer.detach(y_new)
             f_new = outer.detach(outer.copy(own(self.outward(end))))
-            err, y = own(outer.detach(self.errors()[0])), own(state)
+            err, y = own(outer.detach(self.outward(self.errors()[0]))), own(state)
             size, eps = row_norm(err, outer.xp), float(outer.xp.finfo(y.dtype).eps)
             share = increment(y, eps**0.5) / outer.xp.where(size > 0, size, 1.0 + 0.0 * size)
             change = share * err

@@ -161,7 +161,9 @@ class RosenbrockBatch(LinearStages):
     ) -> None:
         super().__init__(problem, tableau, linear)
         self.error_order, self.gamma = tableau.error_order, float(tableau.gamma)
-        self.e = [m - m_hat for m, m_hat in zip(tableau.m, tableau.m_hat, strict=True)]
+        m, m_hat = np.asarray(tableau.m), np.asarray(tableau.m_hat)
+        self.ends = self.backend.vector([[0.0, *m], [0.0, *(m - m_hat)]], problem.y0)
+        """Weights of the u in the step and in the error estimate."""
         sums = zip(tableau.A, tableau.C, tableau.d, strict=True)
         self.sums = [
             self.backend.vector([[0.0, *A_i], [d_i, *(self.gamma * c for c in C_i)]], problem.y0)
@@ -170,7 +172,7 @@ class RosenbrockBatch(LinearStages):
         """Weights of h²γ ∂f/∂t and of the u before, for the state and for the right-hand side."""
         self.f_t: Array = None
         self.u: list[Array] = []
-        self.y_new: Array = None
+        self.err: Array = None
 
     def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
         """Compute the stages; see `BatchStages`."""
@@ -184,20 +186,21 @@ class RosenbrockBatch(LinearStages):
         times = problem.time(t + h - (1 - np.asarray(tableau.c)[:, None]) * h)
         known = [weight * self.h * self.f_t]
         for i, sums in enumerate(self.sums):
-            # All sums of a stage at once: one by one they take half of a small batch's time.
-            moved, right = (sums @ self.backend.xp.stack(known).reshape((i + 1, -1))).reshape(
-                (2, *y.shape)
-            )
+            moved, right = self._weigh(sums, known)
             f_i = self.f_0 if i == 0 else problem(times[i], y + moved)
             known.append(solve(weight * f_i + right))
         self.u = known[1:]
-        self.y_new = y + combine(tableau.m, self.u)
-        return self.y_new
+        rise, self.err = self._weigh(self.ends, known)
+        return y + rise
+
+    def _weigh(self, weights: Array, known: list[Array]) -> Array:
+        """Return two sums at once: one by one they take half of a small batch's time."""
+        rows = self.backend.xp.stack(known)
+        return (weights @ rows.reshape((len(known), -1))).reshape((2, *rows.shape[1:]))
 
     def errors(self) -> list[Array]:
         """Return Σ (m_i − m̂_i) u_i."""
-        with self.backend.no_grad():
-            return [combine(self.e, [self.backend.detach(u_i) for u_i in self.u])]
+        return [self.backend.copy(self.backend.detach(self.err))]
 
     def bubbles(self, t: Floats, t_new: Floats, y: Array, y_new: Array) -> list[Array]:
         """Return the method's own dense output, or the cubic Hermite."""

@@ -225,7 +225,8 @@ class SwitchingBatch(BatchStages):
         """Return the methods' estimates: both have one."""
         if self.only is not None:
             return self.only.errors()
-        return [self._joined([stages.errors()[0] for stages, _ in self.groups.values()])]
+        errors = [self.backend.array(stages.errors()[0]) for stages, _ in self.groups.values()]
+        return [self._joined(errors)]
 
     def slopes(self) -> list[Array]:
         """Return the stage derivatives of the first row's method."""
