@@ -8,6 +8,7 @@ from compiled_pair import loops, rounded
 
 import stiffkit as sk
 from stiffkit import Status
+from stiffkit.solvers.costs import Costs
 
 
 @sk.jit
@@ -145,3 +146,14 @@ def test_one_kernel_serves_methods_of_one_family():
     for method in ("radau9", "radau5", "radau9"):
         options = {"method": method, "rtol": 1e-5, "atol": 1e-5}
         both(spirals, (0.0, 1.0), [1 + 1j, 1j], **options)
+
+
+def test_explicit_stretches_are_timed_from_the_first_to_the_last_call(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Costs, "stretch", lambda _, time, calls: seen.append((time, calls)))
+
+    solution = sk.solve(lotka_volterra, (0.0, 3.0), [10.0, 5.0], rtol=1e-4, atol=1e-6)
+    assert solution.switches == ()
+    assert all(time > 0 for time, _ in seen)
+    # All but f(t0, y0), which is called to check it.
+    assert sum(calls for _, calls in seen) == solution.stats["nfev"] - 1

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._array import Array
+from .costs import Stopwatch
 from .dae import INDEX, Constraints, Slopes, check_start
 from .differences import Differences, time_derivative
 from .jacobian import JacobianOperator
@@ -70,6 +71,8 @@ class Algebra:
         """What the user said of J, by name."""
         self.source: JacobianSource = make_jacobian(f, y, scale=scale, **given)
         self.solver: LinearSolver | None = None
+        self.watch = Stopwatch()
+        """Of factorisations."""
         self.J: Any = None
 
     @property
@@ -228,7 +231,7 @@ class Algebra:
         """
         assert self.solver is not None
         try:
-            solve = self.solver.factorise(self.J, c)
+            solve: Callable[[Array], Array] = self.watch(self.solver.factorise, self.J, c)
         except LinearSolveError as error:
             raise StepFailed(str(error), SHORTER["singular"] * abs(h), "singular") from error
         if not isinstance(self.J, JacobianOperator):

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,7 +135,9 @@ class Run:
         if self.auto:
             from .switch import Switcher
 
-            self.switcher = Switcher(p, self._make_stages, self.stiff, compiled=self.compiled)
+            known = {"compiled": self.compiled, "longest": self.steps.max_step}
+            self.switcher = Switcher(p, self._make_stages, self.stiff, **known)
+            self.stiff["jac"] = self.switcher.costs.timed(self.stiff.get("jac"))
             self.stages, self.tableau = self.switcher.start(f_0), self.switcher.explicit
             self.watch()
         else:
@@ -344,7 +347,9 @@ class Run:
     ) -> None:
         """Show the detector an accepted step, `err` being in units of the tolerance."""
         p, stages, y, h = self.problem, self.stages, self.y, t_new - self.t
-        detach = p.backend.detach
+        detach, f = p.backend.detach, p.f
+        if self.switcher is not None:  # what follows is timed: no call is made for it
+            f = partial(self.switcher.costs.f, p.f)
         f_new, z, i = detach(stages.f_new(t_new, y_new)), stages.probe_state(), self.tableau.probe
         y_end = detach(y_new)
         rise, turn = y_end - detach(y), f_new - detach(stages.get(0))
@@ -354,10 +359,10 @@ class Run:
             stage = math.sqrt(above / below) if below > 0 else 0.0
         else:
             estimate = err * ratio_of.scale
-            stage = detector.along(p.f, t_new, y_end, f_new, estimate, ratio_of.norm)
+            stage = detector.along(f, t_new, y_end, f_new, estimate, ratio_of.norm)
         if detector.suspicious(h, ratio, ratio_of.norm(rise), ratio_of.norm(turn), stage):
             changes = rise, turn, ratio_of.norm
-            detector.examine(p.f, t_new, y_end, f_new, err * ratio_of.scale, h, changes)
+            detector.examine(f, t_new, y_end, f_new, err * ratio_of.scale, h, changes)
 
     # An accepted step -----------------------------------------------------------------------------
 

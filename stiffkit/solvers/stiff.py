@@ -67,6 +67,7 @@ def start_stiff(
     linear = Algebra(stiff_f, p.y0, p.atol, rough, **jacobian)
     if isinstance(method, RosenbrockTableau):
         stages = RosenbrockStages(p, method, linear)
+        stages.keeps &= not fixed  # no error estimate would tell that a Jacobian is too old
     else:
         full = isinstance(method, ButcherTableau) and method.A[0].any()
         stages = (RadauStages if full else DirkStages)(p, method, linear)

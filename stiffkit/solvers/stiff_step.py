@@ -31,6 +31,21 @@ SAME = 1e-12
 factorisation."""
 
 
+KEPT, LONGER = 20, 10.0
+"""A W-method's steps that one Jacobian serves at most, and how many times as long as the one that
+it was made for they may be."""
+
+
+def serves(age: int, retry: bool, h: float, h_known: float) -> bool:
+    """Whether a Jacobian of some steps ago is good enough for a W-method's step.
+
+    Its order does not need a new one; its stability does, and what is left of the error shows that:
+    a step that was refused is tried again with a new one. `stiffkit.solvers.compiled` compiles this
+    very text.
+    """
+    return not retry and age < KEPT and abs(h) <= LONGER * h_known
+
+
 class StiffStages(ABC):
     """What the three families share: the Jacobian's age, the account, dense output."""
 
@@ -216,6 +231,12 @@ class RosenbrockStages(StiffStages):
         self.e = self.m - m_hat
         self.f_t: Array = None
         self.y_new: Array = None
+        self.keeps = tableau.w_method and self.mass is None
+        """Whether a Jacobian may serve for more than one step."""
+        if self.keeps:  # then a factorisation may, too
+            self.hold = (0.91, 1.2)
+        self.age, self.retry = 0, False
+        """Steps since the Jacobian was made; whether this one was tried before."""
 
     @cached_property
     def plan(self) -> list[tuple[Callable[[], Any], float, float]]:
@@ -234,9 +255,11 @@ class RosenbrockStages(StiffStages):
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
         """Compute the stages of the step from (t, y) to t_new; return y_new."""
         h, tableau, u = t_new - t, self.tableau, self.u
-        if not self.fresh:
+        old = self.keeps and self.known and serves(self.age, self.retry, h, self.h_known)
+        self.retry = True
+        if not (self.fresh or old):
             self.jacobian(t, y, h)
-            self.f_t = self.linear.time_slope(t, y, self.f_0, h)
+            self.f_t, self.age = self.linear.time_slope(t, y, self.f_0, h), 0
         weight = np.array(h * tableau.gamma, dtype=y.dtype)  # NumPy's number: it multiplies faster
         solve, moving = self.solver(h * tableau.gamma, h), np.count_nonzero(self.f_t) > 0
         call, mass = self.call, self.mass
@@ -252,6 +275,11 @@ class RosenbrockStages(StiffStages):
         self.calls += len(u) - 1
         self.y_new = self.backend.protect(y + self.m.dot(u))
         return self.y_new
+
+    def begin(self, y: Array, f_0: Array) -> None:
+        """Forget the attempts before; f_0 is f(t, y), or as good."""
+        super().begin(y, f_0)
+        self.age, self.retry = self.age + 1, False
 
     def shift(self, h: float) -> float:
         """Return hγ."""

@@ -3,7 +3,7 @@
 A family's cost is what it spends per unit of time: calls of f per step, Jacobians and
 factorisations counted as the calls that take as long, over the step that it could take. That step
 is bounded by accuracy for all of them, and by stability too for the explicit one; a stabilised
-method buys stability with √(hρ) stages. No clock is asked: two runs switch at the same steps.
+method buys stability with √(hρ) stages. What takes other time than counts say is in `costs`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse as sps
 
 from .._array import Array, is_torch
+from .costs import Costs
 from .jacobian_source import check_jacobian
 from .methods import METHODS
 from .problem import Problem
@@ -72,11 +73,6 @@ f."""
 
 BANDED = 3.0
 """Calls of f that a sparse Jacobian may cost: as many as one of three diagonals."""
-
-CALL, COMPILED_CALL, PER_COMPONENT = 20_000.0, 100.0, 20.0
-"""Operations of dense linear algebra that take as long as a call of f: of a Python function, of a
-compiled one, and for each component more. An order of magnitude is enough: only a factorisation of
-some hundred rows (compiled, some ten) weighs as much as the calls of a step."""
 
 
 def choose_explicit(rtol: float) -> ButcherTableau:
@@ -149,6 +145,8 @@ class Switcher:
         What was said of Jacobians.
     compiled : bool
         Whether f is compiled: factorisations cost more of its calls then.
+    longest : float
+        The longest step that any family may take.
     """
 
     def __init__(
@@ -158,10 +156,11 @@ class Switcher:
         options: Mapping[str, Any],
         *,
         compiled: bool = False,
+        longest: float = math.inf,
     ) -> None:
         p = problem
         rtol = float(np.min(np.asarray(p.rtol)))
-        self.problem, self.make, self.options = p, make, dict(options)
+        self.problem, self.make, self.options, self.longest = p, make, dict(options), longest
         self.n = int(p.y0.shape[0])
         ways = {key: options.get(key) for key in ("jac", "jvp", "jac_sparsity", "bandwidth")}
         if not is_torch(p.y0):  # now, not when an implicit method is wanted: perhaps none ever is
@@ -169,6 +168,7 @@ class Switcher:
         self.dense_is_dear = False
         """Whether only a dense Jacobian's cost keeps the explicit family in use."""
         structured = any(options.get(key) is not None for key in ("jac_sparsity", "bandwidth"))
+        structured |= sps.issparse(options.get("jac"))
         operator = options.get("jvp") is not None
         self.explicit = choose_explicit(rtol)
         self.stabilised: StabilisedMethod = METHODS["rkc2" if rtol > 2e-5 else "rock4"]  # type: ignore[assignment]
@@ -185,17 +185,18 @@ class Switcher:
         self.switches: list[Switch] = []
         self.last_step: dict[str, float] = {}
         self.promise = math.inf
-        self.since = problem.t0, 0
+        self.since = problem.t0, (0, 0)
+        """When the family in use was chosen, and the counts then."""
         self.trusted = stabilised_pays(self.n, rtol)
         """Whether the stabilised family is one to go to: so far it has kept its promises."""
         self.steps = self.votes = 0
-        self.looked = 0, 0
-        """Steps of the family in use and calls of f at its last look."""
+        self.looked = 0, (0, 0)
+        """Steps of the family in use and the counts at its last look."""
         self.doubt = dict.fromkeys(("explicit", "stabilised", "implicit"), 1.0)
         """How many times what it had promised each family has cost when it was last in use."""
         self.case: tuple[float, float] | None = None
         """hρ and the calls per unit of time of explicit steps that a trial may do better than."""
-        self.tried = 0
+        self.tried = 0.0
         """Calls of trials that failed."""
         self.trial = False
         """Whether the steps being made are a trial's."""
@@ -203,13 +204,10 @@ class Switcher:
         """hρ that explicit steps are taken to reach: less, once it was seen to cost accuracy."""
         self.patience = EVERY
         self.seen = 0
-        call = COMPILED_CALL if compiled else CALL
-        self.algebra = self._algebra(call, dense=not structured)
-        """Calls of f that take as long as what else an implicit step does."""
-        self.banded_cost = calls_of_step(self.implicit, BANDED) + self._algebra(call, dense=False)
-        """What an implicit step would cost, in calls, if J had few diagonals and that were said."""
-        self.weight = SMALL_CALLS if self.torch else 1.0
-        self.implicit_cost = self.in_calls(calls_of_step(self.implicit, self.columns))
+        stages = int(getattr(self.implicit, "n_stages", 3))
+        self.costs = Costs(self.n, stages, dense=not (structured or operator), compiled=compiled)
+        self.price = 0.0
+        """Calls of f that a Jacobian was counted for when the family in use was chosen."""
 
     def _columns(self, *, structured: bool, operator: bool) -> float:
         """Return the calls of f that a Jacobian costs, roughly."""
@@ -225,19 +223,35 @@ class Switcher:
 
     # What it costs --------------------------------------------------------------------------------
 
-    def _algebra(self, call: float, *, dense: bool) -> float:
-        n, stages = self.n, float(getattr(self.implicit, "n_stages", 3))
-        work = (2 / 3 * n**3 + 2 * stages * n**2) if dense else 50.0 * stages * n
-        return work / (call + PER_COMPONENT * n)
+    @property
+    def weight(self) -> float:
+        """Times that an implicit step takes longer than its calls and its algebra."""
+        return max(1.0, SMALL_CALLS * self.costs.cheapness) if self.torch else 1.0
+
+    @property
+    def jacobian_price(self) -> float:
+        """Calls of f that a Jacobian takes without making them."""
+        return self.costs.jacobian if callable(self.options.get("jac")) else 0.0
 
     def in_calls(self, calls: float) -> float:
         """Return what an implicit step of so many calls of f costs, all its work included."""
-        return self.weight * (calls + self.algebra)
+        return self.weight * (calls + self.costs.algebra())
+
+    @property
+    def implicit_cost(self) -> float:
+        """What an implicit step is going to cost, in calls."""
+        return self.in_calls(calls_of_step(self.implicit, self.costs.jacobian * self.columns))
+
+    @property
+    def banded_cost(self) -> float:
+        """What it would cost if J had few diagonals and that were said."""
+        return calls_of_step(self.implicit, BANDED) + self.costs.algebra(dense=False)
 
     def reach(self, method: Any, h: float) -> float:
         """Return the step that accuracy would allow `method`, given the present one's."""
         order = getattr(method, "error_order", None) or method.n_stages  # Radau's has no row
-        return float(reach(h, self.rtol, self.stages[self.family].error_order, order))
+        free = reach(h, self.rtol, self.stages[self.family].error_order, order)
+        return min(float(free), self.longest)
 
     def stabilised_rate(self, h: float, rho: float) -> float:
         """Return the calls of f per unit of time of stabilised steps of at most h."""
@@ -294,6 +308,7 @@ class Switcher:
             Accepted steps since it was asked last.
         """
         self.steps += made
+        h = min(h, self.longest)
         if self.family == "explicit":
             return None if detector is None else self._leave_explicit(t, y, h, detector)
         if self.trial:
@@ -351,7 +366,12 @@ class Switcher:
         mode = proof.eigenvalue
         fast = abs(proof.h * mode) > FAST and mode.real * proof.h < 0
         trusted = proof.residual <= 0.2 * abs(mode)
-        if not (self.has_implicit and fast and trusted and proof.accuracy_step > 2 * h):
+        if not (
+            self.has_implicit
+            and fast
+            and trusted
+            and min(proof.accuracy_step, self.longest) > 2 * h
+        ):
             return None
         self.case = abs(proof.h * mode), self.explicit.n_stages / h
         return self._begin_trial(t, y, h)
@@ -359,10 +379,10 @@ class Switcher:
     def _begin_trial(self, t: float, y: Array, h: float) -> tuple[Any, float] | None:
         """Begin the trial that there is a case for, as soon as its calls are no great loss."""
         least = SHORTEST * self.implicit_cost + self.columns
-        if self.case is None or TRIAL * self._calls() - self.tried < least:
+        if self.case is None or TRIAL * self._spent((0, 0)) - self.tried < least:
             return None
         self.trial = True
-        first = min(2 * h, abs(self.problem.t1 - t))
+        first = min(2 * h, abs(self.problem.t1 - t), self.longest)
         why = f"hρ = {self.case[0]:.3g} may spoil accuracy: {self.implicit.name} is tried"
         return self._go("implicit", t, y, h, first, why)
 
@@ -370,13 +390,13 @@ class Switcher:
         """Go on with the implicit family, or go back; a trial's steps are steps of the solve."""
         assert self.case is not None
         share, before = self.case
-        spent = self._calls() - self.since[1]
+        spent = self._spent(self.since[1])
         rate = self.in_calls(spent / self.steps) / h
         if self.steps >= SHORTEST and rate <= CLEARLY * before:
             self.trial, self.case = False, None
             self.promise, self.usable = rate, min(share, self.usable)
             return None
-        if self.steps < LONGEST and spent < TRIAL * self.since[1] - self.tried:
+        if self.steps < LONGEST and spent < TRIAL * (self._spent((0, 0)) - spent) - self.tried:
             return None
         self.trial, self.case = False, None
         self.tried += spent
@@ -388,17 +408,16 @@ class Switcher:
         rho = self._radius(stages)
         if rho is None:
             return None
-        calls = self._calls()
-        t_go, calls_go = self.since
-        spent = (calls - calls_go) / max(abs(t - t_go), 1e-300)
+        t_go, counts_go = self.since
+        spent = self._spent(counts_go, self.price) / max(abs(t - t_go), 1e-300)
         broken = self.family == "stabilised" and spent > BROKEN * self.promise
         if broken and self.has_implicit and spent > self.implicit_cost / h:
             self.trusted = False
             why = f"it takes {spent / self.promise:.3g} times the calls that were promised"
             return self._go("implicit", t, y, h, h, why)
-        steps_looked, calls_looked = self.looked
-        per_step = (calls - calls_looked) / (self.steps - steps_looked)
-        self.looked = self.steps, calls
+        steps_looked, counts_looked = self.looked
+        per_step = self._spent(counts_looked) / (self.steps - steps_looked)
+        self.looked = self.steps, self._counts()
         stable = self.usable / rho if rho > 0 else math.inf
         stable = min(self.reach(self.explicit, h), stable)
         costs = {"explicit": self.explicit.n_stages / stable}
@@ -438,8 +457,16 @@ class Switcher:
             return float(np.abs(J.ab).sum(axis=0).max())  # columns: a bound as good as rows
         return None
 
-    def _calls(self) -> int:
-        return sum(int(stages.nfev) for stages in self.stages.values())
+    def _counts(self) -> tuple[int, int]:
+        """Return the calls of f and the Jacobians of all families so far."""
+        used = self.stages.values()
+        return sum(int(stages.nfev) for stages in used), sum(int(stages.njev) for stages in used)
+
+    def _spent(self, since: tuple[int, int], price: float | None = None) -> float:
+        """Return the calls since such counts, Jacobians at a price of so many, or today's."""
+        nfev, njev = self._counts()
+        price = self.jacobian_price if price is None else price
+        return nfev - since[0] + price * (njev - since[1])
 
     def _go(
         self, family: str, t: float, y: Array, h: float, first: float, why: str
@@ -457,11 +484,13 @@ class Switcher:
             self.stages[family].start(y, f_y)
         else:
             self.stages[family] = self.make(p.at(t, y), self.method, f_y)
+            if family == "implicit" and not self.torch:
+                self.costs.factorisation = self.stages[family].linear.watch
         # Who comes back is looked at later each time: two families that cost the same are no
         # reason to change for ever.
         self.patience = min(2 * self.patience, 1000) if len(self.switches) > 3 else EVERY
         self.steps = self.votes = self.seen = 0
-        self.since = t, self._calls()
-        self.looked = 0, self._calls()
+        self.since, self.price = (t, self._counts()), self.jacobian_price
+        self.looked = 0, self._counts()
         self.switches.append(Switch(float(t), source, self.method.name, why))
         return self.stages[family], first

@@ -103,10 +103,18 @@ class Judge:
         Tolerances.
     jac : callable or array, optional
         As for `BatchAlgebra`.
+    longest : float
+        The longest step that either method may take.
     """
 
     def __init__(
-        self, problem: BatchProblem, methods: tuple[Any, Any], rtol: Any, atol: Any, jac: Any
+        self,
+        problem: BatchProblem,
+        methods: tuple[Any, Any],
+        rtol: Any,
+        atol: Any,
+        jac: Any,
+        longest: float = math.inf,
     ) -> None:
         # The detector stands above the solvers: it is fetched when a solve asks for it.
         from ...stiffness.detect import StiffnessDetector
@@ -114,6 +122,7 @@ class Judge:
         p = self.problem = problem
         B, n = p.y0.shape
         self.backend, self.methods, self.tolerances = p.backend, methods, (rtol, atol)
+        self.longest = longest
         self.least = rtol if isinstance(rtol, float) else float(rtol.min())
         self.detector = StiffnessDetector(methods[EXPLICIT])
         self.limit = methods[EXPLICIT].real_stability_limit
@@ -236,7 +245,7 @@ class Judge:
         if found.verdict is Stiffness.non_stiff:
             return None
         h = abs(found.h)
-        free = reach(reach_of_proof(found, h), self.least, *self.orders)
+        free = min(reach(reach_of_proof(found, h), self.least, *self.orders), self.longest)
         now = self.methods[EXPLICIT].n_stages / h
         steps = abs(float(self.problem.t1[sample]) - found.t) / free
         if self.arrival * (1 + steps / ARRIVAL) > saves:
@@ -257,7 +266,8 @@ class Judge:
         rho = radii(self.backend.numpy(stages.J)[rows])
         limit, s = 0.9 * self.limit, self.methods[EXPLICIT].n_stages
         stable = np.divide(limit, rho, out=np.full_like(rho, math.inf), where=rho > 0)
-        stable = np.minimum(reach(size, self.least, *self.orders[::-1]), stable)
+        free = np.minimum(reach(size, self.least, *self.orders[::-1]), self.longest)
+        stable = np.minimum(free, stable)
         gain = (self.cost / size) / (s / stable)
         self.votes[own] = np.where(gain * CLEARLY > 1, self.votes[own] + 1, 0)
         leaving = {}

@@ -173,7 +173,7 @@ class BatchRun:
         limit = np.minimum if direction > 0 else np.maximum
         switching = stages if isinstance(stages, SwitchingBatch) else None
         if switching is not None:
-            switching.watch(p)
+            switching.watch(p, steps.max_step)
         h_abs = self._first_steps(stages.f_0, stages.error_order)
         ratio_of = BatchErrorRatio(self.rtol, self.atol, p.y0, backend, self.norm)
         control = BatchControl(steps.controller, p.size)

@@ -285,9 +285,12 @@ class SwitchingBatch(BatchStages):
 
     # Who goes by which ----------------------------------------------------------------------------
 
-    def watch(self, whole: BatchProblem) -> None:
-        """Begin to look which rows should go by the other method; `whole` is the whole batch."""
-        self.judge = Judge(whole, self.methods, *self.tolerances, self.jac)
+    def watch(self, whole: BatchProblem, longest: float) -> None:
+        """Begin to look which rows should go by the other method.
+
+        `whole` is the whole batch, and no step may be longer than `longest`.
+        """
+        self.judge = Judge(whole, self.methods, *self.tolerances, self.jac, longest)
 
     def _look(self, judge: Judge, made: Any, end: Floats, y_end: Array) -> None:
         judge.steps[self.samples] += EVERY

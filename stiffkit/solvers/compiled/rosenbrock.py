@@ -10,7 +10,7 @@ import numpy as np
 from .. import differences
 from ..rosenbrock import RosenbrockTableau
 from ..step import SHORTER
-from ..stiff_step import SAME
+from ..stiff_step import SAME, serves
 from .calls import compiled, inlined, part_of
 from .interior import examine
 from .linear import Linear, decompose, jacobian, solve
@@ -41,6 +41,7 @@ F_T, U = K + 3, K + 4
 for values of f."""
 
 _time_increment = compiled(differences.time_increment)
+_serves = compiled(serves)
 
 
 class Rosenbrock(NamedTuple):
@@ -55,6 +56,7 @@ class Rosenbrock(NamedTuple):
     end: int
     """Row of W for f(t_new, y_new)."""
     n_errors: int
+    keeps: bool
     linear: Linear | None
 
 
@@ -67,7 +69,7 @@ def _coefficients(tableau: RosenbrockTableau) -> Rosenbrock:
     for row, entries in zip(rows, given, strict=True):
         row[: len(entries)] = entries
     c, d = (np.array(row, dtype=float) for row in (tableau.c, tableau.d))
-    return Rosenbrock(rows, c, d, float(tableau.gamma), s, int(K) + 1, 1, None)
+    return Rosenbrock(rows, c, d, float(tableau.gamma), s, int(K) + 1, 1, tableau.w_method, None)
 
 
 def rosenbrock(tableau: RosenbrockTableau, a: Linear) -> tuple[Rosenbrock, int, int]:
@@ -92,7 +94,7 @@ def _prepare(m, f, jac, args, s, w, h):
         if not jacobian(f, jac, args, s, w, m.linear, K + 2):
             return False
         s.h_solved = 0.0
-    s.fresh = True
+    s.fresh, s.known, s.h_known, s.age = True, True, abs(h), 0
     time = s.t + _time_increment(s.t, h, _EPS)
     step = time - s.t
     s.nfev_time += 1
@@ -111,7 +113,8 @@ def _prepare(m, f, jac, args, s, w, h):
 def _attempt(m, f, jac, args, s, w, h):
     W, a, weight = w.W, m.linear, h * m.gamma
     n = W.shape[1]
-    if not s.fresh and not _prepare(m, f, jac, args, s, w, h):
+    old = m.keeps and s.known and _serves(s.age, s.retry, h, s.h_known)
+    if not (s.fresh or old) and not _prepare(m, f, jac, args, s, w, h):
         s.longest = _SHORTER * abs(h)
         return NON_FINITE
     if abs(h - s.h_solved) > SAME * abs(h):

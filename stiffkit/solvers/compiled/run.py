@@ -10,6 +10,7 @@ from typing import Any, final
 import numpy as np
 
 from ..._optional import is_jitted
+from .. import costs
 from ..algebra import NOT_FINITE
 from ..control import ErrorRatio, PIDController
 from ..dense import Segment
@@ -430,7 +431,13 @@ class _Stretches:
             self.run.watched[0].type if self.watch else None,
             self.watch,
         )
-        return int(entry(self.rooms.kernel.integrate, arguments)(*arguments))
+        kernel = entry(self.rooms.kernel.integrate, arguments)
+        if self.run.switcher is None or not isinstance(self.stages, _Rows):
+            return int(kernel(*arguments))
+        calls, start = int(self.s["nfev"]), costs.clock()
+        code = int(kernel(*arguments))
+        self.run.switcher.costs.stretch(costs.clock() - start, int(self.s["nfev"]) - calls)
+        return code
 
     def _make_room(self, room: int) -> None:
         forms = self.keeps_dense or len(self.t_eval) > 0 or self.watch is not None
