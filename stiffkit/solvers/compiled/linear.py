@@ -332,6 +332,8 @@ def decompose(J, band, LU, L, pivots, c):
         return _decompose(J, SMALL_BAND, LU, L, pivots, c, TWO)
     if dense and n == THREE:
         return _decompose(J, SMALL_BAND, LU, L, pivots, c, THREE)
+    if dense:
+        return _decompose(J, (n, n, np.int64(0)), LU, L, pivots, c, n)
     return _decompose(J, band, LU, L, pivots, c, n)
 
 
