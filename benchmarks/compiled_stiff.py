@@ -92,6 +92,8 @@ subroutine run(n, y, t1, rtol, atol, steps) bind(c)
   h = 1d-6
   work = 0
   iwork = 0
+  rpar = 0
+  ipar = 0
   iwork(MOST) = 1000000
   call CODE
   steps = iwork(16)
