@@ -10,7 +10,7 @@ import numpy as np
 
 from ..newton_step import GROWTH, DirkStages, derivative_guesses
 from ..tableau import ButcherTableau
-from .calls import compiled, part_of
+from .calls import inlined, part_of
 from .interior import examine
 from .linear import Linear, solve
 from .newton import attempt_stages, begin, correct, factorised, iterate, solve_stages
@@ -85,7 +85,7 @@ def dirk(stages: DirkStages, a: Linear) -> tuple[Dirk, int, int]:
     return method, last + 5, len(bubble) or 2
 
 
-@compiled
+@inlined
 def _sum(rows, row, stages, W, k):
     """Σ_j rows_row,j K_j of component k."""
     total = W.dtype.type(0)
@@ -94,7 +94,7 @@ def _sum(rows, row, stages, W, k):
     return total
 
 
-@part_of(Dirk, correct)
+@part_of(Dirk, correct, forceinline=True)
 def _correct(m, f, args, s, w, h, i):
     W, scale, a, psi, weight = w.W, w.R[SCALE], m.linear, m.psi, h * m.gamma
     n, change, total = W.shape[1], psi + 1, 0.0
@@ -111,7 +111,7 @@ def _correct(m, f, args, s, w, h, i):
     return math.sqrt(total / n)
 
 
-@part_of(Dirk, solve_stages)
+@part_of(Dirk, solve_stages, forceinline=True)
 def _solve_stages(m, f, args, s, w, h):
     W, rows, stages, psi, weight = w.W, m.rows, m.s, m.psi, h * m.gamma
     n = W.shape[1]
@@ -134,7 +134,7 @@ def _solve_stages(m, f, args, s, w, h):
     return 0
 
 
-@part_of(Dirk, attempt)
+@part_of(Dirk, attempt, forceinline=True)
 def _attempt(m, f, jac, args, s, w, h):
     if not s.retry:
         s.exact = not begin(s) or m.end == K + m.s
@@ -143,7 +143,7 @@ def _attempt(m, f, jac, args, s, w, h):
     return attempt_stages(m, f, jac, args, s, w, h, m.psi + 1)
 
 
-@part_of(Dirk, errors)
+@part_of(Dirk, errors, forceinline=True)
 def _errors(m, s, w, h):
     W, rows, stages, a = w.W, m.rows, m.s, m.linear
     for k in range(W.shape[1]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import dense, stiff_limit
 from .calls import compiled
-from .linear import solve
+from .linear import solve_apart
 from .parts import ERR, Y_NEW, Y, Z, evaluate, polynomial, rms, slope
 
 __all__ = ["examine"]
@@ -29,7 +29,7 @@ def examine(m, f, args, s, w, h, path, place, c, row):
         for i in range(1, path.shape[1]):
             rise += _bubble_slope(i, theta) * path[place, i, k]
         W[ERR, k] = (W[row, k] - rise / h) * c
-    solve(a.LU, a.L, a.pivots, a.band, W, ERR)
+    solve_apart(a.LU, a.L, a.pivots, a.band, W, ERR)
     s.ratio = _with_inside(s.ratio, rms(w, ERR), s.refused)
     if s.ratio >= 1:
         s.refused += 1

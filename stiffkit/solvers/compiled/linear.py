@@ -18,7 +18,7 @@ from ..linalg import Banded
 from .calls import compiled, inlined
 from .parts import ATOL, K, Y, Z, slope
 
-__all__ = ["Linear", "decompose", "jacobian", "linear", "matrix", "solve"]
+__all__ = ["Linear", "decompose", "jacobian", "linear", "matrix", "solve", "solve_apart"]
 
 _EPS = float(np.finfo(np.float64).eps)
 _LEAST = float(np.finfo(np.float64).tiny) / _EPS
@@ -30,6 +30,10 @@ _noisy = compiled(differences.noisy)
 _better_sizes = compiled(differences.better_sizes)
 _disagreement = compiled(differences.disagreement)
 _learnt_sizes = compiled(differences.learnt_sizes)
+
+TWO, THREE, SMALL_BAND = np.int64(2), np.int64(3), (np.int64(2), np.int64(2), np.int64(0))
+"""Sizes whose linear algebra the compiler is told, and unrolls: an LU decomposition then takes a
+fifth of the time. A dense matrix of these has no more diagonals than this band."""
 
 OWN, SIZE, DELTA, LEARNT, COLUMN, NOISE, TERMS, BETTER, AGAIN = map(np.int64, range(9))
 """Rows of `Linear.D`, a number for each column of J; TERMS for each row. While J is made, LEARNT
@@ -140,7 +144,7 @@ def _groups(n, band):
     return min(n, band[0] + band[1] + 1) if band[2] else n
 
 
-@compiled
+@inlined
 def _finite(A):
     """Whether every entry of a matrix is finite."""
     for i in range(len(A)):
@@ -150,46 +154,51 @@ def _finite(A):
     return True
 
 
-@compiled
+@inlined
 def _quotients(f, args, s, w, A, delta, band, g, row):
     """A_·j = (f(t, y + δ) − f(t, y)) / δ_j for those columns j of group g that have a δ_j."""
-    W, n = w.W, w.W.shape[1]
+    W, n, apart = w.W, w.W.shape[1], _groups(w.W.shape[1], band)
     for i in range(n):
         W[Z, i] = W[Y, i]
-    for j in range(g, n, _groups(n, band)):
+    j = g
+    while j < n:
         W[Z, j] += delta[j]
+        j += apart
     s.nfev_jac += 1
     slope(f, s.t, w, row, args)
-    for j in range(g, n, _groups(n, band)):
+    j = g
+    while j < n:
         if delta[j] != 0:
-            first, end = _rows(j, n, band)
+            inverse, (first, end) = 1 / delta[j], _rows(j, n, band)
             for i in range(first, end):
-                A[i, _place(i, j, band)] = (W[row, i] - W[K, i]) / delta[j]
+                A[i, _place(i, j, band)] = (W[row, i] - W[K, i]) * inverse
+        j += apart
 
 
-@compiled
-def _judge(first_jac, W, D, J, seen, band):
+@partial(inlined, fastmath={"reassoc", "contract"})
+def _judge(W, D, J, seen, band):
     """F of each row, the top and the noise of each column, and which entries were ever seen."""
     n = W.shape[1]
     for j in range(n):
         D[COLUMN, j] = D[NOISE, j] = 0.0
     for i in range(n):
         first, end = _columns(i, n, band)
-        terms = 0.0
+        terms = abs(W[K, i])
         for j in range(first, end):
             terms += abs(J[i, _place(i, j, band)]) * D[SIZE, j]
-        D[TERMS, i] = abs(W[K, i]) + terms
+        D[TERMS, i] = terms
+        terms *= _EPS
         for j in range(first, end):
             p = _place(i, j, band)
             entry = abs(J[i, p])
-            D[COLUMN, j] = _top(entry, D[COLUMN, j])
-            if not first_jac:
-                seen[i, p] = seen[i, p] or entry > 0
-            rounding = _EPS * D[TERMS, i] * (1.0 if seen[i, p] else 0.0)
-            D[NOISE, j] = _top(rounding, D[NOISE, j])
+            if entry != 0:
+                seen[i, p] |= entry > 0
+                D[COLUMN, j] = _top(entry, D[COLUMN, j])
+            if seen[i, p]:
+                D[NOISE, j] = _top(terms, D[NOISE, j])
 
 
-@compiled
+@inlined
 def _doubted(y, D, j, top):
     """Choose a better increment for column j, if it is a poor one; return whether it is."""
     column, size = D[COLUMN, j], D[LEARNT, j]
@@ -226,11 +235,11 @@ def _replaced(D, J, fresh, seen, band, j, top):
     return True
 
 
-@compiled
+@inlined
 def _differences(f, args, s, w, a, row):
     """J by `stiffkit.solvers.differences.Differences`; f(t, y) is in K, `row` of W is free."""
     W, R, D, J, fresh, seen, band = w.W, w.R, a.D, a.J, a.fresh, a.seen, a.band
-    n, top = W.shape[1], 0.0
+    n, top, apart = W.shape[1], 0.0, _groups(W.shape[1], band)
     for j in range(n):
         D[SIZE, j] = abs(W[Y, j])
         D[OWN, j] = max(D[SIZE, j], R[ATOL, j])
@@ -238,25 +247,31 @@ def _differences(f, args, s, w, a, row):
     top = top if top > 0 else 1.0
     for j in range(n):
         sign = -1.0 if W[K, j].real < 0 else 1.0
-        D[LEARNT, j] = _first_sizes(D[SIZE, j], D[OWN, j], D[LEARNT, j], top, _EPS, _LEAST)
+        if D[SIZE, j] > 0 and D[LEARNT, j] == 0:  # nearly always; it takes no roots
+            D[LEARNT, j] = max(D[OWN, j], _LEAST)
+        else:
+            D[LEARNT, j] = _first_sizes(D[SIZE, j], D[OWN, j], D[LEARNT, j], top, _EPS, _LEAST)
         D[DELTA, j] = D[AGAIN, j] = _increments(W[Y, j], sign, D[LEARNT, j], _EPS)
-    for look in range(1 + _ROUNDS):  # at all columns, and then once more at doubtful ones
-        some = look == 0
-        for g in range(_groups(n, band)):
-            again = look == 0
-            if look > 0:
-                for j in range(g, n, _groups(n, band)):
-                    again = _doubted(W[Y, j], D, j, top) or again
+    for g in range(apart):
+        _quotients(f, args, s, w, J, D[AGAIN], band, g, row)
+    _judge(W, D, J, seen, band)
+    for _ in range(_ROUNDS):  # once more at doubtful columns
+        some = False
+        for g in range(apart):
+            again, j = False, g
+            while j < n:
+                again = _doubted(W[Y, j], D, j, top) or again
+                j += apart
             if again:
-                A = J if look == 0 else fresh
-                _quotients(f, args, s, w, A, D[AGAIN], band, g, row)
-            if look > 0:
-                for j in range(g, n, _groups(n, band)):
+                _quotients(f, args, s, w, fresh, D[AGAIN], band, g, row)
+                j = g
+                while j < n:
                     if D[AGAIN, j] != 0:
                         some = _replaced(D, J, fresh, seen, band, j, top) or some
+                    j += apart
         if not some:
             break
-        _judge(s.first_jac, W, D, J, seen, band)
+        _judge(W, D, J, seen, band)
     for j in range(n):
         poor = _noisy(D[NOISE, j], _EPS**0.5 * D[OWN, j] * D[COLUMN, j], _EPS)
         D[LEARNT, j] = _learnt_sizes(D[LEARNT, j], D[NOISE, j], D[COLUMN, j], poor, _EPS)
@@ -268,7 +283,7 @@ def _differences(f, args, s, w, a, row):
     s.njev += 1
 
 
-@compiled
+@inlined
 def jacobian(f, jac, args, s, w, a, row):
     """Make J at (t, y), where f is in K; return whether it is finite. `row` of W is free.
 
@@ -312,16 +327,30 @@ def decompose(J, band, LU, L, pivots, c):
 
     Multipliers are not exchanged with the rows: in a band there is no room for it.
     """
-    (ml, mu, _), n = band, len(LU)
+    n, dense = len(LU), not band[2]
+    if dense and n == TWO:
+        return _decompose(J, SMALL_BAND, LU, L, pivots, c, TWO)
+    if dense and n == THREE:
+        return _decompose(J, SMALL_BAND, LU, L, pivots, c, THREE)
+    if dense:
+        return _decompose(J, (n, n, np.int64(0)), LU, L, pivots, c, n)
+    return _decompose(J, band, LU, L, pivots, c, n)
+
+
+@inlined
+def _decompose(J, band, LU, L, pivots, c, n):
+    (ml, mu, skew), good = band, True
     for i in range(n):
         first, end = _columns(i, n, band)
-        for p in range(LU.shape[1]):
-            LU[i, p] = 0
+        if skew:
+            for p in range(LU.shape[1]):
+                LU[i, p] = 0
         for j in range(first, end):
             p = _place(i, j, band)
             LU[i, p] = -c * J[i, p]
+            good = good & (_size(LU[i, p]) < math.inf)
         LU[i, _place(i, i, band)] += 1.0
-    if not _finite(LU):
+    if not good:
         return False
     for k in range(n):
         below, end = min(n, k + ml + 1), min(n, k + ml + mu + 1)
@@ -339,22 +368,39 @@ def decompose(J, band, LU, L, pivots, c):
                 LU[k, p], LU[pivot, q] = LU[pivot, q], LU[k, p]
         inverse = LU[k, _place(k, k, band)] = 1 / LU[k, _place(k, k, band)]
         for i in range(k + 1, below):
-            factor = L[k, i - k - 1] = LU[i, _place(i, k, band)] * inverse
+            factor = L[k, np.uint64(i - k - 1)] = LU[i, _place(i, k, band)] * inverse
             for j in range(k + 1, end):
                 LU[i, _place(i, j, band)] -= factor * LU[k, _place(k, j, band)]
     return True
 
 
-@partial(compiled, fastmath={"reassoc", "contract"})
+@inlined
 def solve(LU, L, pivots, band, W, row):
     """Solve (I − cJ) x = r in place, r being a row of W."""
-    (ml, mu, _), n, x = band, len(LU), W[row]
+    n, dense = len(LU), not band[2]
+    if dense and n == TWO:
+        _solve(LU, L, pivots, SMALL_BAND, W[row], TWO)
+    elif dense and n == THREE:
+        _solve(LU, L, pivots, SMALL_BAND, W[row], THREE)
+    else:
+        _solve(LU, L, pivots, band, W[row], n)
+
+
+@compiled
+def solve_apart(LU, L, pivots, band, W, row):
+    """Do the same where time matters less than the kernel's size."""
+    solve(LU, L, pivots, band, W, row)
+
+
+@partial(inlined, fastmath={"reassoc", "contract"})
+def _solve(LU, L, pivots, band, x, n):
+    ml, mu, _ = band
     for k in range(n):
         p = np.uint64(pivots[k])
         x_k, x[p] = x[p], x[k]
         x[k] = x_k
         for i in range(k + 1, min(n, k + ml + 1)):
-            x[i] -= L[k, i - k - 1] * x_k
+            x[i] -= L[k, np.uint64(i - k - 1)] * x_k
     for k in range(n - 1, -1, -1):
         upper, rest, x_k = LU[k, _place(k, k, band) :], x[k:], x[k]
         for q in range(min(n - k, ml + mu + 1) - 1, 0, -1):  # the last of them was found just now

@@ -10,7 +10,7 @@ import numpy as np
 from .. import newton_step
 from ..step import SHORTER
 from ..stiff_step import SAME
-from .calls import compiled
+from .calls import compiled, inlined
 from .linear import decompose, jacobian
 from .parts import (
     ATOL,
@@ -48,7 +48,7 @@ def solve_stages(m: Any, f: Any, args: Any, s: Any, w: Work, h: float) -> int:
     raise NotImplementedError
 
 
-@compiled
+@inlined
 def begin(s):
     """Forget a Jacobian that has had its day, where a step was made; return whether one was."""
     made = s.begun
@@ -59,7 +59,7 @@ def begin(s):
     return made
 
 
-@compiled
+@inlined
 def _renew(m, f, jac, args, s, w, h, rows):
     """Make J at the step's start; return whether it is finite. Two rows of W are free."""
     W, a, J, LU = w.W, m.linear, m.linear.J, m.linear.LU
@@ -87,7 +87,7 @@ def _renew(m, f, jac, args, s, w, h, rows):
     return True
 
 
-@compiled
+@inlined
 def attempt_stages(m, f, jac, args, s, w, h, rows):
     """Solve for the stages; a failure with an old Jacobian has another go with a new one."""
     known = s.known
@@ -100,7 +100,7 @@ def attempt_stages(m, f, jac, args, s, w, h, rows):
         known = False
 
 
-@compiled
+@inlined
 def factorised(a, s, W, R, h, c):
     """Get I − cJ decomposed, and the tolerance's reciprocals; return whether it is regular."""
     s.c, s.c_imag, s.longest = c, 0.0, _HALF * abs(h)
@@ -116,7 +116,7 @@ def factorised(a, s, W, R, h, c):
     return True
 
 
-@compiled
+@inlined
 def iterate(m, f, args, s, w, h, i):
     """Correct until the iteration converges; return 0, or what it failed for."""
     old, eta, most, tol = 0.0, _first_eta(s.eta, _EPS), m.most, m.tol

@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import overload
 
 from ..newton_step import RadauStages
-from .calls import OPTIONS, compiled, inlined, part_of
+from .calls import OPTIONS, inlined, part_of
 from .interior import examine
 from .linear import Linear, decompose, solve
 from .newton import attempt_stages, begin, correct, factorised, iterate, solve_stages
@@ -127,7 +127,7 @@ def _sum(rows, row, W, first, k):
     return total
 
 
-@compiled
+@inlined
 def _predict(ratio, c, S_inv, C, W, first):
     """Write Z by extrapolation of the step before, and W = S⁻¹ Z."""
     s = len(c)
@@ -142,7 +142,7 @@ def _predict(ratio, c, S_inv, C, W, first):
             C[r, k] = _sum(S_inv, r, W, first, k)
 
 
-@part_of(Radau, correct)
+@part_of(Radau, correct, forceinline=True)
 def _correct(m, f, args, s, w, h, i):
     W, scale, C, S, S_inv, weights, c = w.W, w.R[SCALE], m.C, m.S, m.S_inv, m.weights, m.c
     a, LU, L, pivots, F, band = m.linear, m.LU, m.L, m.pivots, m.F, m.linear.band
@@ -173,7 +173,7 @@ def _correct(m, f, args, s, w, h, i):
     return math.sqrt(total / (stages * n))
 
 
-@part_of(Radau, solve_stages)
+@part_of(Radau, solve_stages, forceinline=True)
 def _solve_stages(m, f, args, s, w, h):
     W, a, weights, eigenvalues, last = w.W, m.linear, m.weights, m.eigenvalues, m.F + 2 * m.s - 1
     if not factorised(a, s, W, w.R, h, h / m.gamma):
@@ -198,7 +198,7 @@ def _solve_stages(m, f, args, s, w, h):
     return 0
 
 
-@compiled
+@inlined
 def _estimate(m, f, args, s, w, h):
     """Write Hairer's estimate, filtered twice after a rejection and at the start."""
     W, R, rows, a, c = w.W, w.R, m.rows, m.linear, h / m.gamma
@@ -225,7 +225,7 @@ def _estimate(m, f, args, s, w, h):
         slope(f, s.t, w, value, args)
 
 
-@part_of(Radau, attempt)
+@part_of(Radau, attempt, forceinline=True)
 def _attempt(m, f, jac, args, s, w, h):
     if not s.retry:
         s.exact, s.careful = True, not begin(s)
@@ -241,7 +241,7 @@ def _attempt(m, f, jac, args, s, w, h):
     return failed
 
 
-@part_of(Radau, errors)
+@part_of(Radau, errors, forceinline=True)
 def _errors(m, s, w, h):
     """Nothing is left to do: the estimate may call f, and the attempt made it."""
 

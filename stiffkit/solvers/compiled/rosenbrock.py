@@ -86,7 +86,7 @@ def _sum(m, row, stages, W, k):
     return total
 
 
-@compiled
+@inlined
 def _prepare(m, f, jac, args, s, w, h):
     """Make J and ∂f/∂t at the start of a step; return whether J is finite."""
     W, n = w.W, w.W.shape[1]
@@ -103,15 +103,17 @@ def _prepare(m, f, jac, args, s, w, h):
         for i in range(n):
             W[Z, i] = W[Y, i]
         slope(f, time, w, K + 2, args)
-    for i in range(n):
-        W[F_T, i] = (W[K + 2, i] - W[K, i]) / step if step != 0 else 0.0
-        s.moving = s.moving or W[F_T, i] != 0
+        moved = False
+        for i in range(n):
+            W[F_T, i] = (W[K + 2, i] - W[K, i]) / step
+            moved |= W[F_T, i] != 0
+        s.moving = moved
     return True
 
 
-@part_of(Rosenbrock, attempt)
+@part_of(Rosenbrock, attempt, forceinline=True)
 def _attempt(m, f, jac, args, s, w, h):
-    W, a, weight = w.W, m.linear, h * m.gamma
+    W, a, rows, weight = w.W, m.linear, m.rows, h * m.gamma
     n = W.shape[1]
     old = m.keeps and s.known and _serves(s.age, s.retry, h, s.h_known)
     if not (s.fresh or old) and not _prepare(m, f, jac, args, s, w, h):
@@ -124,25 +126,29 @@ def _attempt(m, f, jac, args, s, w, h):
             s.h_solved, s.longest = 0.0, _HALF * abs(h)
             return SINGULAR
     for i in range(m.s):
-        if i > 0:
-            for k in range(n):
-                W[Z, k] = W[Y, k] + _sum(m, i, i, W, k)
-            s.nfev += 1
-            slope(f, s.t_new - (1 - m.c[i]) * h, w, K + 2, args)
+        u, value = U + i, K + 2 if i > 0 else K
         for k in range(n):
-            right = weight * W[K if i == 0 else K + 2, k]
-            right += _sum(m, m.s + i, i, W, k)
-            if s.moving:
-                right += (h * weight * m.d[i]) * W[F_T, k]
-            W[U + i, k] = right
-        solve(a.LU, a.L, a.pivots, a.band, W, U + i)
+            change = carried = W.dtype.type(0)
+            for j in range(i):
+                change += rows[i, j] * W[U + j, k]
+                carried += rows[m.s + i, j] * W[U + j, k]
+            W[Z, k], W[u, k] = W[Y, k] + change, carried
+        if i > 0:
+            s.nfev += 1
+            slope(f, s.t_new - (1 - m.c[i]) * h, w, value, args)
+        for k in range(n):
+            W[u, k] += weight * W[value, k]
+        if s.moving:
+            for k in range(n):
+                W[u, k] += (h * weight * m.d[i]) * W[F_T, k]
+        solve(a.LU, a.L, a.pivots, a.band, W, u)
     for k in range(n):
         W[Y_NEW, k] = W[Y, k] + _sum(m, 2 * m.s, m.s, W, k)
     s.have_new = False
     return 0
 
 
-@part_of(Rosenbrock, errors)
+@part_of(Rosenbrock, errors, forceinline=True)
 def _errors(m, s, w, h):
     for k in range(w.W.shape[1]):
         w.W[ERR, k] = _sum(m, 2 * m.s + 1, m.s, w.W, k)
