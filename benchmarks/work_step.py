@@ -30,7 +30,7 @@ import stiff_problems
 from _peer_problems import forms
 
 import stiffkit as sk
-from stiffkit.solvers.compiled.run import _Stretches
+from stiffkit.solvers.compiled.stretches import Stretches
 
 Slopes = Any
 
@@ -87,7 +87,7 @@ class Loop:
     """Seconds in the compiled loop."""
 
     def __init__(self) -> None:
-        self.seconds, call = 0.0, _Stretches._call
+        self.seconds, call = 0.0, Stretches._call
 
         def timed(stretches: Any) -> int:
             start = time.perf_counter()
@@ -95,7 +95,7 @@ class Loop:
             self.seconds += time.perf_counter() - start
             return code
 
-        _Stretches._call = timed  # type: ignore[method-assign]
+        Stretches._call = timed  # type: ignore[method-assign]
 
     def best(self, run: Any, repetitions: int) -> float:
         """Return the least time that a run spends in the loop."""

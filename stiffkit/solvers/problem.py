@@ -31,6 +31,7 @@ __all__ = [
     "make_problem",
     "needs_batch",
     "refuse_batched",
+    "span",
 ]
 
 SCIPY_NAMES = {"RK23": "bosh3", "RK45": "dopri5", "DOP853": "dop853", "Radau": "radau5"}
@@ -109,7 +110,7 @@ def make_problem(
         If a value is out of range, or of a wrong shape or dtype.
     """
     raw = {name: bind(part, args) for name, part in _parts(f).items()}
-    t0, t1 = _span(t_span)
+    t0, t1 = span(t_span)
     backend = backend_of(y0)
     y = backend.state(y0)
     shape = tuple(y.shape)
@@ -184,7 +185,14 @@ def bind(f: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:
     return f if not extra else lambda *arguments: f(*arguments, *extra)
 
 
-def _span(t_span: Any) -> tuple[float, float]:
+def span(t_span: Any) -> tuple[float, float]:
+    """Return t0 and t1, checked; an infinite t1 as the largest float.
+
+    Raises
+    ------
+    ValueError
+        If they are not two numbers, or t0 is not finite.
+    """
     try:
         t0, t1 = (float(t) for t in t_span)
     except (TypeError, ValueError, OverflowError) as error:
