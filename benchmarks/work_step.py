@@ -87,15 +87,15 @@ class Loop:
     """Seconds in the compiled loop."""
 
     def __init__(self) -> None:
-        self.seconds, call = 0.0, Stretches._call
+        self.seconds, call = 0.0, Stretches.enter
 
-        def timed(stretches: Any) -> int:
+        def timed(stretches: Any, arguments: Any) -> int:
             start = time.perf_counter()
-            code = call(stretches)
+            code = call(stretches, arguments)
             self.seconds += time.perf_counter() - start
             return code
 
-        Stretches._call = timed  # type: ignore[method-assign]
+        Stretches.enter = timed  # type: ignore[method-assign]
 
     def best(self, run: Any, repetitions: int) -> float:
         """Return the least time that a run spends in the loop."""

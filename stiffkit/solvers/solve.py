@@ -224,6 +224,12 @@ def solve(
         return solve_tree(solve, arguments)  # type: ignore[no-any-return]
     if is_torch(y0) and (moves(t_span) or moves(t_eval)) and backend_of(y0).grad_enabled():
         return solve_moving(solve, arguments)  # type: ignore[no-any-return]
+    if is_jitted(f):
+        from .compiled.again import solve_again
+
+        again = solve_again(arguments, lambda: make_run(arguments, *start_method(arguments)))
+        if again is not None:
+            return again
     tableau, auto = start_method(arguments)
     if batched or adjoint is not None or (is_torch(y0) and needs_batch(tableau)):
         if is_split(f):
@@ -263,7 +269,7 @@ def solve(
             detect=detect,
             args=args,
         )
-    run = make_run(arguments, tableau, auto=auto)
+    run = make_run(arguments, tableau, auto)
     problem = run.problem
     with Progress(problem, enabled=progress) as bar:
         try:
@@ -300,7 +306,7 @@ def _returning(f: Any, args: Sequence[Any]) -> Any:
     return InPlace(f) if writes(f, args) else f
 
 
-def make_run(arguments: Mapping[str, Any], tableau: Any, *, auto: bool) -> Run:
+def make_run(arguments: Mapping[str, Any], tableau: Any, auto: bool) -> Run:
     """Check the arguments of `solve` for one solve by the loop, and return it before its start."""
     a = SimpleNamespace(**arguments)
     kind: Any = Run

@@ -20,13 +20,13 @@ from numba.extending import overload
 
 from ..solution import Solution
 from . import calls, kernel, stabilised
+from .again import Ready
 from .calls import compiled, function_at
 from .functions import entry
 from .parts import ASK, DONE, LOOK, PAUSE, K, Records, Y, Z, slope
 from .stretches import Stretches
 
 if TYPE_CHECKING:
-    from ...stiffness.detect import StiffnessDetector
     from .run import CompiledRun
 
 __all__ = ["columns", "solve_many"]
@@ -159,32 +159,6 @@ def _layout(value: Any) -> tuple[Any, ...]:
     return value.dtype, value.shape, value.flags.carray
 
 
-def _gathered(parts: Any) -> tuple[Any, Any]:
-    """Return nested tuples with copies of their arrays in one memory, and this memory."""
-    sizes: list[int] = []
-    _each(parts, lambda a: sizes.append(-(-a.nbytes // 8)))
-    memory, used = np.zeros(sum(sizes), np.int64), 0
-
-    def moved(a: Any) -> Any:
-        nonlocal used
-        start, used = used, used - (-a.nbytes // 8)
-        copy = memory[start:used].view(np.uint8)[: a.nbytes].view(a.dtype).reshape(a.shape)
-        copy[...] = a
-        return copy
-
-    return _each(parts, moved), memory
-
-
-def _each(x: Any, change: Any) -> Any:
-    """Return nested tuples with each array changed."""
-    if isinstance(x, np.ndarray):
-        return change(x)
-    if not isinstance(x, tuple):
-        return x
-    items = [_each(item, change) for item in x]
-    return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
-
-
 class _Many:
     """The kernel's arguments for all solves, and the solutions that are made of what it tells.
 
@@ -201,18 +175,8 @@ class _Many:
     def __init__(
         self, run: CompiledRun, stay: Stretches, y_0: Any, spans: Any, values: tuple[Any, ...]
     ) -> None:
-        p, n_t = run.problem, len(stay.t_eval)
-        self.run, self.stay, self.stats = run, stay, run.stats()
-        self.detector: StiffnessDetector | None = None
-        """That of the solve in progress, where it was asked."""
-        if stay.jac is not None:
-            # Each solve makes its own first Jacobian, which Python made of the first one.
-            stay.s["first_jac"], self.stats["njev"] = False, 0
-        # The tables of stabilised methods are large; nothing but `learn` writes to them.
-        own = () if isinstance(stay.method, stabilised.Stabilised) else stay.method
-        (state, W, method), memory = _gathered((stay.state, stay.W, own))
-        stay.use(state, W, method or stay.method)
-        stay.make_room(stay.most_room)
+        self.ready, p, n_t = Ready(run, stay, stay.most_room), run.problem, len(stay.t_eval)
+        self.run, self.stay = run, stay
         self.page = stay.records
         self.y_eval = np.empty((len(y_0), n_t, p.y0.size), p.y0.dtype)
         self.told = np.full((len(y_0), NLU + 1), WAITS)
@@ -226,14 +190,14 @@ class _Many:
             *stay.control(),
             float(run.steps.max_step),
             False,
-            state,
+            stay.state,
             stay.work,
             self.page,
             y_0,
             spans,
             self.y_eval,
-            memory,
-            memory.copy(),
+            self.ready.memory,
+            self.ready.fresh,
             self.told,
         )
 
@@ -250,21 +214,12 @@ class _Many:
             for i, told in enumerate(self.told[first:done].tolist(), first):
                 solutions.append(self._solution(i, told))
             code = int(self.told[done, CODE]) if done < len(self.told) else DONE
-            goes_on = code == LOOK and self._goes_on()
+            goes_on = code == LOOK and self.ready.looked()
             if (code == LOOK and not goes_on) or (code == ASK and not self._learns()):
                 solutions.append(None)
             if not goes_on:
-                self.detector = None
+                self.ready.detector = None
         return solutions
-
-    def _goes_on(self) -> bool:
-        """Let a detector look at a step; return whether it has no more to say."""
-        if self.detector is None:
-            self.detector = self.run.watch()
-        if self.stay.suspects(self.detector):
-            return False
-        self.stay.looked(self.detector)
-        return True
 
     def _learns(self) -> bool:
         """Give a stabilised method the row that it asked for; a bad radius is for Python."""
@@ -274,30 +229,13 @@ class _Many:
         return row >= 0
 
     def _solution(self, i: int, told: list[int]) -> Solution | None:
-        code, start, accepted, rejected, nfev, njev, nlu = told
-        if self.detector is not None:
-            nfev, self.detector = nfev + self.detector.nfev, None
+        code, start, *spent = told
         if code != DONE:
             return None
-        run, end = self.run, start + 1 + accepted
-        if run.t_eval is None:
-            t, y = self.page.t[start:end].copy(), self.page.path[start:end, 0].copy()
-        else:
-            t, y = self.stay.t_eval.copy(), self.y_eval[i].copy()
-        own = self.stats
-        return Solution(
-            t=t,
-            y=y.reshape(-1, *run.problem.shape),
-            status=run.status,
-            message=run.message,
-            stats={
-                "nfev": own["nfev"] + nfev,
-                "accepted": accepted,
-                "rejected": rejected,
-                "njev": own["njev"] + njev,
-                "nlu": own["nlu"] + nlu,
-            },
-        )
+        if self.run.t_eval is not None:
+            return self.ready.solution(self.stay.t_eval.copy(), self.y_eval[i].copy(), spent)
+        rows = slice(start, start + 1 + spent[0])
+        return self.ready.solution(self.page.t[rows].copy(), self.page.path[rows, 0].copy(), spent)
 
 
 def solve_many(

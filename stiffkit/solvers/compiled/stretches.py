@@ -264,24 +264,33 @@ class Stretches:
             self.stages.K_flat[:] = self.W[K:][: len(self.stages.K)]
 
     def _call(self) -> int:
-        p, steps = self.run.problem, self.run.steps
-        arguments = (
+        p = self.run.problem
+        return self.enter(self.arguments(self.run.args, (p.t1, p.direction), self.records))
+
+    def enter(self, arguments: tuple[Any, ...]) -> int:
+        """Let the kernel take steps, until it is done or has something for Python."""
+        return int(entry(integrate, arguments)(*arguments))
+
+    def arguments(
+        self, args: tuple[Any, ...], way: tuple[float, float], records: parts.Records
+    ) -> tuple[Any, ...]:
+        """Return the kernel's arguments, for f's further ones and for t1 and the direction."""
+        return (
             self.f.type,
             self.f.address,
             None if self.jac is None else self.jac.type,
             0 if self.jac is None else self.jac.address,
-            self.run.args,
+            args,
             self.method,
             *self.control(),
-            (p.t1, p.direction, float(steps.max_step)),
+            (*way, float(self.run.steps.max_step)),
             self.keeps_dense,
             self.state,
             self.work,
-            self.records,
+            records,
             self.run.watched[0].type if self.watch else None,
             self.watch,
         )
-        return int(entry(integrate, arguments)(*arguments))
 
     def control(self) -> tuple[Any, ...]:
         """Return the controller's constants, the error's order, and which factors count as 1."""

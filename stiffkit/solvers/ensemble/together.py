@@ -69,11 +69,10 @@ def _run(arguments: Mapping[str, Any]) -> CompiledRun | None:
     given = bound.arguments
     if given["batched"] or given["adjoint"] is not None or type(given["y0"]) not in _ARRAYS:
         return None
-    tableau, auto = start_method(given)
-    run: Any = make_run(given, tableau, auto=auto)
-    # Below that there are states of which `solve` warns.
-    reachable = np.min(run.problem.rtol) >= np.finfo(run.problem.y0.dtype).eps
-    return run if run.compiled and reachable else None
+    run: Any = make_run(given, *start_method(given))
+    from ..compiled.again import reachable
+
+    return run if run.compiled and reachable(run) else None
 
 
 _ARRAYS = (np.ndarray, list)
