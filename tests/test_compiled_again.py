@@ -147,3 +147,11 @@ def test_threads_have_one_each(taken):
     for rate in rates:
         again._READY.clear()
         equal(results[rate], sk.solve(oscillator, (0.0, 9.0), [1.0, 0.0], "dopri5", args=(rate,)))
+
+
+def test_a_tolerance_below_rounding_is_warned_of_each_time(taken):
+    tight = {"rtol": 1e-17, "atol": 1e-20, "max_steps": 9}
+    for _ in range(3):
+        with pytest.warns(UserWarning, match="rounding error") as told:
+            sk.solve(decay, (0.0, 1.0), [1.0], "dopri5", args=(1.0,), **tight)
+        assert [warning.filename for warning in told] == [__file__]

@@ -98,9 +98,11 @@ class Problem:
 
 
 def make_problem(
-    f: Any, t_span: Any, y0: Any, args: Sequence[Any], rtol: Any, atol: Any
+    f: Any, t_span: Any, y0: Any, args: Sequence[Any], rtol: Any, atol: Any, *, depth: int = 2
 ) -> Problem:
     """Check the arguments and return the problem. f is not called.
+
+    A warning is of the code that is so many calls above this one.
 
     Raises
     ------
@@ -119,7 +121,7 @@ def make_problem(
         raise ValueError(msg)
     rtol = _tolerance("rtol", rtol, y, backend)
     atol = _tolerance("atol", atol, y, backend)
-    _warn_unreachable(rtol, atol, y, backend)
+    _warn_unreachable(rtol, atol, y, backend, 2 + depth)
     flat = backend.protect(y.reshape(-1))
     on_flat, *other = (backend.call(part, shape, flat) for part in raw.values())
     if not other:
@@ -158,7 +160,7 @@ def _parts(f: Any) -> dict[str, Callable[..., Any]]:
     return parts
 
 
-def _warn_unreachable(rtol: Any, atol: Any, y: Array, backend: Backend) -> None:
+def _warn_unreachable(rtol: Any, atol: Any, y: Array, backend: Backend, stacklevel: int) -> None:
     """Warn of a tolerance below the rounding error of the state that it is for."""
     eps = float(backend.xp.finfo(y.dtype).eps)
     if isinstance(rtol, float) and rtol >= eps:
@@ -172,7 +174,7 @@ def _warn_unreachable(rtol: Any, atol: Any, y: Array, backend: Backend) -> None:
             f"which is below the rounding error of {y.dtype}: steps may be refused for ever "
             "smaller sizes"
         )
-        warnings.warn(text, UserWarning, stacklevel=4)
+        warnings.warn(text, UserWarning, stacklevel=stacklevel)
 
 
 def bind(f: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:

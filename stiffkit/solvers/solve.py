@@ -318,7 +318,8 @@ def make_run(arguments: Mapping[str, Any], tableau: Any, auto: bool) -> Run:
     steps = StepOptions(a.controller, a.first_step, a.max_step, a.max_steps, a.grid, a.norm)
     hooks = Hooks(a.guide, a.observe, a.callback, a.on_attempt, log=a.log)
     functions = event_functions(a.events, a.args)
-    problem = make_problem(_returning(a.f, a.args), a.t_span, a.y0, a.args, a.rtol, a.atol)
+    f = _returning(a.f, a.args)
+    problem = make_problem(f, a.t_span, a.y0, a.args, a.rtol, a.atol, depth=3)
     steps.check(problem.t0, problem.t1)
     stiff = {name: arguments[name] for name in ("jac", "radius", "jvp", "precond")}
     for key, given in stiff.items():

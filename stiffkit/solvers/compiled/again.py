@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ...stiffness.detect import StiffnessDetector
     from .run import CompiledRun
 
-__all__ = ["Ready", "reachable", "solve_again"]
+__all__ = ["REACHABLE", "Ready", "solve_again"]
 
 _MOST = 32
 """Kinds of solves that are remembered."""
@@ -46,6 +46,9 @@ _PLAIN = {
     for name, parameter in inspect.signature(solve).parameters.items()
     if name not in (*_SHARED, "y0", "t_span", "args", "t_eval")
 }
+
+REACHABLE = float(np.finfo(np.float64).eps)
+"""Relative tolerance below which there are states of which `solve` warns."""
 
 _SCALARS = (float, int, complex, np.float64)
 
@@ -217,13 +220,8 @@ def _taken(free: list[Ready]) -> Ready | None:
 
 def _make_ready(run: CompiledRun) -> Ready | None:
     with run.problem.backend.quiet():
-        stay = run.ready() if reachable(run) else None
+        stay = run.ready()
     return None if stay is None else Ready(run, stay, min(stay.most_room, _NUMBERS // (stay.n + 1)))
-
-
-def reachable(run: CompiledRun) -> bool:
-    """Whether tolerances are such that `solve` warns of no state that rounding keeps from them."""
-    return bool(np.min(run.problem.rtol) >= np.finfo(run.problem.y0.dtype).eps)
 
 
 def _kind(arguments: Mapping[str, Any], y0: Any, args: tuple[Any, ...]) -> Any:
@@ -235,6 +233,8 @@ def _kind(arguments: Mapping[str, Any], y0: Any, args: tuple[Any, ...]) -> Any:
         If an argument cannot be part of a key.
     """
     if any(arguments[name] is not default for name, default in _PLAIN.items()):
+        return None
+    if not arguments["rtol"] >= REACHABLE:
         return None
     types = [_type(value) for value in args]
     if type(y0) is not np.ndarray or y0.dtype.char not in "dD" or None in types:
