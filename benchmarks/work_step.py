@@ -30,7 +30,7 @@ import stiff_problems
 from _peer_problems import forms
 
 import stiffkit as sk
-from stiffkit.solvers.compiled.run import _Stretches
+from stiffkit.solvers.compiled.stretches import Stretches
 
 Slopes = Any
 
@@ -87,15 +87,15 @@ class Loop:
     """Seconds in the compiled loop."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.seconds, call = 0.0, _Stretches._call
+        self.seconds, call = 0.0, Stretches.enter
 
-        def timed(stretches: Any) -> int:
+        def timed(stretches: Any, arguments: tuple[Any, ...]) -> int:
             start = clock()
-            code = call(stretches)
+            code = call(stretches, arguments)
             self.seconds += clock() - start
             return code
 
-        _Stretches._call = timed  # type: ignore[method-assign]
+        Stretches.enter = timed  # type: ignore[method-assign]
 
     def best(self, run: Any, repetitions: int) -> float:
         """Return the least time that a run spends in the loop."""

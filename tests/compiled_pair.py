@@ -6,7 +6,7 @@ import numpy as np
 
 import stiffkit as sk
 
-run = __import__("stiffkit.solvers.compiled.run", fromlist=["run"])
+stretches = __import__("stiffkit.solvers.compiled.stretches", fromlist=["stretches"])
 
 
 class Interpreted:
@@ -42,8 +42,10 @@ def rounded(message):
 
 
 def loops(monkeypatch):
-    """Count what runs: a solve that falls back takes no stretch."""
+    """Count what runs: a solve that falls back does not enter the kernel."""
     taken = []
-    take = run._Stretches.take
-    monkeypatch.setattr(run._Stretches, "take", lambda self: (taken.append(1), take(self))[1])
+    enter = stretches.Stretches.enter
+    monkeypatch.setattr(
+        stretches.Stretches, "enter", lambda self, given: (taken.append(1), enter(self, given))[1]
+    )
     return taken

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from _tolerance import gamma
-from compiled_pair import Interpreted, both, loops, run
+from compiled_pair import Interpreted, both, loops, stretches
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import ADAPTIVE, lotka_volterra, pendulum, riccati
@@ -194,8 +194,8 @@ def test_pauses_change_nothing(monkeypatch):
     options = {"log": True, "dense": True, "t_eval": np.linspace(*span, 7)}
     for extra in ({}, options, {"log": True}, {"dense": True}):
         whole = sk.solve(COMPILED[f], span, y0, "dopri5", **extra)
-        monkeypatch.setattr(run, "_FIRST_ROOM", 1)
-        monkeypatch.setattr(run, "_MOST_ROOM", 3)
+        monkeypatch.setattr(stretches, "_FIRST_ROOM", 1)
+        monkeypatch.setattr(stretches, "_MOST_ROOM", 3)
         parts = sk.solve(COMPILED[f], span, y0, "dopri5", **extra)
         monkeypatch.undo()
         np.testing.assert_array_equal(whole.t, parts.t)
@@ -488,7 +488,7 @@ def test_all_methods_of_a_family_have_one_layout(y0, monkeypatch):
         assert seen.setdefault(key, types) == types
         raise Seen
 
-    monkeypatch.setattr("stiffkit.solvers.compiled.run.entry", entry)
+    monkeypatch.setattr("stiffkit.solvers.compiled.stretches.entry", entry)
     for name in TYPED:
         method = sk.METHODS[name]
         explicit = getattr(method, "explicit", False)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from compiled_pair import Interpreted, both, loops, run
+from compiled_pair import Interpreted, both, loops, stretches
 
 import stiffkit as sk
 from stiffkit import Status
@@ -119,8 +119,8 @@ def test_more_events_than_there_is_room_for(monkeypatch):
     many = {"events": [height, marked(speed, 30)], "log": True, "dense": True}
     whole = sk.solve(oscillator, (0.0, 100.0), [1.0, 0.0], "dopri5", **many)
     monkeypatch.setattr(compiled_events, "_ROOM", 3)
-    monkeypatch.setattr(run, "_FIRST_ROOM", 1)
-    monkeypatch.setattr(run, "_MOST_ROOM", 2)
+    monkeypatch.setattr(stretches, "_FIRST_ROOM", 1)
+    monkeypatch.setattr(stretches, "_MOST_ROOM", 2)
     parts = sk.solve(oscillator, (0.0, 100.0), [1.0, 0.0], "dopri5", **many)
     assert whole.status is parts.status is Status.event
     assert whole.stats == parts.stats

@@ -129,12 +129,12 @@ def test_a_radius_that_python_computes_is_left_to_python(monkeypatch):
 
 
 def test_pauses_change_nothing(monkeypatch):
-    from compiled_pair import run
+    from compiled_pair import stretches
 
     options = {"log": True, "dense": True, "t_eval": np.linspace(0, 0.2, 7)}
     whole = sk.solve(heat, (0.0, 0.2), start(30), "rkc2", **options)
-    monkeypatch.setattr(run, "_FIRST_ROOM", 1)
-    monkeypatch.setattr(run, "_MOST_ROOM", 3)
+    monkeypatch.setattr(stretches, "_FIRST_ROOM", 1)
+    monkeypatch.setattr(stretches, "_MOST_ROOM", 3)
     parts = sk.solve(heat, (0.0, 0.2), start(30), "rkc2", **options)
     np.testing.assert_array_equal(whole.y, parts.y)
     np.testing.assert_array_equal(whole.log["h"], parts.log["h"])

@@ -31,6 +31,7 @@ __all__ = [
     "make_problem",
     "needs_batch",
     "refuse_batched",
+    "span",
 ]
 
 SCIPY_NAMES = {"RK23": "bosh3", "RK45": "dopri5", "DOP853": "dop853", "Radau": "radau5"}
@@ -97,9 +98,11 @@ class Problem:
 
 
 def make_problem(
-    f: Any, t_span: Any, y0: Any, args: Sequence[Any], rtol: Any, atol: Any
+    f: Any, t_span: Any, y0: Any, args: Sequence[Any], rtol: Any, atol: Any, *, depth: int = 2
 ) -> Problem:
     """Check the arguments and return the problem. f is not called.
+
+    A warning is of the code that is so many calls above this one.
 
     Raises
     ------
@@ -109,7 +112,7 @@ def make_problem(
         If a value is out of range, or of a wrong shape or dtype.
     """
     raw = {name: bind(part, args) for name, part in _parts(f).items()}
-    t0, t1 = _span(t_span)
+    t0, t1 = span(t_span)
     backend = backend_of(y0)
     y = backend.state(y0)
     shape = tuple(y.shape)
@@ -118,7 +121,7 @@ def make_problem(
         raise ValueError(msg)
     rtol = _tolerance("rtol", rtol, y, backend)
     atol = _tolerance("atol", atol, y, backend)
-    _warn_unreachable(rtol, atol, y, backend)
+    _warn_unreachable(rtol, atol, y, backend, 2 + depth)
     flat = backend.protect(y.reshape(-1))
     on_flat, *other = (backend.call(part, shape, flat) for part in raw.values())
     if not other:
@@ -157,7 +160,7 @@ def _parts(f: Any) -> dict[str, Callable[..., Any]]:
     return parts
 
 
-def _warn_unreachable(rtol: Any, atol: Any, y: Array, backend: Backend) -> None:
+def _warn_unreachable(rtol: Any, atol: Any, y: Array, backend: Backend, stacklevel: int) -> None:
     """Warn of a tolerance below the rounding error of the state that it is for."""
     eps = float(backend.xp.finfo(y.dtype).eps)
     if isinstance(rtol, float) and rtol >= eps:
@@ -171,7 +174,7 @@ def _warn_unreachable(rtol: Any, atol: Any, y: Array, backend: Backend) -> None:
             f"which is below the rounding error of {y.dtype}: steps may be refused for ever "
             "smaller sizes"
         )
-        warnings.warn(text, UserWarning, stacklevel=4)
+        warnings.warn(text, UserWarning, stacklevel=stacklevel)
 
 
 def bind(f: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:
@@ -184,7 +187,14 @@ def bind(f: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:
     return f if not extra else lambda *arguments: f(*arguments, *extra)
 
 
-def _span(t_span: Any) -> tuple[float, float]:
+def span(t_span: Any) -> tuple[float, float]:
+    """Return t0 and t1, checked; an infinite t1 as the largest float.
+
+    Raises
+    ------
+    ValueError
+        If they are not two numbers, or t0 is not finite.
+    """
     try:
         t0, t1 = (float(t) for t in t_span)
     except (TypeError, ValueError, OverflowError) as error:

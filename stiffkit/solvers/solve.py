@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from .solution import Solution, Status
 from .step import Step, StepHook
 from .tableau import ButcherTableau
 
-__all__ = ["solve"]
+__all__ = ["make_run", "solve", "start_method"]
 
 
 def solve(
@@ -223,22 +224,13 @@ def solve(
         return solve_tree(solve, arguments)  # type: ignore[no-any-return]
     if is_torch(y0) and (moves(t_span) or moves(t_eval)) and backend_of(y0).grad_enabled():
         return solve_moving(solve, arguments)  # type: ignore[no-any-return]
-    kind: Any = Run
     if is_jitted(f):
-        from .compiled import CompiledRun, InPlace, writes
+        from .compiled.again import solve_again
 
-        given = {"jac": jac, "radius": radius, "events": events}
-        kind, f = partial(CompiledRun, f, given, args), InPlace(f) if writes(f, args) else f
-    auto = isinstance(method, str) and method == "auto"
-    tableau: Any
-    if is_split(f):
-        tableau, auto = check_pair("kencarp4" if auto else method, ADDITIVE), False
-    else:
-        tableau = check_method(
-            "tsit5" if auto else method, METHODS | ADDITIVE, adaptive=grid is None
-        )
-    auto = auto and grid is None and guide is None
-    steps = StepOptions(controller, first_step, max_step, max_steps, grid, norm)
+        again = solve_again(arguments, lambda: make_run(arguments, *start_method(arguments)))
+        if again is not None:
+            return again
+    tableau, auto = start_method(arguments)
     if batched or adjoint is not None or (is_torch(y0) and needs_batch(tableau)):
         if is_split(f):
             msg = "a split f takes a NumPy state, one at a time"
@@ -255,11 +247,11 @@ def solve(
 
         run_batch: Any = solve_batch if batched else solve_one
         return run_batch(  # type: ignore[no-any-return]
-            f,
+            _returning(f, args),
             t_span,
             y0,
             tableau,
-            steps,
+            StepOptions(controller, first_step, max_step, max_steps, grid, norm),
             rtol=rtol,
             atol=atol,
             t_eval=t_eval,
@@ -277,43 +269,8 @@ def solve(
             detect=detect,
             args=args,
         )
-    hooks = Hooks(guide, observe, callback, on_attempt, log=log)
-    functions = event_functions(events, args)
-    problem = make_problem(f, t_span, y0, args, rtol, atol)
-    steps.check(problem.t0, problem.t1)
-    stiff = {"jac": jac, "radius": radius, "jvp": jvp, "precond": precond}
-    for key, given in stiff.items():
-        if key in ("jvp", "precond") and given is not None and not callable(given):
-            msg = f"{key} must be a function, not {type(given).__name__}"
-            raise TypeError(msg)
-        stiff[key] = bind(given, args) if callable(given) else given
-    stiff |= {"jac_sparsity": jac_sparsity, "bandwidth": bandwidth, "mass": mass}
-    if mass is not None:
-        if problem.split is not None:
-            msg = "mass is not for a split f: write M⁻¹ into both parts, or solve their sum"
-            raise ValueError(msg)
-        tableau, stiff["mass"] = _with_mass(problem, tableau, stiff, auto=method == "auto")
-        auto = False
-    check_stiff(tableau, stiff, auto=auto)
-    if problem.y0.shape[0] == 0 and tableau.name not in EXPLICIT:
-        tableau = EXPLICIT["tsit5"]  # there is nothing to be stiff, nor to be split
-        problem = replace(problem, split=None)
-    run: Run = kind(
-        problem,
-        tableau,
-        steps,
-        hooks,
-        functions,
-        t_eval,
-        dense=dense,
-        progress=progress,
-        stiff=stiff,
-        auto=auto,
-    )
-    run.advises = detect
-    explicit = isinstance(tableau, ButcherTableau) and tableau.explicit
-    if detect and explicit and grid is None and guide is None and not auto:
-        run.watch()
+    run = make_run(arguments, tableau, auto)
+    problem = run.problem
     with Progress(problem, enabled=progress) as bar:
         try:
             with problem.backend.quiet():
@@ -325,9 +282,79 @@ def solve(
                 error.add_note(f"stiffkit: solved up to t = {run.t!r}; see .solution")
             raise
     solution = run.solution()
-    if functions and problem.split is None and problem.backend.grad_enabled():
-        solution = events_moved(solution, problem.raw["f"], functions)
+    if run.finder is not None and problem.split is None and problem.backend.grad_enabled():
+        solution = events_moved(solution, problem.raw["f"], run.finder.functions)
     return solution
+
+
+def start_method(arguments: Mapping[str, Any]) -> tuple[Any, bool]:
+    """Return the method to start with, checked, and whether `solve` may choose others."""
+    f, method, grid = (arguments[name] for name in ("f", "method", "grid"))
+    auto = isinstance(method, str) and method == "auto"
+    if is_split(f):
+        return check_pair("kencarp4" if auto else method, ADDITIVE), False
+    tableau = check_method("tsit5" if auto else method, METHODS | ADDITIVE, adaptive=grid is None)
+    return tableau, auto and grid is None and arguments["guide"] is None
+
+
+def _returning(f: Any, args: Sequence[Any]) -> Any:
+    """Return a compiled f that writes its result as one that returns it, and others as they are."""
+    if not is_jitted(f):
+        return f
+    from .compiled import InPlace, writes
+
+    return InPlace(f) if writes(f, args) else f
+
+
+def make_run(arguments: Mapping[str, Any], tableau: Any, auto: bool) -> Run:
+    """Check the arguments of `solve` for one solve by the loop, and return it before its start."""
+    a = SimpleNamespace(**arguments)
+    kind: Any = Run
+    if is_jitted(a.f):
+        from .compiled import CompiledRun
+
+        given = {name: arguments[name] for name in ("jac", "radius", "events")}
+        kind = partial(CompiledRun, a.f, given, a.args)
+    steps = StepOptions(a.controller, a.first_step, a.max_step, a.max_steps, a.grid, a.norm)
+    hooks = Hooks(a.guide, a.observe, a.callback, a.on_attempt, log=a.log)
+    functions = event_functions(a.events, a.args)
+    f = _returning(a.f, a.args)
+    problem = make_problem(f, a.t_span, a.y0, a.args, a.rtol, a.atol, depth=3)
+    steps.check(problem.t0, problem.t1)
+    stiff = {name: arguments[name] for name in ("jac", "radius", "jvp", "precond")}
+    for key, given in stiff.items():
+        if key in ("jvp", "precond") and given is not None and not callable(given):
+            msg = f"{key} must be a function, not {type(given).__name__}"
+            raise TypeError(msg)
+        stiff[key] = bind(given, a.args) if callable(given) else given
+    stiff |= {name: arguments[name] for name in ("jac_sparsity", "bandwidth", "mass")}
+    if a.mass is not None:
+        if problem.split is not None:
+            msg = "mass is not for a split f: write M⁻¹ into both parts, or solve their sum"
+            raise ValueError(msg)
+        tableau, stiff["mass"] = _with_mass(problem, tableau, stiff, auto=a.method == "auto")
+        auto = False
+    check_stiff(tableau, stiff, auto=auto)
+    if problem.y0.shape[0] == 0 and tableau.name not in EXPLICIT:
+        tableau = EXPLICIT["tsit5"]  # there is nothing to be stiff, nor to be split
+        problem = replace(problem, split=None)
+    run: Run = kind(
+        problem,
+        tableau,
+        steps,
+        hooks,
+        functions,
+        a.t_eval,
+        dense=a.dense,
+        progress=a.progress,
+        stiff=stiff,
+        auto=auto,
+    )
+    run.advises = a.detect
+    explicit = isinstance(tableau, ButcherTableau) and tableau.explicit
+    if a.detect and explicit and a.grid is None and a.guide is None and not auto:
+        run.watch()
+    return run
 
 
 def _with_mass(problem: Problem, method: Any, stiff: dict[str, Any], *, auto: bool) -> Any:

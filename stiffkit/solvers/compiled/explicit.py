@@ -98,7 +98,7 @@ def _state(m, i, w, h, out):
     """W_out = y + h Σ_j rows_ij K_j, without the exact zeros."""
     W, n = w.W, w.W.shape[1]
     for k in range(0, n, 2):  # two components in turn take little longer than one
-        other = min(k + 1, n - 1)
+        other = k + 1 if k + 1 < n else k
         total = total_other = W.dtype.type(0)
         for p in range(m.first[i], m.first[i + 1]):
             total += m.entries[p] * W[m.sources[p], k]

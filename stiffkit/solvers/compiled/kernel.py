@@ -72,7 +72,7 @@ from .parts import (
     square,
 )
 
-__all__ = ["integrate"]
+__all__ = ["STAMP", "integrate"]
 
 MAX_FAILURES, MAX_NON_FINITE = loop.MAX_FAILURES, loop.MAX_NON_FINITE
 _TINY = np.finfo(np.float64).tiny
@@ -296,5 +296,7 @@ _SOURCES = (
     *(calls, dirk, events, explicit, interior, linear, newton, parts, radau, rosenbrock),
     stabilised,
 )
-_STAMP = hashlib.sha256(b"".join(Path(str(part.__file__)).read_bytes() for part in _SOURCES))
-integrate = _with_stamp(_STAMP.digest())
+STAMP = hashlib.sha256(
+    b"".join(Path(str(part.__file__)).read_bytes() for part in _SOURCES)
+).digest()
+integrate = _with_stamp(STAMP)

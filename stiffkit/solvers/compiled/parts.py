@@ -163,37 +163,16 @@ def look(m: Any, f: Any, args: Any, s: Any, w: Work, h: float) -> bool:
     raise NotImplementedError
 
 
-@inlined
-def slope(f, t, w, row, args):
+def slope(f: Any, t: float, w: Work, row: Any, args: Any) -> None:
     """W_row = f(t, Z); f gets no memory that it could keep."""
-    _call(f, t, w, row, args)
-
-
-@partial(inlined, _nrt=True)
-def _keep(value, w, row):
-    """W_row = what f returned, which is let go."""
-    n, size = w.W.shape[1], value.size
-    if size == n and value.ndim == 1:  # known when this is compiled
-        for i in range(n):
-            w.W[row, i] = value[i]
-    elif size == n:
-        flat = value.reshape(-1)
-        for i in range(n):
-            w.W[row, i] = flat[i]
-    release(value)
-    if size != n:
-        msg = "f returned an array of another size than at (t0, y0)"
-        raise ValueError(msg)
-
-
-def _call(f: Any, t: float, w: Work, row: int, args: Any) -> None:
     raise NotImplementedError
 
 
 _FORM: Any = {**OPTIONS, "forceinline": True}
+_COUNTED: Any = {**_FORM, "_nrt": True}
 
 
-@overload(_call, jit_options=_FORM)
+@overload(slope, jit_options=_FORM)
 def _of_form(f, t, w, row, args):
     if f.signature.return_type == types.none:
 
@@ -206,6 +185,32 @@ def _of_form(f, t, w, row, args):
         _keep(f(t, w.W_f[Z], *args), w, row)
 
     return returned
+
+
+def _flat(value: Any) -> Any:
+    """Return what f returned as one row."""
+    raise NotImplementedError
+
+
+@overload(_flat, jit_options=_COUNTED)
+def _flat_of(value):
+    if value.ndim == 1:  # to reshape takes numba longer than all else about f
+        return lambda value: value
+    return lambda value: value.reshape(-1)
+
+
+@partial(inlined, _nrt=True)
+def _keep(value, w, row):
+    """W_row = what f returned, which is let go."""
+    n, size = w.W.shape[1], value.size
+    if size == n:
+        flat = _flat(value)
+        for i in range(n):
+            w.W[row, i] = flat[i]
+    release(value)
+    if size != n:
+        msg = "f returned an array of another size than at (t0, y0)"
+        raise ValueError(msg)
 
 
 @compiled

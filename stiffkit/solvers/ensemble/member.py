@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from ..._optional import is_jitted
 from ..solution import Solution, Status
 from ..solve import solve
+from .together import solve_together
 
 __all__ = ["Failure", "Member", "Outcome", "Task", "as_arguments", "dumps", "run_chunk"]
 
@@ -81,18 +83,39 @@ class Task:
     """``problem(parameters)``, or a mapping of `solve`'s arguments."""
     reduce: Callable[[Any], Any] | None
 
+    @property
+    def compiled(self) -> bool:
+        """Whether members may be solved together."""
+        given = as_arguments(self.problem)
+        return given is not None and is_jitted(given.get("f"))
+
     def solve(self, parameters: Any) -> Any:
         """Solve for one entry of `parameters`."""
         if callable(self.problem):
             return self.problem(parameters)
         return solve(**solve_arguments(self.problem, parameters))
 
-    def __call__(self, parameters: Any) -> Outcome:
-        """Solve and reduce; an exception becomes part of the outcome."""
+    def run(self, entries: Sequence[Any]) -> list[Outcome]:
+        """Solve members: together those that one call can solve, which share the time of it."""
         start = time.perf_counter()
+        solutions: Sequence[Solution | None] = [None] * len(entries)
+        if self.compiled:
+            solutions = solve_together([solve_arguments(self.problem, p) for p in entries])
+        found = len(solutions) - solutions.count(None)
+        share = (time.perf_counter() - start) / max(found, 1)
+        return [self(p, s, share) for p, s in zip(entries, solutions, strict=True)]
+
+    def __call__(
+        self, parameters: Any, solution: Solution | None = None, spent: float = 0.0
+    ) -> Outcome:
+        """Solve, unless there is a solution that took so long, and reduce.
+
+        An exception becomes part of the outcome.
+        """
+        start = time.perf_counter() - (0.0 if solution is None else spent)
         status, message, value = None, "done", None
         try:
-            value = self.solve(parameters)
+            value = self.solve(parameters) if solution is None else solution
             success = bool(getattr(value, "success", True))
             if isinstance(value, Solution):
                 status, message = value.status, value.message
@@ -164,13 +187,13 @@ def run_chunk(
     del attempt
     if codec is None:
         assert isinstance(task, Task)
-        return [task(p) for p in parameters]
+        return [*task.run(parameters)]
     try:
         task = _task(task)
         entries = pickle.loads(parameters)  # type: ignore[arg-type]
     except Exception as error:  # the caller raises it again
         return Failure.of(error)
-    return [_pack(task(p), codec) for p in entries]
+    return [_pack(outcome, codec) for outcome in task.run(entries)]
 
 
 def _pack(outcome: Outcome, codec: str) -> bytes:

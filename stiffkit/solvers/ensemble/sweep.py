@@ -58,6 +58,8 @@ class Sweep:
         self.parameters, self.where, self.store = parameters, where, store
         self.chunk, self.retries = chunk, retries
         self.task: Task | bytes = task if where.codec is None else _pickled(task, where.codec)
+        # In this process nothing is sent, and an interrupt then loses no more than one.
+        self.one_by_one = where.window == 1 and store is None and not task.compiled
         self._check_pickles()
         stored = set() if store is None else set(store.files)
         if store is not None and retry_failed:
@@ -146,8 +148,8 @@ class Sweep:
         """Return so many members as take half a second, and leave work for all workers."""
         if self.chunk is not None:
             return self.chunk
-        if self.where.window == 1 and self.store is None:
-            return 1  # in this process: nothing is sent, and an interrupt loses no more than one
+        if self.one_by_one:
+            return 1
         share = math.ceil(len(self.waiting) / (4 * self.where.workers))
         if self.solved:
             mean = max(self.seconds / self.solved, 1e-6)
