@@ -95,7 +95,7 @@ def main() -> None:
     rows: dict[str, Callable[[Any, Any, Any], Any]] = {
         "model": net,
         "model, classifier-free guidance 1.5": guided(None, 1.5),
-        "model, autoguidance 1.5": guided(weak, 1.5),
+        "model, autoguidance 1.8": guided(weak, 1.8),
         "weak twin": weak,
     }
     reference = metrics.efficientnet_features(images(args.data, "t10k", 10_000))

@@ -60,7 +60,7 @@ PRESETS = {
     "weak": {"patch": 2, "model_channels": 24, "channel_mult": [1, 4 / 3], **SMALL},
     "digits": {"model_channels": 16, "channel_mult": [1, 1.25], **SMALL, "attn_resolutions": [4]},
 }
-IMAGES = {"fashion": 20_000_000, "weak": 38_400, "digits": 76_800}
+IMAGES = {"fashion": 20_000_000, "weak": 409_600, "digits": 76_800}
 # Mean and standard deviation of ln σ.
 NOISE = {"fashion": (-1.5, 1.5), "weak": (-0.8, 1.2), "digits": (-0.8, 1.2)}
 
