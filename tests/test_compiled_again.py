@@ -57,6 +57,8 @@ OPTIONS = [
     {"method": "auto"},
     {"method": "rodas5p"},
     {"method": "rkc2"},
+    {"method": "rodas5p", "atol": np.array([1e-4, 1e-9])},
+    {"method": "dopri5", "atol": [1e-4, 1e-9]},
     {"method": "dopri5", "t_eval": [0.0, 0.5, 2.0]},
     {"method": "dopri5", "t_eval": np.array([0.5]), "first_step": 0.1, "detect": False},
 ]
@@ -76,6 +78,18 @@ def test_the_short_way_leads_to_the_same(options, taken):
     short = sum(solution is not None for solution in taken[5:])
     # A case of stiffness, true or not, is for the long way: "auto" is quick to see one.
     assert short == 3 or (options["method"] == "auto" and short > 0)
+
+
+def test_an_array_of_tolerances_that_changes_makes_another_kind(taken):
+    atol = np.array([1e-4, 1e-4])
+    options = {"method": "rodas5p", "rtol": 1e-3, "args": (1.0,)}
+    loose = [sk.solve(oscillator, (0.0, 2.0), [1.0, 0.0], atol=atol, **options) for _ in range(2)]
+    assert taken[1] is not None
+    atol[:] = 1e-9
+    tight = sk.solve(oscillator, (0.0, 2.0), [1.0, 0.0], atol=atol, **options)
+    equal(tight, sk.solve(oscillator, (0.0, 2.0), [1.0, 0.0], atol=1e-9, **options))
+    atol[:] = 1e-4
+    equal(sk.solve(oscillator, (0.0, 2.0), [1.0, 0.0], atol=atol, **options), loose[0])
 
 
 def test_solutions_own_what_they_hold(taken):

@@ -245,7 +245,7 @@ def _tolerance(name: str, value: Any, y: Array, backend: Backend) -> Any:
         raise ValueError(msg)
     if numbers.ndim == 0:
         return float(numbers)
-    return backend.real_like(numbers.reshape(-1), y)
+    return backend.real_like(numbers.flatten(), y)  # a copy: the caller's array may change
 
 
 def check_method(method: Any, methods: Mapping[str, Any], *, adaptive: bool) -> Any:

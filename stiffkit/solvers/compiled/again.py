@@ -242,10 +242,16 @@ def _kind(arguments: Mapping[str, Any], y0: Any, args: tuple[Any, ...]) -> Any:
     t_eval, times = arguments["t_eval"], None
     if t_eval is not None:
         times = (*arguments["t_span"], np.asarray(t_eval, dtype=float).tobytes())
-    shared = (arguments[name] for name in _SHARED)
-    key = (*shared, y0.dtype, y0.shape, *types, times)
+    key = (*(_value(arguments[name]) for name in _SHARED), y0.dtype, y0.shape, *types, times)
     hash(key)
     return key
+
+
+def _value(x: Any) -> Any:
+    """Return what tells a value of an argument from others: of an array, what it holds."""
+    if isinstance(x, np.ndarray):
+        return x.dtype, x.shape, x.tobytes()
+    return tuple(x) if isinstance(x, list) else x
 
 
 def _type(value: Any) -> Any:
