@@ -167,8 +167,9 @@ def _ratios(rows: list[Data], titles: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _row(name: str, *cells: str) -> str:
+    unbroken = name.replace(" ", "\u00a0")
+    return "| " + " | ".join([unbroken, *cells]) + " |"
 
 
 def _three(value: float) -> str:
