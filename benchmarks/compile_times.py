@@ -1,4 +1,6 @@
-"""Processor time of the first compiled solve of each family, in an empty cache, less the second's.
+"""What the first compiled solve of each family costs.
+
+Printed is its processor time less that of a second one, with an empty cache.
 
     python benchmarks/compile_times.py
 """
@@ -27,7 +29,7 @@ def main() -> None:
 
         @sk.jit
         def relax(t: float, y: Any, dy: Any) -> None:
-            dy[0] = y[1] - y[0]
+            dy[0] = y[1] - y[0] + t
             dy[1] = -2.0 * y[1]
 
         for family, method in FAMILIES.items():
