@@ -6,6 +6,7 @@ the smallest thing with the same interface in its place, and the test says which
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import types
@@ -120,6 +121,37 @@ def test_a_checkpoint_is_read_built_and_converted(tmp_path, monkeypatch):
     assert names["checkpoint"].network == "EDM2"
     assert isinstance(names["net"], torch.nn.Module)
     assert names["load_checkpoint"]("edm2-xs.safetensors").build() is not None
+
+
+# Commands -----------------------------------------------------------------------------------------
+
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for path in [ROOT / "README.md", *PAGES]
+    for line in re.findall(
+        r"^(?:torchrun .* )?stiffkit (.*)$",
+        path.read_text(encoding="utf-8").replace("\\\n", " "),
+        re.M,
+    )
+    if line.split()[0] in {"sample", "convert", "evaluate", "diagnose"}
+]
+
+
+def test_pages_show_commands():
+    assert len(COMMANDS) > 8
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_command_has_the_options_that_a_page_gives_it(words):
+    typer = pytest.importorskip("typer", reason="needs the extra cli")
+    from stiffkit.diffusion.cli.app import app
+
+    known = {
+        option
+        for parameter in typer.main.get_command(app).commands[words[0]].params
+        for option in [*parameter.opts, *parameter.secondary_opts]
+    }
+    assert {word for word in words if word.startswith("--")} <= known
 
 
 # Ensembles ----------------------------------------------------------------------------------------
