@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from gallery_settings import ORDER, forget_stale
 from method_notes import NOTES
-from method_pages import ALL, bibliography, overview, page, toctree
+from method_pages import ALL, bibliography, overview, page, toctree, usage
 
 import stiffkit as sk
+from stiffkit.diffusion import MULTISTEP
 from stiffkit.solvers import trees
 from stiffkit.solvers.methods import ADDITIVE
 from stiffkit.solvers.stabilised import STABILISED
@@ -76,6 +77,17 @@ def test_a_page_is_no_stub(name):
     assert f'"{name}"' in text
     assert "None" not in text
     assert "nan" not in re.findall(r"\w+", text)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_call_on_a_page_runs(name):
+    (call,) = re.findall(r"^```python\n(.*?)^```", usage(ALL[name]), re.M | re.S)
+    names = {"sk": sk, "t_span": (0.0, 1.0), "y0": [1.0, 1.0]}
+    names["f"] = names["f_implicit"] = lambda t, y: -y
+    names["f_explicit"] = lambda t, y: 0 * y
+    exec(call, names)
+    # Of order one or more in a hundred steps, or within a global error of some thousand tolerances.
+    np.testing.assert_allclose(names["solution"].y[-1], np.exp(-1.0), rtol=1e-2)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -186,6 +198,34 @@ def test_a_page_of_theory_ends_with_what_it_assumes_costs_and_rests_on(path):
     assert "{literalinclude} ../../stiffkit/" in summary
 
 
+@pytest.mark.parametrize("path", THEORY, ids=lambda path: path.stem)
+def test_a_page_of_theory_has_its_algebra_checked(path):
+    text = path.read_text(encoding="utf-8")
+    examples = "".join(re.findall(r"^```\{doctest\}\n(.*?)^```", text, re.M | re.S))
+    assert ">>> import sympy as sp" in examples
+
+
+RECORDS = {
+    "Eigenpair",
+    "Evidence",
+    "GuidedDenoiser",
+    "MethodCost",
+    "Spectrum",
+    "Stiffness",
+    "StiffnessReport",
+}
+"""Types that hold a result, of which there is nothing to derive."""
+
+
+def test_every_estimator_guidance_and_sampler_is_on_a_page_of_theory():
+    told = "".join(path.read_text(encoding="utf-8") for path in THEORY)
+    for family, first, last in re.findall(r"`([a-z]+)(\d)` to `\1(\d)`", told):
+        told += "".join(f" {family}{order} " for order in range(int(first), int(last)))
+    names = {*sk.guidance.__all__, *sk.stiffness.__all__, *MULTISTEP} - RECORDS
+    assert len(names) > 35
+    assert not [name for name in names if not re.search(rf"\b{name}\b", told)]
+
+
 def test_tests_that_pages_name_exist():
     named = [
         (path.name, file, test)
@@ -220,6 +260,17 @@ def test_what_a_snippet_imports_from_stiffkit_is_there(block):
         named = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
         if named and node.value.id == "sk":
             assert hasattr(sk, node.attr)
+
+
+def test_scripts_that_pages_name_exist_and_take_the_options():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+    named = re.findall(
+        r"\b((?:benchmarks|docs|examples)/\w+\.py)((?: --?[\w-]+(?: [\w./]+)*)*)", text
+    )
+    assert len(named) > 30
+    for script, options in named:
+        source = (ROOT / script).read_text(encoding="utf-8")
+        assert all(option in source for option in re.findall(r"--[\w-]+", options)), script
 
 
 # Sources ------------------------------------------------------------------------------------------

@@ -517,6 +517,16 @@ def test_trace_is_drawn():
     plt.close("all")
 
 
+def test_a_trace_without_readings_is_drawn():
+    import matplotlib.pyplot as plt
+
+    _, trace = sample(DATA, NOISE, SIGMAS, sampler="sk44", trace=True)
+    axes = trace.plot()
+    assert [len(ax.lines) > 0 for ax in axes] == [False, False, True]
+    assert [ax.get_legend() is None for ax in axes] == [True, True, False]
+    plt.close("all")
+
+
 @pytest.mark.parametrize("sampler", ["heun", "dpm2", "unipc3"])
 def test_callback_sees_every_step_and_may_stop(sampler):
     seen = []

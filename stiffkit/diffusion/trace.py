@@ -176,7 +176,8 @@ class Trace:
         ):
             for name in names:
                 self._band(ax, name)
-            ax.legend(loc="best")
+            if ax.lines:  # multistep samplers have no readings of ρ̂ and z
+                ax.legend(loc="best")
         axes[0].set(xscale="log", ylabel="1/σ")
         axes[0].invert_xaxis()
         axes[1].set(ylabel="z")

@@ -27,7 +27,7 @@ INSIDE = 0.3
 In the limit the error at the step's end vanishes as 1/z, that inside does not: it is that of
 interpolation. With u the interpolant at t* = t + θ* h and c the shift of the step's matrix,
 (M − cJ)⁻¹ c (f(t*, u) − M u') is that error in the limit, and c times its derivative where nothing
-is stiff. At 0.3 no method's error is below a sixth of its maximum in the step, as it would be at a
+is stiff. At 0.3 no method's error is below 0.16 of its maximum in the step, as it would be at a
 node.
 """
 
