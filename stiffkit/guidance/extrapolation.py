@@ -48,9 +48,10 @@ class FittedExtrapolation:
         Whether to move only the steps that end within the data's scale as measured, σ' ≤ S, which
         is a ≥ (1 − a) (σ'/σ)². Above it, modes may still have to part, and there the lag of Euler's
         predictor and the overshoot of Heun's result cancel in part, so that more exact steps end at
-        other modes than the flow. With c the cosine of the angle between Δx and x − x̂, the factor
-        is then c² ρ + (1 − c²) ρ', ρ' from the a with which the closure has the change of f that is
-        seen between the step's first two stages.
+        other modes than the flow. The factor is then ρ + u (ρ' − ρ), ρ' from the a with which the
+        closure has the change of f that is seen between the step's first two stages. Its share u is
+        1 − c², c being the cosine of the angle between Δx and x − x̂, but at most (1 − σ'/σ)²: a
+        direction turns by no more in a step where the flow is smooth.
 
     Raises
     ------
@@ -108,9 +109,11 @@ class FittedExtrapolation:
         pair = find_pair("stage", step, probe)
         if pair is not None:
             # What was seen of the error's direction before says as much as that direction is kept.
+            # It turns by O(1 − r) on a smooth flow; the sine may be larger where a network is rough,
+            # and there neither direction is better than the other.
             u, v = (quotient(x, norm(x, xp), xp) for x in (pair.dx, step.err))
-            other = fitted_factor(step.tableau, seen_slope(step), r)
-            factor = other + inner(u, v) ** 2 * (factor - other)
+            share = xp.clip(1 - inner(u, v) ** 2, 0.0, (1 - r) ** 2)
+            factor = factor + share * (fitted_factor(step.tableau, seen_slope(step), r) - factor)
         return xp.where(a >= (1 - a) * r**2, factor, 0.0)
 
 
