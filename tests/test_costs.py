@@ -2,6 +2,7 @@
 
 import importlib
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,16 @@ from hypothesis import strategies as st
 from stiff_problems import STIFF
 
 import stiffkit as sk
+from stiffkit._array import backend_of
 from stiffkit.solvers import costs
 from stiffkit.solvers.costs import CALLS, CLEARLY, ENOUGH, SAMPLES, Costs, Stopwatch, departure
 
 OPERATION = 0.1
 """Nanoseconds of an operation of dense algebra, of the machine in these tests."""
+
+
+COUNTED = int(4 * OPERATION * (100 + 20 * 2))
+"""Nanoseconds that a call of a compiled f of two components is counted for."""
 
 
 class Clock:
@@ -178,6 +184,20 @@ def test_a_stretch_of_implicit_steps_times_the_factorisations_that_its_calls_lea
 
 
 @pytest.mark.usefixtures("clock")
+def test_a_dear_jacobian_makes_no_factorisation_seem_dear():
+    seen, tau = Costs(2, 3, kind="compiled"), COUNTED
+    dear = 2047 * tau  # a price is rounded: here to half of it
+    for _ in range(SAMPLES):
+        seen.stretch(costs.ENTRY + 20 * tau, 20)
+        seen.jac.add(dear)
+        seen.stretch(
+            costs.ENTRY + costs.LOAD + 40 * tau + 3 * dear, 40, jacobians=3, factorisations=5
+        )
+    assert seen.jacobian == 1024
+    assert seen.factorisation.least == 0.0
+
+
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("kind", ["python", "compiled", "tensor"])
 def test_a_small_factorisation_that_is_clearly_dear_counts_for_what_it_takes(kind):
     seen = Costs(2, 3, kind=kind)
@@ -331,6 +351,20 @@ def test_what_takes_a_batch_long_is_done_less_often(clock, library, call, dear, 
     assert 0 < made[1] < 0.5 * made[0]
 
 
+@pytest.mark.parametrize(("device", "index"), [("cpu", None), ("cuda", None), ("cuda", 1)])
+def test_the_clock_waits_for_a_device(device, index, monkeypatch):
+    torch = pytest.importorskip("torch")
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *which: waited.append(which))
+    like = SimpleNamespace(device=SimpleNamespace(type=device, index=index))
+    wait = backend_of(torch.zeros(1)).waiting(like)
+    if device == "cpu":
+        assert wait is None
+        return
+    wait()
+    assert waited == ([()] if index is None else [(like.device,)])
+
+
 # Compiled solves ----------------------------------------------------------------------------------
 
 
@@ -363,10 +397,6 @@ def kernel_takes(clock, monkeypatch):
         monkeypatch.setattr(Costs, "timed", slow)
 
     return takes
-
-
-COUNTED = int(4 * OPERATION * (100 + 20 * 2))
-"""Nanoseconds that a call of a compiled f of two components is counted for."""
 
 
 def compiled_van_der_pol(mu):

@@ -214,15 +214,10 @@ class Costs:
             self.f.add((time - ENTRY) / calls)
         elif self.f.samples:
             operation, solve = self.slower * pace(), self._operations(dense=self.is_dense)[1]
-            f = max(self.f.shortest, operation * self.call) + operation * self.base
-            f += operation * solve / self.stages
-            rest = (
-                time
-                - ENTRY
-                - LOAD
-                - f * calls
-                - self.jacobian * self.pace_f * self.call * jacobians
-            )
+            f = max(self.f.shortest, operation * self.call)
+            jac = self.jac.shortest if self.jac.samples else f
+            beside = operation * (self.base + solve / self.stages)  # of each call
+            rest = time - ENTRY - LOAD - (f + beside) * calls - jac * jacobians
             self.factorisation.add(rest / factorisations)
 
     # What it takes --------------------------------------------------------------------------------
