@@ -34,6 +34,9 @@ SMALL_CALLS = 3.0
 """An implicit step of a tensor, or of a batch, takes so many times the time of its calls of f: it
 makes many small ones besides."""
 
+LOOP = {"python": 400_000.0, "tensor": 1_000_000.0}
+"""Operations that take as long as what the loop of a batch does for each call of f."""
+
 PER_MATRIX, PER_ENTRY = 1_000.0, 50.0
 """Operations that each matrix of a batch takes beyond those of its factorisation, and so each of
 its entries; a tenth of the latter and half of the former for a solution with it."""
@@ -60,9 +63,9 @@ loop, and to call another compiled function."""
 STRETCH = 10
 """Least calls of f of a stretch that is timed, unless it takes as many times as long as `ENTRY`."""
 
-LOAD = 50_000
-"""Nanoseconds that a stretch of implicit steps may take for what is done in it for the first time,
-or by others on the machine."""
+LOAD, FIRST = 50_000, 100_000
+"""Nanoseconds that a stretch of implicit steps may take for what others do on the machine, and that
+the first call of a compiled function from Python may take for numba's sake."""
 
 clock: Callable[[], int] = perf_counter_ns
 """Nanoseconds; there is no other clock here."""
@@ -135,7 +138,7 @@ class Stopwatch:
 
 
 class Costs:
-    """What work takes, in calls of f.
+    """What work takes, in calls of f; in a batch, with what its loop does for each of them.
 
     Parameters
     ----------
@@ -172,6 +175,7 @@ class Costs:
         self.n, self.stages, self.columns, self.is_dense = n, stages, columns, dense
         self.base, self.rows = CALLS[kind], rows
         self.slower = PLAIN if kind == "compiled" else 1.0
+        self.loop = LOOP[kind] if rows is not None else 0.0
         self.many = kind == "tensor" or rows is not None
         """Whether an implicit step is many small calls."""
         self.anew = stages if rows is not None and kind == "python" else 1
@@ -241,13 +245,14 @@ class Costs:
     @property
     def doubts_jacobian(self) -> bool:
         """Whether the few times that there are of a Jacobian make it seem dear."""
-        seen = self.jac.shortest / self._counted_jacobian
+        seen = (self.jac.shortest - FIRST) / self._counted_jacobian
         return 0 < self.jac.samples < SAMPLES and departure(seen) > 1
 
     @property
     def _counted_jacobian(self) -> float:
         """Nanoseconds that a Jacobian is counted for."""
-        return self.pace_f * (self.call * max(self.columns, 1.0) + self.modes)
+        loop = self.slower * pace() * self.loop
+        return max(self.columns, 1.0) * (self.pace_f * self.call + loop) + self.pace_f * self.modes
 
     @property
     def cheapness(self) -> float:
@@ -277,7 +282,8 @@ class Costs:
         if departure(seen / operation) > 1:
             factor += self.base
         factors = departure(seen / self.pace_f) * self.anew * factor
-        return (factors + self.cheapness * solve) / self.call
+        cheapness = self.cheapness
+        return (factors + cheapness * solve) / (self.call + cheapness * self.loop)
 
     def _operations(self, *, dense: bool) -> tuple[float, float]:
         """Return the operations of a factorisation, and of a step's solutions with it."""
