@@ -257,6 +257,10 @@ class Backend:
         """Keep autograd out."""
         return nullcontext()
 
+    def waiting(self, like: Array) -> Callable[[], Any] | None:  # noqa: ARG002
+        """Return what waits for work begun on `like`'s device; None where calls wait themselves."""
+        return None
+
     def differentiable_once(self, x: Array) -> Array:
         """Return x; a derivative through it that is to be differentiated again is an error."""
         return x
@@ -499,6 +503,13 @@ class _Torch(Backend):
 
     def no_grad(self) -> AbstractContextManager[None]:
         return self.xp.no_grad()  # type: ignore[no-any-return]
+
+    def waiting(self, like: Array) -> Callable[[], Any] | None:
+        device = like.device
+        synchronise = getattr(getattr(self.xp, device.type, None), "synchronize", None)
+        if device.type == "cpu" or synchronise is None:
+            return None
+        return synchronise if device.index is None else lambda: synchronise(device)
 
     def differentiable_once(self, x: Array) -> Array:
         return _once().apply(x)

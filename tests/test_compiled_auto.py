@@ -150,7 +150,7 @@ def test_one_kernel_serves_methods_of_one_family():
 
 def test_explicit_stretches_are_timed_from_the_first_to_the_last_call(monkeypatch):
     seen = []
-    monkeypatch.setattr(Costs, "stretch", lambda _, time, calls: seen.append((time, calls)))
+    monkeypatch.setattr(Costs, "stretch", lambda _, time, calls, **kw: seen.append((time, calls)))
 
     solution = sk.solve(lotka_volterra, (0.0, 3.0), [10.0, 5.0], rtol=1e-4, atol=1e-6)
     assert solution.switches == ()

@@ -257,6 +257,22 @@ def test_a_mode_that_grew_is_not_waited_for():
     assert not look(watch, 1e-3)
 
 
+@pytest.mark.parametrize("quietly", [False, True])
+def test_once_a_growing_stretch_is_over_the_next_case_waits_for_nothing(quietly):
+    """A jump ends at the limit of stability: a proof within it tells nothing of that."""
+    for rate, waits in ((1000.0, False), (-1000.0, True)):
+        watch = detector(interval=5, looks=1)
+        assert look(watch, 1e-3)
+        examine(watch, np.diag([rate, -1.0]), 1e-3, [1, 0], [0, 1])
+        assert watch.evidence[-1].verdict is Stiffness.non_stiff
+        assert watch.rests
+        if quietly:  # as the compiled loop tells of looks without signs
+            watch.pass_over(1)
+        else:
+            assert not look(watch, 1e-3, ratio=0.0)
+        assert watch.rests is waits
+
+
 def test_steps_that_grow_fast_make_no_case():
     watch = detector(looks=2)
     grown = [look(watch, h) for h in (1.0, 1.2, 1.44, 1.8)]

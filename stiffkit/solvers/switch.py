@@ -67,10 +67,6 @@ SHORTEST, LONGEST = 3, 12
 LARGEST = 500
 """Most components of a tensor for which a dense Jacobian is worth its memory."""
 
-SMALL_CALLS = 3.0
-"""An implicit step of a small tensor, or of a batch, takes so many times the time of its calls of
-f."""
-
 BANDED = 3.0
 """Calls of f that a sparse Jacobian may cost: as many as one of three diagonals."""
 
@@ -173,7 +169,6 @@ class Switcher:
         self.explicit = choose_explicit(rtol)
         self.stabilised: StabilisedMethod = METHODS["rkc2" if rtol > 2e-5 else "rock4"]  # type: ignore[assignment]
         self.implicit = choose_implicit(self.n, rtol, operator=operator)
-        self.columns = self._columns(structured=structured, operator=operator)
         self.torch = is_torch(p.y0)
         self.dense = not (self.torch or structured or operator)
         self.has_implicit = not self.torch or (
@@ -205,7 +200,15 @@ class Switcher:
         self.patience = EVERY
         self.seen = 0
         stages = int(getattr(self.implicit, "n_stages", 3))
-        self.costs = Costs(self.n, stages, dense=not (structured or operator), compiled=compiled)
+        self.kind = "compiled" if compiled else "tensor" if self.torch else "python"
+        """What f is: see `Costs`."""
+        self.costs = Costs(
+            self.n,
+            stages,
+            columns=self._columns(structured=structured, operator=operator),
+            dense=not (structured or operator),
+            kind=self.kind,
+        )
         self.price = 0.0
         """Calls of f that a Jacobian was counted for when the family in use was chosen."""
 
@@ -224,23 +227,14 @@ class Switcher:
     # What it costs --------------------------------------------------------------------------------
 
     @property
-    def weight(self) -> float:
-        """Times that an implicit step takes longer than its calls and its algebra."""
-        return max(1.0, SMALL_CALLS * self.costs.cheapness) if self.torch else 1.0
-
-    @property
     def jacobian_price(self) -> float:
         """Calls of f that a Jacobian takes without making them."""
         return self.costs.jacobian if callable(self.options.get("jac")) else 0.0
 
-    def in_calls(self, calls: float) -> float:
-        """Return what an implicit step of so many calls of f costs, all its work included."""
-        return self.weight * (calls + self.costs.algebra())
-
     @property
     def implicit_cost(self) -> float:
         """What an implicit step is going to cost, in calls."""
-        return self.in_calls(calls_of_step(self.implicit, self.costs.jacobian * self.columns))
+        return self.costs.step(calls_of_step(self.implicit, self.costs.jacobian))
 
     @property
     def banded_cost(self) -> float:
@@ -378,7 +372,7 @@ class Switcher:
 
     def _begin_trial(self, t: float, y: Array, h: float) -> tuple[Any, float] | None:
         """Begin the trial that there is a case for, as soon as its calls are no great loss."""
-        least = SHORTEST * self.implicit_cost + self.columns
+        least = SHORTEST * self.implicit_cost + self.costs.columns
         if self.case is None or TRIAL * self._spent((0, 0)) - self.tried < least:
             return None
         self.trial = True
@@ -391,7 +385,7 @@ class Switcher:
         assert self.case is not None
         share, before = self.case
         spent = self._spent(self.since[1])
-        rate = self.in_calls(spent / self.steps) / h
+        rate = self.costs.step(spent / self.steps) / h
         if self.steps >= SHORTEST and rate <= CLEARLY * before:
             self.trial, self.case = False, None
             self.promise, self.usable = rate, min(share, self.usable)
@@ -426,7 +420,7 @@ class Switcher:
             if self.has_implicit:
                 costs["implicit"] = self.implicit_cost / self.reach(self.implicit, h)
         else:
-            costs["implicit"] = self.in_calls(per_step) / h
+            costs["implicit"] = self.costs.step(per_step) / h
         best = min(costs, key=lambda family: costs[family])
         if best == self.family or costs[best] > CLEARLY * costs[self.family]:
             self.votes = 0
@@ -484,8 +478,8 @@ class Switcher:
             self.stages[family].start(y, f_y)
         else:
             self.stages[family] = self.make(p.at(t, y), self.method, f_y)
-            if family == "implicit" and not self.torch:
-                self.costs.factorisation = self.stages[family].linear.watch
+            if family == "implicit" and self.kind == "python":
+                self.stages[family].linear.watch = self.costs.factorisation
         # Who comes back is looked at later each time: two families that cost the same are no
         # reason to change for ever.
         self.patience = min(2 * self.patience, 1000) if len(self.switches) > 3 else EVERY

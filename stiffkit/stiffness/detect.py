@@ -170,6 +170,8 @@ class StiffnessDetector:
         self.near = self.near_failed = 0.0
         self._h_seen = self._rate = 0.0
         self._failed: _Failed | None = None
+        self._grew = False
+        """Whether the mode of the case that rests grows, so that no limit of stability is near."""
         self.accuracy_step = math.inf
         self.start: tuple[float, Array] | None = None
         """Time and state of the first proof of stiffness."""
@@ -231,7 +233,8 @@ class StiffnessDetector:
         smooth = self._smooth_error(h, rise, turn)
         self.near, doubtful = signs(h, ratio, smooth, self.order, stage, self.limit, self.least)
         if not doubtful:
-            self.hits, self.wait, self._h_seen = 0, self.calm_wait, 0.0
+            self._h_seen = 0.0
+            self._calm()
             if self._rate * abs(h) < self.PROOF or self.accuracy_step < ROOM * abs(h):
                 self._relax()
             return False
@@ -259,7 +262,13 @@ class StiffnessDetector:
     def pass_over(self, steps: int) -> None:
         """Count accepted steps whose looks found no `signs`, where nothing is suspected."""
         self.steps += steps
+        self._calm()
+
+    def _calm(self) -> None:
+        """Take note of looks that found no signs."""
         self.hits, self.wait = 0, self.calm_wait
+        if self._grew:  # the path has left the stretch where it grew: the next case is another
+            self._grew, self.resume = False, self.steps
 
     def _smooth_error(self, h: float, rise: float, turn: float) -> float:
         """Error over tolerance that the smooth path explains; sets `accuracy_step` by it."""
@@ -378,6 +387,7 @@ class StiffnessDetector:
         self.evidence.append(found)
         if found.verdict is Stiffness.non_stiff:
             self._leave(calls)
+            self._grew = (mode.value * h).real > 0
             if self._trusts(mode.value, mode.residual) and 0 < found.stability_ratio < math.inf:
                 vector = mode.vector if y.dtype != y.real.dtype else mode.vector.real
                 room = found.accuracy_step / free if free < math.inf else 1.0
@@ -411,7 +421,7 @@ class StiffnessDetector:
         self.hits, self.wait = 0, self.calm_wait
         self.pause = min(2 * self.pause, self.LONGEST_PAUSE)
         self.resume, self.near_failed = self.steps + self.pause, self.near
-        self._failed = None
+        self._failed, self._grew = None, False
 
     @property
     def limited(self) -> bool:

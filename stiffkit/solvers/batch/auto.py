@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..._array import is_torch
+from ..costs import Costs
 from ..solution import Switch
 from ..switch import (
     CLEARLY,
     EVERY,
     LARGEST,
     LOOKS,
-    SMALL_CALLS,
     calls_of_step,
     choose_explicit,
     choose_implicit,
@@ -127,12 +128,15 @@ class Judge:
         self.detector = StiffnessDetector(methods[EXPLICIT])
         self.limit = methods[EXPLICIT].real_stability_limit
         self.orders = tuple(m.error_order or m.n_stages for m in methods)
-        columns = float(n) if jac is None else 1.0
-        self.cost = SMALL_CALLS * calls_of_step(methods[IMPLICIT], columns)
-        self.arrival = ARRIVAL * self.cost / methods[EXPLICIT].n_stages
-        """The price of `ARRIVAL`, in explicit steps."""
-        self.looks = max(LOOKS, round(min(self.arrival, 1000) / (RARELY * EVERY)))
-        """Looks in a row at explicit steps that must find them at the limit."""
+        self.costs = p.costs = Costs(
+            n,
+            int(getattr(methods[IMPLICIT], "n_stages", 3)),
+            columns=float(n) if jac is None else 1.0,
+            derived=jac is None,
+            kind="tensor" if is_torch(p.y0) else "python",
+            rows=B,
+            wait=p.backend.waiting(p.y0),
+        )
         self.wasted = 0
         self.steps = np.zeros(B, int)
         """Accepted steps by the method in use."""
@@ -146,6 +150,21 @@ class Judge:
         """Step sizes at which the methods were left."""
         self.evidence: list[list[Evidence]] = [[] for _ in range(B)]
         self.switches: list[list[Switch]] = [[] for _ in range(B)]
+
+    @property
+    def cost(self) -> float:
+        """What an implicit step is going to cost, in calls of f."""
+        return self.costs.step(calls_of_step(self.methods[IMPLICIT], self.costs.jacobian))
+
+    @property
+    def arrival(self) -> float:
+        """The price of `ARRIVAL`, in explicit steps."""
+        return ARRIVAL * self.cost / float(self.methods[EXPLICIT].n_stages)
+
+    @property
+    def looks(self) -> int:
+        """Looks in a row at explicit steps that must find them at the limit."""
+        return max(LOOKS, round(min(self.arrival, 1000) / (RARELY * EVERY)))
 
     def found(self) -> dict[str, Any]:
         """Return what a solution tells of it."""

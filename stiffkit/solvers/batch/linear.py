@@ -65,6 +65,17 @@ class BatchAlgebra:
 
     def derivatives(self, t: Floats, y: Array, f_y: Array, h: Floats) -> tuple[Array, Array]:
         """Return ∂f/∂y and ∂f/∂t of each row, where f is `f_y`; steps `h` are about to be tried."""
+        found: tuple[Array, Array] = self._timed("jac", self._derivatives)(t, y, f_y, h)
+        return found
+
+    def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, on the watch of that name where there is one."""
+        costs = self.problem.costs
+        if costs is None:
+            return function
+        return costs.of_rows(getattr(costs, name), self.problem.size, function)
+
+    def _derivatives(self, t: Floats, y: Array, f_y: Array, h: Floats) -> tuple[Array, Array]:
         if self.jac is None and self.reverse_mode:
             time = self.problem.time(t)
             found = self._reverse(time, y, with_time=self.timed)
@@ -72,10 +83,13 @@ class BatchAlgebra:
                 self.njev += 1
                 J, slope = found
                 return J, self.time_slope(t, y, f_y, h) if slope is None else slope
-        return self.jacobian(t, y, f_y), self.time_slope(t, y, f_y, h)
+        return self._jacobian(t, y, f_y), self.time_slope(t, y, f_y, h)
 
     def jacobian(self, t: Floats, y: Array, f_y: Array) -> Array:
         """Return ∂f/∂y of each row, shape (b, n, n), where f is `f_y`."""
+        return self._timed("jac", self._jacobian)(t, y, f_y)
+
+    def _jacobian(self, t: Floats, y: Array, f_y: Array) -> Array:
         self.njev += 1
         if self.jac is None:
             return self._derived(t, y, f_y)
@@ -233,9 +247,9 @@ class BatchAlgebra:
         else:
             W = eye - self.backend.real_like(weight, J) * J
         if not self.torch:
-            return lambda r: _numpy_solve(W, r)
+            return lambda r: self._timed("factorisation", _numpy_solve)(W, r)
         linalg = self.backend.xp.linalg
-        LU, pivots, _ = linalg.lu_factor_ex(W.detach())
+        LU, pivots, _ = self._timed("factorisation", linalg.lu_factor_ex)(W.detach())
         if W.requires_grad:
             solve = factored()
             return lambda r: solve.apply(W, r, LU, pivots, False)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..._array import Array, backend_of, to_numpy
 from ..batch_step import cut, of_samples
+from ..costs import Costs
 from ..problem import first_bad
 
 __all__ = [
@@ -61,6 +62,8 @@ class BatchProblem:
         self.mine = of_samples(args, self.size)
         self.direction = -1.0 if (t1 < t0).any() else 1.0
         self._calls = [0]
+        self.costs: Costs | None = None
+        """What is known of the time that calls take, where a choice of methods asks for it."""
 
     @property
     def nfev(self) -> int:
@@ -92,12 +95,15 @@ class BatchProblem:
 
     def _evaluate(self, t: Array, y: Array) -> Array:
         self._calls[0] += 1
+        f = self.f
+        if self.costs is not None:
+            f = self.costs.of_rows(self.costs.f, self.size, f)
         if self.flat:
-            value = self.f(t, y, *self.args)
+            value = f(t, y, *self.args)
             shape = y.shape
         else:
             state = y.reshape((self.size, *self.shape))
-            value, shape = self.f(t, state, *self.args), state.shape
+            value, shape = f(t, state, *self.args), state.shape
         if getattr(value, "shape", None) != shape or value.dtype != y.dtype:
             value = self._mend(value, y)
         return value if self.flat else value.reshape(y.shape)

@@ -69,6 +69,9 @@ def _stiff_method(run: CompiledRun) -> Any:
     source, band, J = stages.linear.source, run.stiff.get("bandwidth"), None
     if run.jac is not None:
         J = source(run.t, run.y, stages.f_0)
+        # The kernel has no clock: a Jacobian that seems dear is made again for the time alone.
+        while run.switcher is not None and run.switcher.costs.doubts_jacobian:
+            J = source(run.t, run.y, stages.f_0)
     a = linear.linear(len(p.y0), p.y0.dtype, band, J, constant=source.constant)
     if isinstance(stages, DirkStages):
         return dirk.dirk(stages, a)
@@ -271,12 +274,25 @@ class Stretches:
     def enter(self, arguments: tuple[Any, ...]) -> int:
         """Let the kernel take steps, until it is done or has something for Python."""
         kernel, switcher = entry(integrate, arguments), self.run.switcher
-        if switcher is None or not isinstance(self.stages, Rows):
+        if switcher is None or isinstance(self.stages, StabilisedStages):
             return int(kernel(*arguments))
-        calls, start = int(self.s["nfev"]), costs.clock()
+        before, start = self._spent(), costs.clock()
         code = int(kernel(*arguments))
-        switcher.costs.stretch(costs.clock() - start, int(self.s["nfev"]) - calls)
+        time, now = costs.clock() - start, self._spent()
+        calls, jacobians, factorisations = (new - old for new, old in zip(now, before, strict=True))
+        switcher.costs.stretch(
+            time,
+            calls,
+            jacobians=0 if self.jac is None else jacobians,
+            factorisations=factorisations,
+        )
         return code
+
+    def _spent(self) -> tuple[int, int, int]:
+        """Return the calls of f, the Jacobians and the factorisations that wait for `_account`."""
+        s = self.s
+        calls = int(s["nfev"]) + int(s["nfev_jac"]) + int(s["nfev_time"])
+        return calls, int(s["njev"]), int(s["nlu"])
 
     def arguments(
         self, args: tuple[Any, ...], way: tuple[float, float], records: parts.Records
