@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..._optional import is_jitted
 from ..problem import span
 from ..solution import Solution
 from ..solve import make_run, solve, start_method
+from .arguments import as_arguments, further, replaces, solve_arguments
 
 if TYPE_CHECKING:
     from ..compiled import CompiledRun
@@ -23,47 +25,67 @@ OWN = ("y0", "args", "t_span")
 """Arguments that members may differ in."""
 
 
-def solve_together(members: Sequence[Mapping[str, Any]]) -> list[Solution | None]:
+def solve_together(problem: Any, entries: Sequence[Any]) -> tuple[int, Iterator[Solution | None]]:
     """Solve those members that one call can.
 
     Parameters
     ----------
-    members : sequence of mapping
-        Arguments of `solve` of each.
+    problem : mapping or dataclass
+        Arguments of `solve`.
+    entries : sequence
+        What each member adds to them.
 
     Returns
     -------
-    list of Solution or None
-        None for a member that is to be solved alone: its loop is not compiled, it shares too little
-        with the first one, it needs Python on its way, or it fails, and is not told here why.
+    int
+        How many members are solved.
+    iterator of Solution or None
+        One for each entry, made when it is asked for: a thousand that live at a time would cost the
+        garbage collector more than they cost to make. None for a member that is to be solved alone:
+        its loop is not compiled, it shares too little with the first one, it needs Python on its
+        way, or it fails, and is not told here why.
     """
-    solutions: list[Solution | None] = [None] * len(members)
-    if len(members) < 2 or not is_jitted(members[0].get("f")):
-        return solutions
+    none = 0, repeat(None, len(entries))
+    if len(entries) < 2:
+        return none
     try:
-        run = _run(members[0])
+        first = solve_arguments(problem, entries[0])
+        run = _run(first)
     except Exception:  # as above: whatever it is, it is told where the member is solved alone
-        return solutions
+        return none
     if run is None:
-        return solutions
+        return none
     from ..compiled.many import columns, solve_many
 
-    fitting = {i: state for i, m in enumerate(members) if (state := _state(m, members[0], run))}
-    values = columns([members[i].get("args", ()) for i in fitting])
-    if values is None or len(fitting) < 2:
-        return solutions
-    y_0, spans = (np.array(column) for column in zip(*fitting.values(), strict=True))
+    p, given = run.problem, as_arguments(problem)
+    assert given is not None
+    if any(map(replaces, set(map(type, entries)))):
+        members = [solve_arguments(given, entry) for entry in entries]
+        states = {i: state for i, m in enumerate(members) if (state := _state(m, first, run))}
+        if len(states) < 2:
+            return none
+        fitting: Collection[int] = states
+        args = [members[i].get("args", ()) for i in fitting]
+        y_0, spans = (np.array(column) for column in zip(*states.values(), strict=True))
+        y_0 = y_0.reshape(len(y_0), -1)
+    else:
+        fitting = range(len(entries))
+        args = [(*given.get("args", ()), *further(entry)) for entry in entries]
+        y_0, spans = (np.tile(x, (len(entries), 1)) for x in (p.y0, (p.t0, p.t1)))
+    values = columns(args)
+    if values is None:
+        return none
     try:
-        made = solve_many(run, y_0.reshape(len(y_0), -1), spans, values)
+        count, made = solve_many(run, y_0, spans, values)
     except Exception:  # of the first one's start
-        return solutions
-    for i, solution in zip(fitting, made, strict=True):
-        solutions[i] = solution
-    return solutions
+        return none
+    return count, (next(made) if i in fitting else None for i in range(len(entries)))
 
 
 def _run(arguments: Mapping[str, Any]) -> CompiledRun | None:
     """Return a member's solve before its start; None where it has no loop to compile."""
+    if not is_jitted(arguments.get("f")):
+        return None
     bound = _signature().bind(**arguments)
     bound.apply_defaults()
     given = bound.arguments
