@@ -200,7 +200,7 @@ class _Many:
             stay.method,
             *stay.control(),
             float(run.steps.max_step),
-            False,
+            False if stay.forms else None,
             stay.state,
             stay.work,
             self.page,

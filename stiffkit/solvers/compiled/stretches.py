@@ -125,6 +125,8 @@ class Stretches:
             for name in _CARRIED:
                 s[name] = before.s[name]
             s["h_abs"], s["limit"] = h_abs, parts.SWITCH
+        self.forms = self.keeps_dense or len(self.t_eval) > 0 or self.watch is not None
+        """Whether anything is wanted of what happens inside steps."""
         self._set_method()
         self.kept[run.tableau] = self
         R = np.empty((3, n))
@@ -291,7 +293,7 @@ class Stretches:
             self.method,
             *self.control(),
             (*way, float(self.run.steps.max_step)),
-            self.keeps_dense,
+            self.keeps_dense if self.forms else None,
             self.state,
             self.work,
             records,
@@ -306,8 +308,7 @@ class Stretches:
 
     def make_room(self, room: int) -> None:
         """Make the arrays of a stretch's records, for so many attempts."""
-        forms = self.keeps_dense or len(self.t_eval) > 0 or self.watch is not None
-        path = (room if self.keeps_steps else 1, 1 + self.coefficients * forms, self.n)
+        path = (room if self.keeps_steps else 1, 1 + self.coefficients * self.forms, self.n)
         self.records = parts.Records(
             np.empty(room if self.keeps_steps else 0),
             np.empty(path, self.dtype),
