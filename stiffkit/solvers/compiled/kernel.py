@@ -269,9 +269,8 @@ def _with_stamp(stamp):
                 s.pending = s.watched = True
                 return EVENT
             s.pending = s.watched = False
-            if keeps is not None:
-                if keeps or _ahead(s, records.t_eval, direction) <= 0:
-                    _record_inside(f, args, m, keeps, s, w, h, direction, records)
+            if keeps is not None and (keeps or _ahead(s, records.t_eval, direction) <= 0):
+                _record_inside(f, args, m, keeps, s, w, h, direction, records)
             if len(records.t) > 0:
                 records.t[s.accepted] = s.t_new
                 for i in range(W.shape[1]):

@@ -16,10 +16,10 @@ def replaces(kind: type) -> bool:
 
 def as_arguments(x: Any) -> Mapping[str, Any] | None:
     """Return a mapping or a dataclass's fields as keyword arguments; None if x is neither."""
+    if isinstance(x, (dict, Mapping)):  # a dict is known at once
+        return x
     if not replaces(type(x)):
         return None
-    if isinstance(x, Mapping):
-        return x
     return {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
 
 

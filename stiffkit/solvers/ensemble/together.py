@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from itertools import repeat
+from itertools import compress, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,29 +57,24 @@ def solve_together(problem: Any, entries: Sequence[Any]) -> tuple[int, Iterator[
         return none
     from ..compiled.many import columns, solve_many
 
-    p, given = run.problem, as_arguments(problem)
+    given = as_arguments(problem)
     assert given is not None
     if any(map(replaces, set(map(type, entries)))):
-        members = [solve_arguments(given, entry) for entry in entries]
-        states = {i: state for i, m in enumerate(members) if (state := _state(m, first, run))}
-        if len(states) < 2:
-            return none
-        fitting: Collection[int] = states
-        args = [members[i].get("args", ()) for i in fitting]
-        y_0, spans = (np.array(column) for column in zip(*states.values(), strict=True))
-        y_0 = y_0.reshape(len(y_0), -1)
+        fitting, starts, spans, args = _own(given, entries, first, run)
     else:
-        fitting = range(len(entries))
+        fitting = list(range(len(entries)))
+        starts, spans = [run.problem.y0] * len(entries), [(run.problem.t0, run.problem.t1)]
+        spans *= len(entries)
         args = [(*given.get("args", ()), *further(entry)) for entry in entries]
-        y_0, spans = (np.tile(x, (len(entries), 1)) for x in (p.y0, (p.t0, p.t1)))
-    values = columns(args)
-    if values is None:
+    if len(fitting) < 2 or (values := columns(args)) is None:
         return none
+    y_0 = np.array(starts).reshape(len(starts), -1)
     try:
-        count, made = solve_many(run, y_0, spans, values)
+        count, made = solve_many(run, y_0, np.array(spans), values)
     except Exception:  # of the first one's start
         return none
-    return count, (next(made) if i in fitting else None for i in range(len(entries)))
+    together = set(fitting)
+    return count, (next(made) if i in together else None for i in range(len(entries)))
 
 
 def _run(arguments: Mapping[str, Any]) -> CompiledRun | None:
@@ -107,27 +102,44 @@ def _signature() -> inspect.Signature:
     return inspect.signature(solve)
 
 
+def _own(
+    given: Mapping[str, Any], entries: Sequence[Any], first: Mapping[str, Any], run: CompiledRun
+) -> tuple[list[int], list[Any], list[Any], list[Any]]:
+    """Return which members are of the first one's kind, and y0, time span and args of each."""
+    plain = {"y0": given.get("y0"), "t_span": given.get("t_span"), "args": given.get("args", ())}
+    others = {name for name in as_arguments(entries[0]) or () if name not in OWN}
+    found: list[tuple[int, Any, Any, Any]] = []
+    for i, entry in enumerate(entries):
+        own = as_arguments(entry)
+        if own is None:
+            own = {"args": (*plain["args"], *further(entry))}
+        alike = all(first.get(k, run) is v for k, v in own.items() if k not in OWN)
+        y0, t_span, args = (own.get(name, value) for name, value in plain.items())
+        if alike and others <= own.keys():
+            state = _state(y0, t_span, first, run)
+            if state is not None:
+                found.append((i, *state, args))
+    finite: Any = np.isfinite([y0 for _, y0, _, _ in found]).reshape(len(found), -1).all(axis=1)
+    found = list(compress(found, finite))
+    fitting, starts, spans, arguments = ([row[k] for row in found] for k in range(4))
+    return fitting, starts, spans, arguments
+
+
 def _state(
-    member: Mapping[str, Any], first: Mapping[str, Any], run: CompiledRun
+    y0: Any, t_span: Any, first: Mapping[str, Any], run: CompiledRun
 ) -> tuple[Any, tuple[float, float]] | None:
-    """Return y0 and the time span of a member, if it is of the first one's kind; else None."""
-    p, t_span = run.problem, member["t_span"]
-    alike = len(member) == len(first) and all(
-        first.get(name, run) is value for name, value in member.items() if name not in OWN
-    )
-    if not alike or type(member["y0"]) not in _ARRAYS:
+    """Return y0 and the time span of a member as a solve has them, if they are like the first's."""
+    p = run.problem
+    if type(y0) not in _ARRAYS:
         return None
-    if t_span is first["t_span"] and member["y0"] is first["y0"]:
-        return p.y0.reshape(p.shape), (p.t0, p.t1)
     try:
         t0, t1 = (p.t0, p.t1) if t_span is first["t_span"] else span(t_span)
-        y0 = p.backend.state(member["y0"])
+        y0 = p.backend.state(y0)
     except ValueError:
         return None
     good = (
         y0.dtype == p.y0.dtype
         and y0.shape == p.shape
-        and bool(np.isfinite(y0).all())
         and (run.t_eval is None or (t0, t1) == (p.t0, p.t1))
         and (run.steps.first is None or run.steps.first <= abs(t1 - t0))
     )
