@@ -107,6 +107,8 @@ class Stretches:
         self.chunks: list[tuple[Any, ...]] = []
         self.records: Any = None
         self.watch: Any = None
+        self.kernel: Any = None
+        """As compiled for the arguments' types, which stay."""
         self.kept: dict[Any, Stretches] = {}
         """By method, the last ones that were: their arrays serve again, and what was learnt."""
         self.state = np.zeros(1, parts.STATE)
@@ -272,7 +274,8 @@ class Stretches:
 
     def enter(self, arguments: tuple[Any, ...]) -> int:
         """Let the kernel take steps, until it is done or has something for Python."""
-        kernel, switcher = entry(integrate, arguments), self.run.switcher
+        kernel = self.kernel = self.kernel or entry(integrate, arguments)
+        switcher = self.run.switcher
         if switcher is None or not isinstance(self.stages, Rows):
             return int(kernel(*arguments))
         calls, start = int(self.s["nfev"]), costs.clock()
