@@ -68,7 +68,7 @@ def solve_together(problem: Any, entries: Sequence[Any]) -> tuple[int, Iterator[
         args = [(*given.get("args", ()), *further(entry)) for entry in entries]
     if len(fitting) < 2 or (values := columns(args)) is None:
         return none
-    y_0 = np.array(starts).reshape(len(starts), -1)
+    y_0 = np.array(starts).reshape(len(starts), run.problem.y0.size)
     try:
         count, made = solve_many(run, y_0, np.array(spans), values)
     except Exception:  # of the first one's start
@@ -119,8 +119,10 @@ def _own(
             state = _state(y0, t_span, first, run)
             if state is not None:
                 found.append((i, *state, args))
-    finite: Any = np.isfinite([y0 for _, y0, _, _ in found]).reshape(len(found), -1).all(axis=1)
-    found = list(compress(found, finite))
+    finite: Any = np.isfinite([y0 for _, y0, _, _ in found]).reshape(
+        len(found), run.problem.y0.size
+    )
+    found = list(compress(found, finite.all(axis=1)))
     fitting, starts, spans, arguments = ([row[k] for row in found] for k in range(4))
     return fitting, starts, spans, arguments
 
