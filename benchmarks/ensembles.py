@@ -2,9 +2,10 @@
 
 Times are of the wall clock, in microseconds per solve, the least of some repetitions that take
 turns: on a machine that is busy they say nothing about two threads. Behind them stands the
-processor's time per solve. SciPy's solvers have f in Python and solve a hundredth of the members.
+processor's time per solve. SciPy's solvers have f in Python and solve a hundredth of the members;
+they take most of the benchmark's time, and ``--ours`` leaves them out.
 
-    python benchmarks/ensembles.py [--members N] [--repeat N]
+    python benchmarks/ensembles.py [--members N] [--repeat N] [--ours]
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--members", type=int, default=100_000)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--ours", action="store_true", help="without SciPy's solvers")
     given = parser.parse_args()
     n = given.members
     for name, (arguments, scipy_method, args) in PROBLEMS.items():
@@ -94,11 +96,12 @@ def main() -> None:
             "ensemble, 1 thread": (lambda on=on: on(1), n),
             "ensemble, 2 threads": (lambda on=on: on(2), n),
             "calls of solve": (calls, len(few)),
-            f"SciPy's {scipy_method}": (
+        }
+        if not given.ours:
+            runs[f"SciPy's {scipy_method}"] = (
                 lambda p=problem, m=scipy_method, few=few: by_scipy(p, m, few),
                 len(few),
-            ),
-        }
+            )
         sk.ensemble(problem, members[:4], chunk=4)  # compiles
         wall, busy = (
             take_turns(

@@ -481,7 +481,7 @@ def test_all_methods_of_a_family_have_one_layout(y0, monkeypatch):
 
     def entry(kernel, arguments):
         refs = {0: None, 2: None, -2: None}
-        key = kernel, *(arguments[i] for i in refs), type(arguments[5])
+        key = kernel, *(arguments[i] for i in refs), arguments[10] is None, type(arguments[5])
         types = [numba.typeof(argument) for argument in arguments]
         for i in refs:
             types[i] = None

@@ -232,12 +232,14 @@ def entry(kernel: Any, arguments: Sequence[Any]) -> Any:
     The first is a reference to f's type, and f's type is its signature alone: a kernel serves all
     functions of one signature, and can be kept on disk. So is the third one for a Jacobian. The
     fifth and sixth are f's further arguments and the method. To be called with arguments of these
-    very types: the entry point checks none, which saves more than a short solve takes. The last but
-    one refers to the type of the event functions.
+    very types: the entry point checks none, which saves more than a short solve takes. The eleventh
+    is None where nothing is wanted of what happens inside steps. The last but one refers to the
+    type of the event functions.
     """
     import numba
 
-    key = kernel, arguments[0], arguments[2], type(arguments[5]), arguments[-2]
+    inside = arguments[10] is not None
+    key = kernel, arguments[0], arguments[2], type(arguments[5]), inside, arguments[-2]
     if key not in _ENTRIES:
         types = [numba.typeof(argument) for argument in arguments]
         for i in (0, 2, -2):

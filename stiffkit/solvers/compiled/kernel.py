@@ -181,11 +181,13 @@ def _with_stamp(stamp):
         keeps, state, w, records, g, watch,
     ):  # fmt: skip
         stamp  # noqa: B018 - part of the key of the cache
+        # Where keeps is None, nothing wants a polynomial: numba then leaves out what makes them, a
+        # sixth of what it compiles.
         f = function_at(reference, address)
         jac = optional_at(jac_reference, jac_address)
         s = state[0]
         t1, direction, max_step = span
-        W, looks = w.W, keeps or watch is not None
+        W = w.W
         if s.h_abs == 0.0:
             _first_step(f, args, m, order, span, s, w)
         while True:
@@ -229,8 +231,10 @@ def _with_stamp(stamp):
                     continue
                 errors(m, s, w, h)
                 s.ratio = _error_ratio(m.n_errors, w)
-                if s.ratio < 1 and (looks or _ahead(s, records.t_eval, direction) < 0):
-                    inside(m, f, args, s, w, h, records.path, s.accepted if keeps else 0)
+                if keeps is not None:
+                    looks = keeps or watch is not None
+                    if s.ratio < 1 and (looks or _ahead(s, records.t_eval, direction) < 0):
+                        inside(m, f, args, s, w, h, records.path, s.accepted if keeps else 0)
                 _log(records.log, s, h)
                 if not math.isfinite(s.ratio):
                     s.rejected += 1
@@ -265,7 +269,7 @@ def _with_stamp(stamp):
                 s.pending = s.watched = True
                 return EVENT
             s.pending = s.watched = False
-            if keeps or _ahead(s, records.t_eval, direction) <= 0:
+            if keeps is not None and (keeps or _ahead(s, records.t_eval, direction) <= 0):
                 _record_inside(f, args, m, keeps, s, w, h, direction, records)
             if len(records.t) > 0:
                 records.t[s.accepted] = s.t_new

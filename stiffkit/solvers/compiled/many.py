@@ -10,7 +10,8 @@ where it makes more steps than a page holds.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,10 @@ exception, or moved y, or is not finite at t0."""
 
 CODE, START, ACCEPTED, REJECTED, NFEV, NJEV, NLU = range(7)
 """What the kernel tells of each solve; START is its first row in the page."""
+
+_NUMBERS = 2**19
+"""Those that a page holds: for small systems as many steps as a thousand short solves make. To come
+back for another page is to wait for Python's lock, some milliseconds where threads compete."""
 
 integrate = kernel.integrate
 
@@ -136,11 +141,12 @@ def columns(args: Sequence[Sequence[Any]]) -> tuple[Any, ...] | None:
     None where the arrays' entries are not to numba what the values are, each of which may be a
     number or an array.
     """
-    if len({len(values) for values in args}) != 1:
+    if len(set(map(len, args))) != 1:
         return None
     made = []
     for values in zip(*args, strict=True):
-        if len({(type(v), *_layout(v)) for v in values}) != 1:
+        kinds = set(map(type, values))
+        if len(kinds) != 1 or (kinds != {float} and len(set(map(_layout, values))) != 1):
             return None
         try:
             column = np.array(values)
@@ -175,11 +181,16 @@ class _Many:
     def __init__(
         self, run: CompiledRun, stay: Stretches, y_0: Any, spans: Any, values: tuple[Any, ...]
     ) -> None:
-        self.ready, p, n_t = Ready(run, stay, stay.most_room), run.problem, len(stay.t_eval)
+        room = max(stay.most_room, _NUMBERS // (stay.n + 1))
+        self.ready, p, n_t = Ready(run, stay, room), run.problem, len(stay.t_eval)
         self.run, self.stay = run, stay
         self.page = stay.records
         self.y_eval = np.empty((len(y_0), n_t, p.y0.size), p.y0.dtype)
         self.told = np.full((len(y_0), NLU + 1), WAITS)
+        self.paths: list[tuple[Any, Any]] = []
+        """Times and states of all steps of those that are done, in parts."""
+        self.kept = 0
+        """How many those are."""
         self.arguments = (
             stay.f.type,
             stay.f.address,
@@ -189,7 +200,7 @@ class _Many:
             stay.method,
             *stay.control(),
             float(run.steps.max_step),
-            False,
+            False if stay.forms else None,
             stay.state,
             stay.work,
             self.page,
@@ -201,25 +212,37 @@ class _Many:
             self.told,
         )
 
-    def solve(self) -> list[Solution | None]:
-        """Return the solutions; None for those that Python has to make."""
-        solutions: list[Solution | None] = []
-        goes_on = False
-        while (first := len(solutions)) < len(self.told):
+    def solve(self) -> None:
+        """Solve all, but for those that Python has to solve."""
+        told, detector, first, goes_on = self.told, None, 0, False
+        while first < len(told):
             arguments = (*self.arguments, first, goes_on, None, None)
             try:
                 done = int(entry(integrate_many, arguments)(*arguments))
             except Exception:  # f's own: it is raised again where Python makes this solve
-                done = int(np.count_nonzero(self.told[:, CODE] != WAITS))
-            for i, told in enumerate(self.told[first:done].tolist(), first):
-                solutions.append(self._solution(i, told))
-            code = int(self.told[done, CODE]) if done < len(self.told) else DONE
+                done = int(np.count_nonzero(told[:, CODE] != WAITS))
+            if detector is not None and done > first:
+                told[first, NFEV] += detector.nfev
+            if self.run.t_eval is None:
+                self._keep(first, done)
+            code = int(told[done, CODE]) if done < len(told) else DONE
             goes_on = code == LOOK and self.ready.looked()
-            if (code == LOOK and not goes_on) or (code == ASK and not self._learns()):
-                solutions.append(None)
             if not goes_on:
                 self.ready.detector = None
-        return solutions
+            detector, first = self.ready.detector, done
+            if (code == LOOK and not goes_on) or (code == ASK and not self._learns()):
+                first += 1
+
+    def _keep(self, first: int, done: int) -> None:
+        """Copy from the page what the kernel has written there."""
+        good = np.flatnonzero(self.told[first:done, CODE] == DONE) + first
+        if len(good) == 0:
+            return
+        start, last = int(self.told[good[0], START]), self.told[good[-1]]
+        rows = slice(start, int(last[START] + last[ACCEPTED]) + 1)
+        self.told[good, START] += self.kept - start
+        self.kept += rows.stop - start
+        self.paths.append((self.page.t[rows].copy(), self.page.path[rows, 0].copy()))
 
     def _learns(self) -> bool:
         """Give a stabilised method the row that it asked for; a bad radius is for Python."""
@@ -228,19 +251,25 @@ class _Many:
             stabilised.learn(self.stay.method, self.run.tableau, row)
         return row >= 0
 
-    def _solution(self, i: int, told: list[int]) -> Solution | None:
-        code, start, *spent = told
-        if code != DONE:
-            return None
-        if self.run.t_eval is not None:
-            return self.ready.solution(self.stay.t_eval.copy(), self.y_eval[i].copy(), spent)
-        rows = slice(start, start + 1 + spent[0])
-        return self.ready.solution(self.page.t[rows].copy(), self.page.path[rows, 0].copy(), spent)
+    def solutions(self) -> Iterator[Solution | None]:
+        """Yield solutions, each made when it is asked for; None for one that is for Python."""
+        timed, make = self.run.t_eval is not None, self.ready.solution
+        t, path = self.page.t, self.page.path[:, 0]
+        if self.paths:
+            t, path = (np.concatenate(parts) for parts in zip(*self.paths, strict=True))
+        for i, (code, start, *spent) in enumerate(zip(*self.told.T.tolist(), strict=True)):
+            if code != DONE:
+                yield None
+            elif timed:
+                yield make(self.stay.t_eval.copy(), self.y_eval[i].copy(), spent)
+            else:
+                rows = slice(start, start + 1 + spent[0])
+                yield make(t[rows].copy(), path[rows].copy(), spent)
 
 
 def solve_many(
     run: CompiledRun, y_0: Any, spans: Any, values: tuple[Any, ...]
-) -> list[Solution | None]:
+) -> tuple[int, Iterator[Solution | None]]:
     """Solve many problems by one call of the kernel, or few.
 
     Parameters
@@ -256,11 +285,15 @@ def solve_many(
 
     Returns
     -------
-    list of Solution or None
-        None for a solve that needs Python on its way.
+    int
+        How many are solved.
+    iterator of Solution or None
+        Makes each when it is asked for; None for a solve that needs Python on its way.
     """
     with run.problem.backend.quiet():
         stay = run.ready()
     if stay is None:
-        return [None] * len(y_0)
-    return _Many(run, stay, y_0, spans, values).solve()
+        return 0, repeat(None, len(y_0))
+    many = _Many(run, stay, y_0, spans, values)
+    many.solve()
+    return int(np.count_nonzero(many.told[:, CODE] == DONE)), many.solutions()

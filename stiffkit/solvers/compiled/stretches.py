@@ -110,6 +110,8 @@ class Stretches:
         self.chunks: list[tuple[Any, ...]] = []
         self.records: Any = None
         self.watch: Any = None
+        self.kernel: Any = None
+        """As compiled for the arguments' types, which stay."""
         self.kept: dict[Any, Stretches] = {}
         """By method, the last ones that were: their arrays serve again, and what was learnt."""
         self.state = np.zeros(1, parts.STATE)
@@ -128,6 +130,8 @@ class Stretches:
             for name in _CARRIED:
                 s[name] = before.s[name]
             s["h_abs"], s["limit"] = h_abs, parts.SWITCH
+        self.forms = self.keeps_dense or len(self.t_eval) > 0 or self.watch is not None
+        """Whether anything is wanted of what happens inside steps."""
         self._set_method()
         self.kept[run.tableau] = self
         R = np.empty((3, n))
@@ -273,7 +277,8 @@ class Stretches:
 
     def enter(self, arguments: tuple[Any, ...]) -> int:
         """Let the kernel take steps, until it is done or has something for Python."""
-        kernel, switcher = entry(integrate, arguments), self.run.switcher
+        kernel = self.kernel = self.kernel or entry(integrate, arguments)
+        switcher = self.run.switcher
         if switcher is None or isinstance(self.stages, StabilisedStages):
             return int(kernel(*arguments))
         before, start = self._spent(), costs.clock()
@@ -307,7 +312,7 @@ class Stretches:
             self.method,
             *self.control(),
             (*way, float(self.run.steps.max_step)),
-            self.keeps_dense,
+            self.keeps_dense if self.forms else None,
             self.state,
             self.work,
             records,
@@ -322,8 +327,7 @@ class Stretches:
 
     def make_room(self, room: int) -> None:
         """Make the arrays of a stretch's records, for so many attempts."""
-        forms = self.keeps_dense or len(self.t_eval) > 0 or self.watch is not None
-        path = (room if self.keeps_steps else 1, 1 + self.coefficients * forms, self.n)
+        path = (room if self.keeps_steps else 1, 1 + self.coefficients * self.forms, self.n)
         self.records = parts.Records(
             np.empty(room if self.keeps_steps else 0),
             np.empty(path, self.dtype),

@@ -9,8 +9,9 @@ from typing import Any, overload
 import numpy as np
 
 from ..solve import solve
+from .arguments import as_arguments, replaces
 from .fingerprint import fingerprint
-from .member import Failure, Member, Task, as_arguments
+from .member import Failure, Member, Task
 from .pool import place
 from .store import Store
 from .sweep import EnsembleError, Sweep
@@ -266,16 +267,21 @@ def _check_problem(problem: Any, entries: Sequence[Any]) -> None:
     signature = inspect.signature(solve).parameters
     needed = {name for name, p in signature.items() if p.default is inspect.Parameter.empty}
     _check_names("problem", given, set(signature))
+    by_name = {kind for kind in set(map(type, entries)) if replaces(kind)}
+    checked = set()
     for i, entry in enumerate(entries):
-        own = as_arguments(entry) or {}
-        _check_names(f"parameters[{i}]", own, set(signature))
-        missing = needed - set(given) - set(own)
+        names = tuple(as_arguments(entry) or ()) if type(entry) in by_name else ()
+        if names in checked:
+            continue
+        _check_names(f"parameters[{i}]", names, set(signature))
+        missing = needed - {*given, *names}
         if missing:
             msg = f"neither problem nor parameters[{i}] has {', '.join(sorted(missing))}"
             raise TypeError(msg)
+        checked.add(names)
 
 
-def _check_names(where: str, given: Mapping[str, Any], known: set[str]) -> None:
+def _check_names(where: str, given: Iterable[str], known: set[str]) -> None:
     unknown = [name for name in given if name not in known]
     if unknown:
         msg = f"{where} has {unknown[0]!r}, which is no argument of solve"

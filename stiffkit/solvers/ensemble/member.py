@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import pickle
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,9 +14,10 @@ from typing import Any, NamedTuple
 from ..._optional import is_jitted
 from ..solution import Solution, Status
 from ..solve import solve
+from .arguments import as_arguments, solve_arguments
 from .together import solve_together
 
-__all__ = ["Failure", "Member", "Outcome", "Task", "as_arguments", "dumps", "run_chunk"]
+__all__ = ["Failure", "Member", "Outcome", "Task", "dumps", "run_chunk"]
 
 
 class Failure(NamedTuple):
@@ -98,10 +98,11 @@ class Task:
     def run(self, entries: Sequence[Any]) -> list[Outcome]:
         """Solve members: together those that one call can solve, which share the time of it."""
         start = time.perf_counter()
-        solutions: Sequence[Solution | None] = [None] * len(entries)
-        if self.compiled:
-            solutions = solve_together([solve_arguments(self.problem, p) for p in entries])
-        found = len(solutions) - solutions.count(None)
+        found, solutions = (
+            solve_together(self.problem, entries)
+            if self.compiled
+            else (0, iter([None] * len(entries)))
+        )
         share = (time.perf_counter() - start) / max(found, 1)
         return [self(p, s, share) for p, s in zip(entries, solutions, strict=True)]
 
@@ -127,26 +128,6 @@ class Task:
             message = f"{failure.kind}: {failure.message}"
             return Outcome(partial, False, status, message, failure, time.perf_counter() - start)
         return Outcome(value, success, status, message, None, time.perf_counter() - start)
-
-
-def as_arguments(x: Any) -> Mapping[str, Any] | None:
-    """Return a mapping or a dataclass's fields as keyword arguments; None if x is neither."""
-    if isinstance(x, Mapping):
-        return x
-    if dataclasses.is_dataclass(x) and not isinstance(x, type):
-        return {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
-    return None
-
-
-def solve_arguments(problem: Any, parameters: Any) -> dict[str, Any]:
-    """Merge one entry of `parameters` into the arguments of `solve`."""
-    arguments = dict(as_arguments(problem) or {})
-    replaced = as_arguments(parameters)
-    if replaced is not None:
-        return arguments | dict(replaced)
-    further = parameters if isinstance(parameters, (tuple, list)) else (parameters,)
-    arguments["args"] = (*arguments.get("args", ()), *further)
-    return arguments
 
 
 def dumps(x: Any, codec: str) -> bytes:

@@ -19,7 +19,7 @@ from .store import Store
 __all__ = ["EnsembleError", "Sweep"]
 
 _SECONDS = 0.5  # work in a chunk: some hundred times the cost of sending it
-_LARGEST = 256  # members in a chunk: a chunk is what a killed sweep loses
+_LARGEST = 1024  # members in a chunk: a chunk is what a killed sweep loses
 
 
 class EnsembleError(RuntimeError):
@@ -220,8 +220,8 @@ class Sweep:
     def _record(self, indices: Sequence[int], outcomes: Sequence[Outcome]) -> None:
         for i, outcome in zip(indices, outcomes, strict=True):
             self.ready[i] = Member(i, self.parameters[i], *outcome)
-            self.solved += 1
-            self.seconds += outcome.seconds
+        self.solved += len(outcomes)
+        self.seconds += sum(outcome.seconds for outcome in outcomes)
         if self.store is not None:
             self.store.write(indices, outcomes)
         if self.bar is not None:
