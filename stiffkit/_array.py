@@ -131,6 +131,10 @@ class Backend:
         """`values` in the real dtype of `like`."""
         return np.asarray(values, dtype=like.real.dtype)
 
+    def along_first(self, x: Array) -> Any:
+        """Return the parts of x along its first axis."""
+        return x
+
     def host(self, x: Array) -> np.ndarray[Any, Any]:
         """Return real numbers as a float64 NumPy array, not to be written to."""
         return np.asarray(x, dtype=np.float64)
@@ -185,11 +189,12 @@ class Backend:
         slope *= h
         return y + slope
 
-    def row_norm(self, x: Array) -> Array:
-        """Return the Euclidean norm of each row, shape (b,), of x of shape (b, n)."""
+    def row_rms(self, x: Array) -> np.ndarray[Any, Any]:
+        """Return the rms of each row of x, shape (b, n): float64 of shape (b,), not to write to."""
         squares = x.real**2 + x.imag**2 if x.dtype.kind == "c" else x * x
-        # A product with ones: sum(1) of short rows takes four times as long.
-        return np.sqrt(squares.dot(np.ones(squares.shape[1], squares.dtype)))
+        # A product with 1/n: mean(1) of short rows takes four times as long.
+        rms: np.ndarray[Any, Any] = np.sqrt(squares.dot(_shares(squares.shape[1], squares.dtype)))
+        return rms.astype(np.float64, copy=False)
 
     def detach(self, x: Array) -> Array:
         """Return `x` as autograd does not see it."""
@@ -309,6 +314,12 @@ class Backend:
         return False
 
 
+@cache
+def _shares(n: int, dtype: Any) -> np.ndarray[Any, Any]:
+    """Return n equal weights whose sum is 1."""
+    return np.full(n, 1.0 / max(n, 1), dtype)
+
+
 def _itself(x: Array) -> Array:
     return x
 
@@ -328,8 +339,10 @@ def _without_history(value: Array) -> Array:
 
 def _as_numpy(x: Array) -> Array:
     """Return a tensor on the CPU as an array, in the same memory."""
-    x = _without_history(x)
-    return (x.resolve_conj() if x.is_complex() else x).numpy()
+    try:
+        return x.numpy()
+    except RuntimeError:  # it has a history, or is the conjugate of what is in memory
+        return _without_history(x).resolve_conj().resolve_neg().numpy()
 
 
 @cache
@@ -425,6 +438,9 @@ class _Torch(Backend):
 
         return target, scale
 
+    def along_first(self, x: Array) -> Any:
+        return x.unbind(0)
+
     def weighted_sum(self, terms: list[tuple[float, Array]]) -> Array:
         weight, x = terms[0]
         total, add = weight * x, self.xp.add
@@ -438,8 +454,9 @@ class _Torch(Backend):
     def move(self, y: Array, slope: Array, h: Array) -> Array:
         return self.xp.addcmul(y, slope, h)
 
-    def row_norm(self, x: Array) -> Array:
-        return self.xp.linalg.vector_norm(x, dim=1)
+    def row_rms(self, x: Array) -> np.ndarray[Any, Any]:
+        norms = to_numpy(self.xp.linalg.vector_norm(x, dim=1))
+        return norms / float(max(x.shape[1], 1) ** 0.5)
 
     def detach(self, x: Array) -> Array:
         return x.detach()

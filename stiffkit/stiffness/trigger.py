@@ -9,7 +9,17 @@ from typing import Any
 
 from ..solvers.tableau import ButcherTableau
 
-__all__ = ["GROWTH", "ROOM", "SLOW", "Budget", "calm_wait", "least_share", "signs", "smooth_error"]
+__all__ = [
+    "ROOM",
+    "SLOW",
+    "STAGE_RATIO",
+    "Budget",
+    "calm_wait",
+    "counted",
+    "least_share",
+    "signs",
+    "smooth_error",
+]
 
 ROOM = 2.0
 """Accuracy would have to allow so many times the step for stability to be what limits it."""
@@ -54,6 +64,16 @@ def signs(
     # Steps `ROOM` times as long would make the smooth path's error as large as the one reported.
     unexplained = (ratio > 1e-3) & (ratio > ROOM ** (order + 1) * smooth) & (near >= least)
     return near, unexplained | (near > STAGE_RATIO)
+
+
+def counted(hits: Any, last: Any, h: Any, looks: int) -> tuple[Any, Any, Any]:
+    """Count a suspicious look; return hits and step size to remember, and whether it is a case.
+
+    `hits` suspicious looks have come before it, the last at a step of size `last`, 0 without one.
+    """
+    # Steps that still grow fast follow a transient that dies out: no limit has been reached.
+    settled = (last == 0) | (abs(h) <= GROWTH * last)
+    return hits + 1, abs(h), (hits + 1 >= looks) & settled
 
 
 def least_share(tableau: ButcherTableau) -> float:

@@ -53,6 +53,7 @@ class BatchProblem:
         self, f: Callable[..., Any], t0: Floats, t1: Floats, y0: Array, args: tuple[Any, ...]
     ) -> None:
         self.f, self.args, self.backend = f, args, backend_of(y0)
+        self.version, self.protect = self.backend.version, self.backend.protect
         self.t0, self.t1, self.size = t0, t1, len(t0)
         self.shape = tuple(y0.shape[1:])
         self.flat = len(self.shape) == 1
@@ -75,14 +76,18 @@ class BatchProblem:
         """Return times as right-hand sides get them: the state's real dtype, on its device."""
         return self.backend.real_like(t, self.y0)
 
+    def times(self, table: Floats) -> Any:
+        """Return times of shape (m, b) as m rows of `time`."""
+        return self.backend.along_first(self.time(table))
+
     def __call__(self, t: Array, y: Array) -> Array:
         """Return f of the rows at hand: t of shape (b,) in the state's dtype, y of shape (b, n).
 
         f may return one and the same buffer each time: what must last is for `lasting`.
         """
-        version = self.backend.version(self.backend.protect(y))
+        version = self.version(self.protect(y))
         value = self._evaluate(t, y)
-        if self.backend.version(y) != version:
+        if version is not None and self.version(y) != version:
             raise ValueError(_IN_PLACE)
         return value
 
@@ -92,13 +97,9 @@ class BatchProblem:
 
     def _evaluate(self, t: Array, y: Array) -> Array:
         self._calls[0] += 1
-        if self.flat:
-            value = self.f(t, y, *self.args)
-            shape = y.shape
-        else:
-            state = y.reshape((self.size, *self.shape))
-            value, shape = self.f(t, state, *self.args), state.shape
-        if getattr(value, "shape", None) != shape or value.dtype != y.dtype:
+        state = y if self.flat else y.reshape((self.size, *self.shape))
+        value = self.f(t, state, *self.args)
+        if getattr(value, "shape", None) != state.shape or value.dtype != y.dtype:
             value = self._mend(value, y)
         return value if self.flat else value.reshape(y.shape)
 

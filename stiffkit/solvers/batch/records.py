@@ -40,6 +40,8 @@ class Records:
         self.sign = problem.direction
         self.rising: Floats | None = None
         """Times in the order of their size, and inf for no more."""
+        self.next: Floats = np.full(problem.size, -math.inf)
+        """Of these the one that each sample waits for; without `t_eval` each step's end serves."""
         if t_eval is not None:
             ends = np.full((1, t_eval.shape[1]), math.inf)
             self.rising = np.concatenate([t_eval * self.sign, ends])
@@ -50,12 +52,24 @@ class Records:
             y = problem.y0[problem.backend.index(here, problem.y0)]
             self.pieces.append((self.count[here], here, problem.t0[here], y))
             self.count[here] += 1
+        if t_eval is not None:
+            self.next = self._next(np.arange(problem.size), self.count)
 
     def inside(self, index: Any, rows: Any, t_new: Floats) -> Any:
         """In which of the `rows` a time that is asked for lies before the end of the step."""
         if self.rising is None:
             return np.zeros_like(rows)
-        return rows & (self._next(index, self.count[index]) < t_new * self.sign)
+        return rows & (self.next[index] < t_new * self.sign)
+
+    def reaches(self, index: Any, t_new: Floats) -> tuple[bool, bool]:
+        """Whether steps to `t_new` reach a time that is asked for, and whether one lies inside.
+
+        Where a row rests, or was rejected, `t_new` is where it stands.
+        """
+        if self.rising is None:
+            return True, False
+        due, at = self.next[index], t_new if self.sign > 0 else -t_new
+        return bool((due <= at).any()), bool((due < at).any())
 
     def _next(self, samples: Any, count: Any) -> Floats:
         """Return the time that each sample waits for, in the order of their size; inf for none."""
@@ -90,7 +104,9 @@ class Records:
             many = np.ones_like(start)
         else:
             many = self._reached(samples, t_new[rows] * self.sign) - start
-        self.count[samples] = start + many
+        self.count[samples] = count = start + many
+        if self.rising is not None:
+            self.next[samples] = self._next(samples, count)
         return rows, samples, start, many
 
     def due(self, index: Any, accept: Any, t_new: Floats) -> tuple[Any, Any, Any, Floats]:

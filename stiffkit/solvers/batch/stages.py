@@ -205,16 +205,22 @@ class ExplicitBatch(BatchStages):
 
     def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
         """Compute the stages; see `BatchStages`."""
-        s, move, problem, put = self.s, self.backend.move, self.problem, self._put
+        s, move, problem, put, weigh = (
+            self.s,
+            self.backend.move,
+            self.problem,
+            self._put,
+            self._weigh,
+        )
         y_0, outward = self.inward(y), self.outward
         t_new = t + h
         # Times are counted back from the end: t + (t_new − t) may round to a time past the span.
-        times = problem.time(t_new - self.rest * h)
+        times = problem.times(t_new - self.rest * h)
         self.h = self.backend.along(h, y_0)
         self._end = None
         y_new = y
         for i, time in enumerate(times, 1):
-            y_new = outward(move(y_0, self._weigh(i), self.h))
+            y_new = outward(move(y_0, weigh(i), self.h))
             put(i, problem(time, y_new))
         if not self.tableau.fsal:
             y_new = outward(move(y_0, self._weigh(s), self.h))
@@ -234,12 +240,12 @@ class ExplicitBatch(BatchStages):
 
     def errors(self) -> list[Array]:
         """Estimates of the local error."""
+        rows = range(self.s + 1, len(self.lists))
         with self.backend.no_grad():
-            rows = range(self.s + 1, len(self.lists))
             errors = [self.h * self._weigh(j) for j in rows]
             if not self.tableau.fsal:  # a state that overflows is in no stage yet
                 errors[0] = errors[0] + 0.0 * self.inward(self.y_new)
-            return errors
+        return errors
 
     def slopes(self) -> list[Array]:
         """Return the last attempt's stage derivatives."""
