@@ -105,6 +105,10 @@ class Budget:
         self.spent = 0
         """Calls so far, without those of regular looks."""
 
+    def left(self, steps: int) -> float:
+        """Return the calls that are left after so many accepted steps; less than 0 if overdrawn."""
+        return self.CREDIT + self.rate * steps - self.spent
+
     def overdrawn(self, steps: int, reserve: int = 0) -> bool:
         """Whether so many accepted steps do not bear it, nor `reserve` calls beyond."""
-        return self.spent > self.CREDIT + reserve + self.rate * steps
+        return self.left(steps) + reserve < 0

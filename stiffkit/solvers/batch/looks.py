@@ -47,7 +47,7 @@ class ExplicitStep:
         outer = self.outer = stages.outer
         self.stages, self.places = stages, np.arange(len(t)) if rows is None else rows
         self.rows, self.ends, self.sizes, self.y_new = rows, t, h, outer.detach(y_new)
-        self.backend, self.inward, self.outward = outer.bridge(self.y_new)
+        self.backend, self.inward, self.outward = stages.aside
         given = (y, y_new, stages.slope_at_end(t, y_new), stages.f_0, scale)
         self.y, self.y_end, self.f_new, self.f_0, self.scale = (self._own(x) for x in given)
         self.t: Floats = t if rows is None else t[rows]

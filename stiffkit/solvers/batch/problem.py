@@ -53,7 +53,6 @@ class BatchProblem:
         self, f: Callable[..., Any], t0: Floats, t1: Floats, y0: Array, args: tuple[Any, ...]
     ) -> None:
         self.f, self.args, self.backend = f, args, backend_of(y0)
-        self.version, self.protect = self.backend.version, self.backend.protect
         self.t0, self.t1, self.size = t0, t1, len(t0)
         self.shape = tuple(y0.shape[1:])
         self.flat = len(self.shape) == 1
@@ -62,6 +61,9 @@ class BatchProblem:
         self.mine = of_samples(args, self.size)
         self.direction = -1.0 if (t1 < t0).any() else 1.0
         self._calls = [0]
+        self._version = self.backend.counter(self.y0)
+        self._full = (self.size, *self.shape)
+        self._dtype = self.y0.dtype
 
     @property
     def nfev(self) -> int:
@@ -85,9 +87,12 @@ class BatchProblem:
 
         f may return one and the same buffer each time: what must last is for `lasting`.
         """
-        version = self.version(self.protect(y))
+        version = self._version
+        if version is None:
+            return self._evaluate(t, self.backend.protect(y))
+        before = version(y)
         value = self._evaluate(t, y)
-        if version is not None and self.version(y) != version:
+        if version(y) != before:
             raise ValueError(_IN_PLACE)
         return value
 
@@ -97,9 +102,8 @@ class BatchProblem:
 
     def _evaluate(self, t: Array, y: Array) -> Array:
         self._calls[0] += 1
-        state = y if self.flat else y.reshape((self.size, *self.shape))
-        value = self.f(t, state, *self.args)
-        if getattr(value, "shape", None) != state.shape or value.dtype != y.dtype:
+        value = self.f(t, y if self.flat else y.reshape(self._full), *self.args)
+        if getattr(value, "shape", None) != self._full or value.dtype != self._dtype:
             value = self._mend(value, y)
         return value if self.flat else value.reshape(y.shape)
 
@@ -117,6 +121,7 @@ class BatchProblem:
         part = object.__new__(BatchProblem)
         part.__dict__.update(self.__dict__)
         part.size = len(rows)
+        part._full = (part.size, *self.shape)
         part.args = cut(self.args, self.mine, rows)
         return part
 

@@ -50,6 +50,8 @@ class RadauBatch(LinearStages):
         data = radau_transformation(tableau)
         self.data = data = data if self.real else data.full()
         self.gamma, self.pairs = float(data.eigenvalues[0].real), data.eigenvalues[1:]
+        self.share = math.sqrt((1 + len(self.pairs)) / s)
+        """Of a pair one half is in the vectors whose rms is that of all stages."""
         plane = backend.detach(y[:1]) + 0j
         self.S, self.S_inv = (backend.vector(x, plane) for x in (data.S, data.S_inv))
         self.inverses = backend.vector(1 / data.eigenvalues, plane)[:, None, None]
@@ -172,7 +174,7 @@ class RadauBatch(LinearStages):
             first = solve(right[0].real if self.real else right[0])
             change = xp.concatenate([first[None] + 0j, solve_pairs(right[1:])])
             rows = xp.moveaxis(change / scale, 0, 1).reshape((len(h), -1))
-            norm = backend.row_rms(rows)
+            norm = self.share * backend.row_rms(rows)
             moved = self._rows(moves & np.isfinite(norm))
             W = xp.where(moved, W + change, W)
             Z = xp.tensordot(S, W, 1)

@@ -46,9 +46,10 @@ PROOF = 40
 """Calls that a proof which fails counts for, beyond those it makes: so much work is it, most of it
 the same for one row and for many, where a call of f costs little."""
 
-RESERVE = 3 * PROOF
-"""Calls beyond the budget of the batch for samples whose stage ratio is near the limit: the proof
-of one must not wait for what others have spent in vain."""
+RESERVE = 5 * PROOF
+"""Calls beyond the budget of the batch for samples whose stage ratio is near the limit, half
+of it for those that were put to the proof in vain: that of one must not wait for what others have
+spent."""
 
 NUMBERS = 2e5
 """Most numbers that the Jacobians of a trial may have."""
@@ -99,8 +100,8 @@ class Watch:
 
     def __init__(self, problem: BatchProblem, tableau: Any, *, auto: bool, rtol: Any) -> None:
         # The detector stands above the solvers: it is fetched when a solve asks for it.
+        from ...stiffness import trigger
         from ...stiffness.detect import StiffnessDetector
-        from ...stiffness.trigger import Budget
 
         self.problem, self.tableau, self.auto = problem, tableau, auto
         self.rtol = rtol
@@ -120,7 +121,7 @@ class Watch:
         self.due = np.full(problem.size, INTERVAL)
         """The step of the batch from which on each sample is to be looked at."""
         self.made, self.next = 0, INTERVAL
-        self.budget = Budget(tableau, INTERVAL)
+        self.trigger, self.budget = trigger, trigger.Budget(tableau, INTERVAL)
         self.pause, self.resume = INTERVAL, 0
         """After proofs that have all failed there are looks at regular steps alone, until `resume`;
         longer each time, for the samples may take turns at looking stiff."""
@@ -163,19 +164,23 @@ class Watch:
         apart : callable
             Tells whether f takes some rows of the batch alone.
         """
-        from ...stiffness.trigger import signs, smooth_error
-
+        signs, smooth_error = self.trigger.signs, self.trigger.smooth_error
         calm = self.calm
         if self.made % INTERVAL:
-            self.budget.spent += 1  # it takes as long as a call of f, if it makes none
+            self.budget.spent += 1  # where f costs little it takes as long as some calls do
         h, (rise, turn), stage = step.h, step.changes(), step.stage_ratio()
         smooth = smooth_error(h, rise, turn, calm.error_norm, calm.order)
         near, doubtful = signs(h, ratio, smooth, calm.order, stage, calm.limit, calm.least)
+        asked = doubtful | self.stands[samples]
+        self.due[samples] = after = self._after(INTERVAL)
+        if not asked.any():
+            self.hits[samples], self.last[samples], self.quiet[samples] = 0, 0.0, True
+            self.next = min(self.next, after)
+            return
+        self.quiet[samples] |= ~asked
         rows = Looked(samples, taken[samples] + 1, near, h, ratio, rise, turn, stage)
         known = self.known[samples]
         cases = self._count(rows, doubtful & ~known)
-        asked = doubtful | self.stands[samples]
-        self.quiet[samples] |= ~asked
         if known.any():
             own = np.flatnonzero(asked & known).tolist()
             suspected = [k for k in own if self._suspects(rows, k)]
@@ -186,25 +191,20 @@ class Watch:
         if known.any():
             for k in np.flatnonzero(asked & known).tolist():
                 sample, detector = int(samples[k]), self.detectors[int(samples[k])]
-                self.due[sample] = self._after(detector.wait, self._reserve(near[k]))
                 self.quiet[sample] = False
                 self.stands[sample] = detector.state is not type(detector.state).non_stiff
+                reserve = int(self._reserve(sample, near[k]))
+                self.due[sample] = self._after(detector.wait, reserve)
         self.next = min(self.next, int(self.due[samples].min()))
 
     def _count(self, rows: Looked, doubtful: Any) -> Any:
         """Count suspicious looks at samples without a detector; return which are cases."""
-        from ...stiffness.trigger import STAGE_RATIO, counted
-
         samples = rows.samples
-        self.due[samples] = self._after(INTERVAL)
         self.before = before = self.hits[samples], self.last[samples]
-        if not doubtful.any():
-            self.hits[samples], self.last[samples] = 0, 0.0
-            return np.zeros(0, int)
-        hits, last, case = counted(*before, rows.h, self.calm.looks)
+        hits, last, case = self.trigger.counted(*before, rows.h, self.calm.looks)
         self.hits[samples] = np.where(doubtful, hits, 0)
         self.last[samples] = np.where(doubtful, last, 0.0)
-        close = rows.near > STAGE_RATIO
+        close = rows.near > self.trigger.STAGE_RATIO
         for some, reserve in ((doubtful & close, RESERVE), (doubtful & ~close, 0)):
             self.due[samples[some]] = self._after(1, reserve)
         return np.flatnonzero(doubtful & case)
@@ -242,11 +242,10 @@ class Watch:
             return self.made + PACE
         return max((self.made + wait) // INTERVAL, self.made // INTERVAL + 1) * INTERVAL
 
-    @staticmethod
-    def _reserve(near: float) -> int:
-        from ...stiffness.trigger import STAGE_RATIO
-
-        return RESERVE if near > STAGE_RATIO else 0
+    def _reserve(self, samples: Any, near: Any) -> Any:
+        """By how many calls each sample may overdraw the budget."""
+        vain = self.known[samples] & ~self.stands[samples]
+        return np.where(near > self.trigger.STAGE_RATIO, np.where(vain, RESERVE // 2, RESERVE), 0)
 
     def _examine(
         self, step: ExplicitStep, rows: Looked, cases: Any, *, apart: Callable[[Any], bool]
@@ -255,10 +254,8 @@ class Watch:
 
         Those whose stage ratio is nearest to the limit come first.
         """
-        from ...stiffness.trigger import STAGE_RATIO
-
-        made, overdrawn, near = self.made, self.budget.overdrawn, rows.near[cases]
-        borne = np.where(near > STAGE_RATIO, not overdrawn(made, RESERVE), not overdrawn(made))
+        made, near, samples = self.made, rows.near[cases], rows.samples[cases]
+        borne = self._reserve(samples, near) >= -self.budget.left(made)
         order = np.argsort(np.abs(np.log(near + 1e-300)), kind="stable")
         cases = cases[order[borne[order]]]
         rests = np.array([self._rests(sample) for sample in rows.samples[cases].tolist()], bool)
@@ -311,8 +308,8 @@ class Watch:
             return False
         for k, detector, mode in zip(some.tolist(), detectors, found, strict=True):
             end = float(step.t[k]), float(step.h[k]), step.y_end[k]
-            proof = detector.conclude(*end, mode, calls)
-            led = led or (proof is not None and proof.verdict is not type(proof.verdict).non_stiff)
+            detector.conclude(*end, mode, calls)
+            led = led or detector.state is not type(detector.state).non_stiff
         return led
 
     # What is told ---------------------------------------------------------------------------------
