@@ -81,6 +81,10 @@ class Looked(NamedTuple):
     """Change of the slope."""
     stage: Floats
     """Stage ratio; see `StiffnessDetector.suspicious`."""
+    hits: Any
+    """Suspicious looks in a row before this one, where there is no detector yet."""
+    last: Floats
+    """Size of the step at the last of them."""
 
 
 class Watch:
@@ -178,7 +182,8 @@ class Watch:
             self.next = min(self.next, after)
             return
         self.quiet[samples] |= ~asked
-        rows = Looked(samples, taken[samples] + 1, near, h, ratio, rise, turn, stage)
+        counted = self.hits[samples], self.last[samples]
+        rows = Looked(samples, taken[samples] + 1, near, h, ratio, rise, turn, stage, *counted)
         known = self.known[samples]
         cases = self._count(rows, doubtful & ~known)
         if known.any():
@@ -200,8 +205,7 @@ class Watch:
     def _count(self, rows: Looked, doubtful: Any) -> Any:
         """Count suspicious looks at samples without a detector; return which are cases."""
         samples = rows.samples
-        self.before = before = self.hits[samples], self.last[samples]
-        hits, last, case = self.trigger.counted(*before, rows.h, self.calm.looks)
+        hits, last, case = self.trigger.counted(rows.hits, rows.last, rows.h, self.calm.looks)
         self.hits[samples] = np.where(doubtful, hits, 0)
         self.last[samples] = np.where(doubtful, last, 0.0)
         close = rows.near > self.trigger.STAGE_RATIO
@@ -224,10 +228,10 @@ class Watch:
         if detector is None:
             detector = self.detectors[sample] = self.make(stabilised=self._stabilised_pays(sample))
             self.known[sample] = True
-            detector.take_over(int(self.before[0][k]), float(self.before[1][k]))
+            detector.take_over(int(rows.hits[k]), float(rows.last[k]))
         elif self.quiet[sample]:
             detector.pass_over(0)
-        h, ratio, rise, turn, stage = (float(x[k]) for x in rows[3:])
+        h, ratio, rise, turn, stage = (float(x[k]) for x in rows[3:8])
         passed = int(rows.taken[k]) - detector.steps
         return detector.suspicious(h, ratio, rise, turn, stage, steps=passed)
 
