@@ -8,7 +8,8 @@ import pytest
 from problems import decay, oscillator, pendulum, van_der_pol
 
 import stiffkit as sk
-from stiffkit.solvers.batch.watch import INTERVAL, Watch
+from stiffkit.solvers.batch.looks import ExplicitStep
+from stiffkit.solvers.batch.watch import AT_FIRST, INTERVAL, Watch
 from stiffkit.stiffness import Stiffness, StiffnessDetector
 from stiffkit.stiffness.trigger import Budget
 
@@ -87,6 +88,30 @@ def test_samples_that_look_stiff_and_are_not_do_not_delay_one_that_is(method, on
     limit = sk.METHODS[method].real_stability_limit
     start = int(np.argmax((ends > onset) & (500.0 * h > 0.7 * limit)))
     assert int(np.searchsorted(ends, found.t * (1 - 1e-12))) - start <= 30
+
+
+def test_the_others_are_put_to_the_proof_if_one_of_the_first_holds(monkeypatch):
+    tried, prove = [], ExplicitStep.prove
+
+    def noted(self, rows, *, apart):
+        tried.append(len(rows))
+        return prove(self, rows, apart=apart)
+
+    def relaxation(t, y):  # van der Pol's, its damping far from the limit when it looks stiff
+        return np.stack([y[:, 1], 5.0 * (1 - y[:, 0] ** 2) * y[:, 1] - y[:, 0]], 1)
+
+    monkeypatch.setattr(ExplicitStep, "prove", noted)
+    B = 4 * AT_FIRST
+    s = sk.solve(relaxation, (0.0, 20.0), np.tile([2.0, 0.0], (B, 1)), "dopri5", **OPTIONS)
+    assert not any(says(s))
+    assert tried
+    assert set(tried) == {AT_FIRST}
+    tried.clear()
+    rate = np.full(B, 2000.0)
+    s = sk.solve(forced, (0.0, 1.0), np.ones((B, 1)), "dopri5", args=(rate,), **OPTIONS)
+    assert tried[:2] == [AT_FIRST, B - AT_FIRST]
+    assert all(says(s))
+    assert len({found.t for own in s.stiffness for found in own[:1]}) == 1
 
 
 def columns(f):

@@ -395,10 +395,9 @@ def first_step(
     # Where a component is zero and has no absolute tolerance, no scale is known: take one.
     scale = backend.xp.where(scale <= backend.tiny(y_0), 1.0, scale)
     if batched:
-        root = max(y_0.shape[1], 1) ** 0.5
 
         def rms(x: Array) -> Any:
-            return backend.host(backend.row_norm(x)) / root
+            return backend.row_rms(x)
 
         def along(h: Any) -> Array:
             return backend.real_like(h[:, None], y_0)

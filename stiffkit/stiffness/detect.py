@@ -42,7 +42,7 @@ from ..solvers.problem import check_positive
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio
 from .proof import Mode, StepRows, prove
-from .trigger import GROWTH, ROOM, Budget, calm_wait, least_share, signs, smooth_error
+from .trigger import ROOM, Budget, calm_wait, counted, least_share, signs, smooth_error
 
 __all__ = ["Evidence", "Stiffness", "StiffnessDetector"]
 
@@ -241,12 +241,10 @@ class StiffnessDetector:
         if self.rests:
             self.hits, self.wait, self._h_seen = 0, self.calm_wait, 0.0
             return self._failed is not None and not self.budget.overdrawn(self.steps)
-        self.hits += 1
         self.wait = 1
         self.budget.spent += self.budget.look
-        # Steps that still grow fast follow a transient that dies out: no limit has been reached.
-        grows, self._h_seen = abs(h) > GROWTH * self._h_seen > 0, abs(h)
-        return self.hits >= self.looks and not grows
+        self.hits, self._h_seen, case = counted(self.hits, self._h_seen, h, self.looks)
+        return bool(case)
 
     @property
     def calm_wait(self) -> int:
@@ -258,6 +256,10 @@ class StiffnessDetector:
         """Whether the next case waits: one has failed lately, or failures have cost too much."""
         lately = self.steps < self.resume and self.near <= 1.5 * self.near_failed
         return lately or self.budget.overdrawn(self.steps)
+
+    def take_over(self, hits: int, h: float) -> None:
+        """Go on from `hits` suspicious looks, the last at a step of size h, counted elsewhere."""
+        self.hits, self._h_seen = hits, h
 
     def pass_over(self, steps: int) -> None:
         """Count accepted steps whose looks found no `signs`, where nothing is suspected."""

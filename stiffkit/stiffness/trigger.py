@@ -9,7 +9,17 @@ from typing import Any
 
 from ..solvers.tableau import ButcherTableau
 
-__all__ = ["GROWTH", "ROOM", "SLOW", "Budget", "calm_wait", "least_share", "signs", "smooth_error"]
+__all__ = [
+    "ROOM",
+    "SLOW",
+    "STAGE_RATIO",
+    "Budget",
+    "calm_wait",
+    "counted",
+    "least_share",
+    "signs",
+    "smooth_error",
+]
 
 ROOM = 2.0
 """Accuracy would have to allow so many times the step for stability to be what limits it."""
@@ -56,6 +66,16 @@ def signs(
     return near, unexplained | (near > STAGE_RATIO)
 
 
+def counted(hits: Any, last: Any, h: Any, looks: int) -> tuple[Any, Any, Any]:
+    """Count a suspicious look; return hits and step size to remember, and whether it is a case.
+
+    `hits` suspicious looks have come before it, the last at a step of size `last`, 0 without one.
+    """
+    # Steps that still grow fast follow a transient that dies out: no limit has been reached.
+    settled = (last == 0) | (abs(h) <= GROWTH * last)
+    return hits + 1, abs(h), (hits + 1 >= looks) & settled
+
+
 def least_share(tableau: ButcherTableau) -> float:
     """Return what `signs` asks for as `least`."""
     return 0.0 if tableau.probe is not None else QUIET
@@ -85,6 +105,10 @@ class Budget:
         self.spent = 0
         """Calls so far, without those of regular looks."""
 
+    def left(self, steps: int) -> float:
+        """Return the calls that are left after so many accepted steps; less than 0 if overdrawn."""
+        return self.CREDIT + self.rate * steps - self.spent
+
     def overdrawn(self, steps: int, reserve: int = 0) -> bool:
         """Whether so many accepted steps do not bear it, nor `reserve` calls beyond."""
-        return self.spent > self.CREDIT + reserve + self.rate * steps
+        return self.left(steps) + reserve < 0

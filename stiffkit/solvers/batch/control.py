@@ -22,7 +22,6 @@ class BatchErrorRatio:
     def __init__(self, rtol: Any, atol: Any, y: Array, backend: Backend, norm: Any = None) -> None:
         # As for one solve: with atol = 0 a component at rest at zero has the ratio 0, not 0/0.
         self.rtol, self.atol, self.backend = rtol, atol + backend.tiny(y), backend
-        self.root = max(y.shape[1], 1) ** 0.5
         self.norm = norm
         self.inward: Any = lambda x: backend.detach(backend.array(x))
         self.scale: Array = None
@@ -35,8 +34,9 @@ class BatchErrorRatio:
             self.rtol, self.atol = (
                 tol if isinstance(tol, float) else self.inward(tol) for tol in (rtol, self.atol)
             )
-        self.known: tuple[tuple[Array, Array], ...] = ()
-        """States of the last step and their moduli: the end of one is the start of the next."""
+        self.known: tuple[Array, ...] = (None, None, None, None)
+        """States at the start and the end of the last attempt, and their moduli: one of them is
+        where the next one starts."""
 
     def take(self, rows: Any) -> None:
         """Go on with some of the rows."""
@@ -47,12 +47,17 @@ class BatchErrorRatio:
 
     def __call__(self, errors: list[Array], y: Array, y_new: Array) -> Floats:
         """Return the ratios, shape (b,); NaN or inf where the error estimate is."""
-        backend, known, inward = self.backend, self.known, self.inward
-        size = next((moduli for state, moduli in known if state is y), None)
-        size = backend.absolute(inward(y)) if size is None else size
+        backend, inward = self.backend, self.inward
+        start, end, size, size_end = self.known
+        if y is end:
+            size = size_end
+        elif y is not start:
+            size = backend.absolute(inward(y))
         size_new = backend.absolute(inward(y_new))
-        self.known = (y, size), (y_new, size_new)
-        scale = self.scale = backend.xp.maximum(size, size_new) * self.rtol + self.atol
+        self.known = y, y_new, size, size_new
+        scale = self.scale = backend.xp.maximum(size, size_new)
+        scale *= self.rtol
+        scale += self.atol
         ratios: list[Floats] = [self.norm(inward(err) / scale) for err in errors]
         if len(ratios) == 1:
             return ratios[0]
@@ -62,13 +67,13 @@ class BatchErrorRatio:
     def _rms(self, x: Array) -> Floats:
         """Rms of each row: NaN or inf only where the row holds such."""
         backend = self.backend
-        rms: Floats = backend.host(backend.row_norm(x)) / self.root
-        if rms.max(initial=0.0) < np.inf:
+        rms: Floats = backend.row_rms(x)
+        if rms.max() < np.inf:
             return rms
         top = backend.host(backend.xp.amax(backend.absolute(x), 1))  # squares may have overflown
         careful = np.isfinite(top) & (top > 0)
         scale = backend.real_like(np.where(careful, top, 1.0)[:, None], x)
-        return np.where(careful, top * backend.host(backend.row_norm(x / scale)) / self.root, top)
+        return np.where(careful, top * backend.row_rms(x / scale), top)
 
 
 class BatchControl:
@@ -128,7 +133,9 @@ class BatchControl:
         set_point = pid.safety**k
         accept = ratio < 1.0
         bounded = np.fmin(ratio, 1.0)  # of NaN, too
-        factor = (np.maximum(bounded, 1e-12) / set_point) ** (-pid.beta_1 / k)
+        factor = np.maximum(bounded, 1e-12)
+        factor /= set_point
+        factor **= -pid.beta_1 / k
         if pid.beta_2:
             factor *= r_1 ** (-pid.beta_2 / k)
         if pid.beta_3:
@@ -138,8 +145,10 @@ class BatchControl:
         if pid.alpha_3:
             factor *= f_2**-pid.alpha_3
         longest = pid.max_factor if rejected is None else np.where(rejected, 1.0, pid.max_factor)
-        factor = np.minimum(np.maximum(factor, pid.min_factor), longest)
-        r = np.maximum(bounded, 1e-4) / set_point
+        np.maximum(factor, pid.min_factor, out=factor)
+        np.minimum(factor, longest, out=factor)
+        r = np.maximum(bounded, 1e-4, out=bounded)
+        r /= set_point
         if np.count_nonzero(accept) == len(accept):
             self.memory = [r, r_1, factor, f_1, None]
             return accept, factor

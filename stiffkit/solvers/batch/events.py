@@ -308,16 +308,15 @@ class BatchEvents:
     def _padded(self, i: int) -> EventRecord:
         backend, n = self.backend, self.y0.shape[1]
         m = int(self.count[i].max(initial=0))
-        t = backend.times(np.full((m, self.size), math.nan), self.y0)
-        y = backend.full((m, self.size, n), math.nan, self.y0)
+        t = backend.times(np.full(m * self.size, math.nan), self.y0)
+        y = backend.full((m * self.size, n), math.nan, self.y0)
         if self.pieces[i]:
             place, samples = (np.concatenate([p[k] for p in self.pieces[i]]) for k in (0, 1))
             times = [p[2] if self.record else backend.times(p[2], self.y0) for p in self.pieces[i]]
-            t = backend.scatter(t, place, samples, backend.xp.concatenate(times))
-            y = backend.scatter(
-                y, place, samples, backend.xp.concatenate([p[3] for p in self.pieces[i]])
-            )
-        return EventRecord(t, y.reshape((m, self.size, *self.shape)))
+            rows = place * self.size + samples
+            t = backend.scatter(t, rows, backend.xp.concatenate(times))
+            y = backend.scatter(y, rows, backend.xp.concatenate([p[3] for p in self.pieces[i]]))
+        return EventRecord(t.reshape((m, self.size)), y.reshape((m, self.size, *self.shape)))
 
 
 def _nth(samples: Any) -> Any:

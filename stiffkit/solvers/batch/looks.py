@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._array import Array
+from ..._array import Array, is_torch
 from .problem import Floats
 from .stages import ExplicitBatch
 
@@ -44,16 +44,17 @@ class ExplicitStep:
         y_new: Array,
         scale: Array,
     ) -> None:
-        backend = self.backend = stages.outer
+        outer = self.outer = stages.outer
         self.stages, self.places = stages, np.arange(len(t)) if rows is None else rows
-        self.rows, self.ends, self.sizes, self.y_new = rows, t, h, backend.detach(y_new)
-        f_new = stages.outward(stages.slope_at_end(t, y_new))
-        given = (y, y_new, f_new, stages.f_0, scale)
+        self.rows, self.ends, self.sizes, self.y_new = rows, t, h, outer.detach(y_new)
+        self.backend, self.inward, self.outward = stages.aside
+        given = (y, y_new, stages.slope_at_end(t, y_new), stages.f_0, scale)
         self.y, self.y_end, self.f_new, self.f_0, self.scale = (self._own(x) for x in given)
-        self.t, self.h = t[self.places], h[self.places]
+        self.t: Floats = t if rows is None else t[rows]
+        self.h: Floats = h if rows is None else h[rows]
 
     def _own(self, x: Array) -> Array:
-        x = self.backend.detach(x)
+        x = self.inward(self.outer.detach(x)) if is_torch(x) else x
         return x if self.rows is None else self.backend.take(x, self.rows, 0)
 
     def changes(self) -> tuple[Floats, Floats]:
@@ -63,16 +64,12 @@ class ExplicitStep:
     def _norm_of_own(self, x: Array) -> Floats:
         """Return the rms of rows in units of the tolerance; x is used up."""
         x /= self.scale
-        return self._rms(x)
-
-    def _rms(self, x: Array) -> Floats:
-        rms: Floats = self.backend.host(self.backend.row_norm(x)) / max(x.shape[1], 1) ** 0.5
-        return rms
+        return self.backend.row_rms(x)
 
     def stage_ratio(self) -> Floats:
         """Return ‖Δf‖ / ‖Δy‖ of two states at the end of the step, in units of the tolerance."""
         given = self.ends, self.sizes, self.y_new, self.rows
-        change, bend = self.stages.same_time(*given)
+        change, bend = map(self.inward, self.stages.same_time(*given))
         above, below = self._norm_of_own(bend), self._norm_of_own(change) * np.abs(self.h)
         ratio: Floats = np.divide(above, below, out=np.zeros(len(below)), where=below > 0)
         return ratio
@@ -103,15 +100,15 @@ class ExplicitStep:
         """Return some rows for `stiffness.proof`; `lost` is told where f is not finite."""
         from ...stiffness.proof import StepRows
 
-        backend = self.backend
-        err = self._own(self.stages.outward(self.stages.errors()[0]))
+        backend, inward = self.backend, self.inward
+        err = self._own(self.stages.errors()[0])
         arrays = (self.y_end, self.y, self.f_new, self.f_0, err, self.scale)
         y, y_0, f_new, f_0, err, scale = (backend.take(x, rows, 0) for x in arrays)
         places = self.places[rows]
         call = self._alone(places) if apart else self._among_all(places)
 
         def f(t: Floats, state: Array) -> Array:
-            value = call(t, state)
+            value = inward(call(t, self.outward(state)))
             bad = ~backend.rows_finite(value)
             if not bad.any():
                 return value
@@ -119,7 +116,7 @@ class ExplicitStep:
             return backend.xp.where(backend.mask(bad[:, None], value), f_new, value)
 
         def norm(x: Array) -> Floats:
-            return self._rms(x / scale)
+            return backend.row_rms(x / scale)
 
         return StepRows(f, self.t[rows], self.h[rows], y, f_new, y - y_0, f_new - f_0, err, norm)
 
@@ -128,12 +125,12 @@ class ExplicitStep:
         return lambda t, y: part.lasting(part.time(t), y)
 
     def _among_all(self, rows: Any) -> Callable[[Floats, Array], Array]:
-        problem, backend = self.stages.problem, self.backend
+        problem, outer = self.stages.problem, self.outer
 
         def f(t: Floats, y: Array) -> Array:
-            times, states = self.ends.copy(), backend.copy(self.y_new)
+            times, states = self.ends.copy(), outer.copy(self.y_new)
             times[rows] = t
-            states[backend.index(rows, states)] = y
-            return backend.take(problem.lasting(problem.time(times), states), rows, 0)
+            states[outer.index(rows, states)] = y
+            return outer.take(problem.lasting(problem.time(times), states), rows, 0)
 
         return f

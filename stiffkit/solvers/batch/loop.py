@@ -178,7 +178,8 @@ class BatchRun:
         ratio_of = BatchErrorRatio(self.rtol, self.atol, p.y0, backend, self.norm)
         control = BatchControl(steps.controller, p.size)
         B = p.size
-        retry, attempts, troubled = np.zeros(B, bool), 0, False
+        retry = none = np.zeros(B, bool)
+        attempts, troubled = 0, False
         failures, refused, non_finite = (np.zeros(B, int) for _ in range(3))
         wall, beyond = self.t1.copy(), self.t1.copy()
         spacing = 10 * np.spacing(max(np.abs(p.t0).max(), np.abs(p.t1).max()))
@@ -188,8 +189,9 @@ class BatchRun:
                 if self._compact(kept):
                     ratio_of.take(kept)
                     control.take(kept)
-                    h_abs, retry, failures, non_finite, wall, refused, beyond = (
-                        x[kept] for x in (h_abs, retry, failures, non_finite, wall, refused, beyond)
+                    h_abs, retry, none, failures, non_finite, wall, refused, beyond = (
+                        x[kept]
+                        for x in (h_abs, retry, none, failures, non_finite, wall, refused, beyond)
                     )
             t, y = self.t, self.y
             if steps.max_step < math.inf:
@@ -239,14 +241,15 @@ class BatchRun:
                 failures, non_finite = self._judge_bad(active & bad, failures, non_finite, h_abs)
                 wall = np.where(bad, t_new, wall)
             low, high = stages.hold
-            if np.any(low < high):
+            if low is not high and np.any(low < high):
                 factor = np.where(accept & (low < factor) & (factor < high), 1.0, factor)
             length = np.abs(h)
             h_abs = length * factor if all_active else np.where(active, length * factor, h_abs)
             if failed is not None and failed.any():
                 h_abs = np.where(failed, np.minimum(stages.longest, 0.5 * length), h_abs)
-            retry, all_accepted = ~accept, np.count_nonzero(accept) == len(accept)
+            retry, all_accepted = none, np.count_nonzero(accept) == len(accept)
             if not all_accepted:
+                retry = ~accept
                 self.rejected[rows.index] += active & retry
                 if not accept.any():
                     continue
@@ -338,11 +341,8 @@ class BatchRun:
         if self.observers is not None and self.log is not None:
             self.observers.step(len(self.log) - 1, index, accept, stages, t, t_new, y, y_end)
         segment = None
-        if (
-            self.segments is not None
-            or self.events is not None
-            or self.records.inside(index, accept, t_new).any()
-        ):
+        reached, inside = self.records.reaches(index, t_new)
+        if inside or self.segments is not None or self.events is not None:
             segment = stages.segment(t, t_new, y, y_end)
         ended = None
         if segment is not None and self.events is not None:
@@ -354,11 +354,15 @@ class BatchRun:
         if segment is not None and self.segments is not None:
             made = np.flatnonzero(accept)
             self.segments.append((segment.take(made), index[made], t_new[made]))
-        self.accepted[index] += accept
+        if len(index) == len(self.accepted):
+            self.accepted += accept
+        else:
+            self.accepted[index] += accept
         if self.tape is not None:
             family = np.broadcast_to(stages.family, len(index))[accept]
             self.tape.add(index[accept], t[accept], t_new[accept], family)
-        self.records.step(index, accept, t_new, y_end, segment)
+        if reached:
+            self.records.step(index, accept, t_new, y_end, segment)
         done = (t_new == self.t1) & rows.running
         over = done if ended is None else (done | ended[0]) & rows.running
         goes_on = rows.left > np.count_nonzero(over)

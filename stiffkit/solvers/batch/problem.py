@@ -62,6 +62,9 @@ class BatchProblem:
         self.mine = of_samples(args, self.size)
         self.direction = -1.0 if (t1 < t0).any() else 1.0
         self._calls = [0]
+        self._version = self.backend.counter(self.y0)
+        self._full = (self.size, *self.shape)
+        self._dtype = self.y0.dtype
         self.costs: Costs | None = None
         """What is known of the time that calls take, where a choice of methods asks for it."""
 
@@ -78,14 +81,21 @@ class BatchProblem:
         """Return times as right-hand sides get them: the state's real dtype, on its device."""
         return self.backend.real_like(t, self.y0)
 
+    def times(self, table: Floats) -> Any:
+        """Return times of shape (m, b) as m rows of `time`."""
+        return self.backend.along_first(self.time(table))
+
     def __call__(self, t: Array, y: Array) -> Array:
         """Return f of the rows at hand: t of shape (b,) in the state's dtype, y of shape (b, n).
 
         f may return one and the same buffer each time: what must last is for `lasting`.
         """
-        version = self.backend.version(self.backend.protect(y))
+        version = self._version
+        if version is None:
+            return self._evaluate(t, self.backend.protect(y))
+        before = version(y)
         value = self._evaluate(t, y)
-        if self.backend.version(y) != version:
+        if version(y) != before:
             raise ValueError(_IN_PLACE)
         return value
 
@@ -98,13 +108,8 @@ class BatchProblem:
         f = self.f
         if self.costs is not None:
             f = self.costs.of_rows(self.costs.f, self.size, f)
-        if self.flat:
-            value = f(t, y, *self.args)
-            shape = y.shape
-        else:
-            state = y.reshape((self.size, *self.shape))
-            value, shape = f(t, state, *self.args), state.shape
-        if getattr(value, "shape", None) != shape or value.dtype != y.dtype:
+        value = f(t, y if self.flat else y.reshape(self._full), *self.args)
+        if getattr(value, "shape", None) != self._full or value.dtype != self._dtype:
             value = self._mend(value, y)
         return value if self.flat else value.reshape(y.shape)
 
@@ -122,6 +127,7 @@ class BatchProblem:
         part = object.__new__(BatchProblem)
         part.__dict__.update(self.__dict__)
         part.size = len(rows)
+        part._full = (part.size, *self.shape)
         part.args = cut(self.args, self.mine, rows)
         return part
 

@@ -50,12 +50,13 @@ class RadauBatch(LinearStages):
         data = radau_transformation(tableau)
         self.data = data = data if self.real else data.full()
         self.gamma, self.pairs = float(data.eigenvalues[0].real), data.eigenvalues[1:]
+        self.share = math.sqrt((1 + len(self.pairs)) / s)
+        """Of a pair one half is in the vectors whose rms is that of all stages."""
         plane = backend.detach(y[:1]) + 0j
         self.S, self.S_inv = (backend.vector(x, plane) for x in (data.S, data.S_inv))
         self.inverses = backend.vector(1 / data.eigenvalues, plane)[:, None, None]
         self.A = backend.vector(tableau.A, y)
         self.e, self.bubble = (data.e / self.gamma).tolist(), data.bubble.tolist()
-        self.root, self.size = math.sqrt(max(n, 1)), math.sqrt(max(s * n, 1))
         self.eps = float(backend.xp.finfo(y.dtype).eps)
         self.Z: Array = backend.full((s, b, n), 0.0, y)
         """Y_i − y of the last attempt, as autograd knows them."""
@@ -173,7 +174,7 @@ class RadauBatch(LinearStages):
             first = solve(right[0].real if self.real else right[0])
             change = xp.concatenate([first[None] + 0j, solve_pairs(right[1:])])
             rows = xp.moveaxis(change / scale, 0, 1).reshape((len(h), -1))
-            norm = backend.host(backend.row_norm(rows)) / self.size
+            norm = self.share * backend.row_rms(rows)
             moved = self._rows(moves & np.isfinite(norm))
             W = xp.where(moved, W + change, W)
             Z = xp.tensordot(S, W, 1)
@@ -233,8 +234,8 @@ class RadauBatch(LinearStages):
         tried = (h != 0) & np.isfinite(self.made[0])
         if self.careful.any():
             size = xp.maximum(backend.absolute(y), backend.absolute(y_new))
-            ratio = backend.row_norm(err / (self.atol + self.rtol * size))
-            again = self.careful & tried & (backend.host(ratio) / self.root >= 1)
+            ratio = backend.row_rms(err / (self.atol + self.rtol * size))
+            again = self.careful & tried & (ratio >= 1)
             if again.any():
                 rows, p = self._rows(again), self.problem
                 moved = p(p.time(t), xp.where(rows, y + err, y))

@@ -13,7 +13,7 @@ from .problem import BatchProblem, Floats
 
 __all__ = ["Records", "log_arrays"]
 
-BLOCK = 100_000
+BLOCK = 40_000
 """Steps are kept, and evaluated together, until their polynomials have this many coefficients."""
 
 
@@ -34,12 +34,14 @@ class Records:
         """Times that each sample has reached."""
         self.pieces: list[tuple[Any, Any, Floats, Array]] = []
         """Place in time, sample, time, state of the rows that came together."""
-        self.waiting: list[tuple[Any, Any, Any, Any, BatchSegment]] = []
+        self.waiting: list[tuple[Any, Any, Any, BatchSegment]] = []
         """Steps that are still to be evaluated: what they have reached, and their polynomials."""
         self.room = BLOCK
         self.sign = problem.direction
         self.rising: Floats | None = None
         """Times in the order of their size, and inf for no more."""
+        self.next: Floats = np.full(problem.size, -math.inf)
+        """Of these the one that each sample waits for; without `t_eval` each step's end serves."""
         if t_eval is not None:
             ends = np.full((1, t_eval.shape[1]), math.inf)
             self.rising = np.concatenate([t_eval * self.sign, ends])
@@ -50,17 +52,33 @@ class Records:
             y = problem.y0[problem.backend.index(here, problem.y0)]
             self.pieces.append((self.count[here], here, problem.t0[here], y))
             self.count[here] += 1
+        if t_eval is not None:
+            self.next = self._next(np.arange(problem.size), self.count)
 
     def inside(self, index: Any, rows: Any, t_new: Floats) -> Any:
         """In which of the `rows` a time that is asked for lies before the end of the step."""
         if self.rising is None:
             return np.zeros_like(rows)
-        return rows & (self._next(index, self.count[index]) < t_new * self.sign)
+        return rows & (self.next[index] < t_new * self.sign)
+
+    def reaches(self, index: Any, t_new: Floats) -> tuple[bool, bool]:
+        """Whether steps to `t_new` reach a time that is asked for, and whether one lies inside.
+
+        Where a row rests, or was rejected, `t_new` is where it stands.
+        """
+        if self.rising is None:
+            return True, False
+        due, at = self.next[index], t_new if self.sign > 0 else -t_new
+        return bool((due <= at).any()), bool((due < at).any())
 
     def _next(self, samples: Any, count: Any) -> Floats:
         """Return the time that each sample waits for, in the order of their size; inf for none."""
         assert self.rising is not None
-        at: Floats = self.rising[count, samples if self.rising.shape[1] > 1 else 0]
+        at: Floats
+        if self.rising.shape[1] == 1:
+            at = self.rising[:, 0].take(count)
+        else:
+            at = self.rising[count, samples]
         return at
 
     def _reached(self, samples: Any, t: Floats) -> Any:
@@ -73,25 +91,22 @@ class Records:
             count = count + due
         return count
 
-    def reach(self, index: Any, accept: Any, t_new: Floats) -> tuple[Any, Any, Any, Any]:
-        """Count what the accepted rows' steps have reached.
+    def reach(self, samples: Any, t: Floats) -> tuple[Any, Any]:
+        """Count what samples have reached at t.
 
         Returns
         -------
-        rows, samples : array of int, shape (r,)
-            Accepted rows of the batch, and the samples they belong to.
         start, many : array of int, shape (r,)
             Place in the result of the first state that is due, and how many are.
         """
-        rows = np.flatnonzero(accept)
-        samples = index[rows]
         start = self.count[samples]
-        if self.t_eval is None:
-            many = np.ones_like(start)
-        else:
-            many = self._reached(samples, t_new[rows] * self.sign) - start
-        self.count[samples] = start + many
-        return rows, samples, start, many
+        if self.rising is None:
+            self.count[samples] = start + 1
+            return start, np.ones_like(start)
+        count = self._reached(samples, t if self.sign > 0 else -t)
+        self.count[samples] = count
+        self.next[samples] = self._next(samples, count)
+        return start, count - start
 
     def due(self, index: Any, accept: Any, t_new: Floats) -> tuple[Any, Any, Any, Floats]:
         """Count what the accepted rows' steps have reached, and tell it one by one.
@@ -103,7 +118,9 @@ class Records:
         times : array, shape (M,)
             Where it is due.
         """
-        rows, samples, start, many = self.reach(index, accept, t_new)
+        rows = np.flatnonzero(accept)
+        samples = index[rows]
+        start, many = self.reach(samples, t_new[rows])
         if self.t_eval is None:
             return rows, samples, start, t_new[rows]
         return self._one_by_one(rows, samples, start, many)
@@ -115,15 +132,20 @@ class Records:
         first = np.cumsum(many) - many
         place = np.arange(many.sum()) + np.repeat(start - first, many)
         rows, samples = np.repeat(rows, many), np.repeat(samples, many)
-        column = samples if self.t_eval.shape[1] > 1 else 0
-        return rows, samples, place, self.t_eval[place, column]
+        one = self.t_eval.shape[1] == 1
+        return (
+            rows,
+            samples,
+            place,
+            self.t_eval[:, 0][place] if one else self.t_eval[place, samples],
+        )
 
     def step(
         self, index: Any, accept: Any, t_new: Floats, y_end: Array, segment: BatchSegment | None
     ) -> None:
-        """Record what the accepted rows' steps have reached."""
+        """Record what steps have reached; where a row made none `t_new` is where it stands."""
         if self.t_eval is not None and segment is not None:
-            self.waiting.append((*self.reach(index, accept, t_new), segment))
+            self.waiting.append((index, *self.reach(index, t_new), segment))
             self.room -= math.prod(segment.P.shape)
             if self.room <= 0:
                 self._evaluate()
@@ -137,13 +159,11 @@ class Records:
         """Evaluate the steps that were kept, all at once: there may be few rows in each."""
         if not self.waiting:
             return
-        rows, samples, start, many, segments = zip(*self.waiting, strict=True)
-        offsets = np.cumsum([0, *(len(segment.t_0) for segment in segments)])
-        shifted = [own + offset for own, offset in zip(rows, offsets, strict=False)]
-        whole = (np.concatenate(part) for part in (shifted, samples, start, many))
-        joined_rows, joined_samples, place, at = self._one_by_one(*whole)
-        y = BatchSegment.joined(segments).rows(joined_rows, at)
-        self.pieces.append((place, joined_samples, at, y))
+        *told, segments = zip(*self.waiting, strict=True)
+        samples, start, many = (np.concatenate(part) for part in told)
+        rows, samples, place, at = self._one_by_one(np.arange(len(many)), samples, start, many)
+        y = BatchSegment.joined(segments).rows(rows, at)
+        self.pieces.append((place, samples, at, y))
         self.waiting, self.room = [], BLOCK
 
     def arrays(self) -> tuple[Array, Array]:
@@ -155,13 +175,13 @@ class Records:
         t = np.full(shape, math.nan)
         if self.t_eval is not None:
             t[:] = self.t_eval
-        y = backend.full((*shape, p.y0.shape[1]), math.nan, p.y0)
+        y = backend.full((n_t * p.size, p.y0.shape[1]), math.nan, p.y0)
         if self.pieces:
             place, samples = (np.concatenate([piece[k] for piece in self.pieces]) for k in (0, 1))
             if self.t_eval is None:
                 t[place, samples] = np.concatenate([piece[2] for piece in self.pieces])
             values = backend.xp.concatenate([piece[3] for piece in self.pieces])
-            y = backend.scatter(y, place, samples, values)
+            y = backend.scatter(y, place * p.size + samples, values)
         return backend.times(t, p.y0), y.reshape((*shape, *p.shape))
 
 

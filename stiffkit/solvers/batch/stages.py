@@ -148,10 +148,14 @@ class ExplicitBatch(BatchStages):
         self.lists = [[float(a) for a in row] for row in tableau.rows]
         self.outer, y_0 = self.backend, problem.y0
         self.backend, self.inward, self.outward = self.outer.bridge(y_0, stay=record)
+        self.aside = self.outer.bridge(y_0)
+        """The same where autograd need not see it."""
         self.weights = self.backend.vector(tableau.rows, self.inward(y_0))
         self.bubble: Array = None
         if dense:
-            self.bubble = self.backend.vector(tableau.bubble, self.weights)
+            bubble = tableau.bubble.copy()
+            bubble[:, 0] -= bubble.sum(1)  # to rounding they weigh differences of the slopes
+            self.bubble = self.backend.vector(bubble, self.weights)
         self.rest = 1 - np.asarray(tableau.c)[1:, None]
         i = tableau.probe
         self.apart = [] if i is None else (tableau.b - tableau.A[i]).tolist()
@@ -205,19 +209,24 @@ class ExplicitBatch(BatchStages):
 
     def attempt(self, t: Floats, h: Floats, y: Array) -> Array:
         """Compute the stages; see `BatchStages`."""
-        s, move, problem, put = self.s, self.backend.move, self.problem, self._put
-        y_0, outward = self.inward(y), self.outward
-        t_new = t + h
+        problem, s, move, outward = self.problem, self.s, self.backend.move, self.outward
+        y_0 = self.inward(y)
         # Times are counted back from the end: t + (t_new − t) may round to a time past the span.
-        times = problem.time(t_new - self.rest * h)
-        self.h = self.backend.along(h, y_0)
-        self._end = None
-        y_new = y
-        for i, time in enumerate(times, 1):
-            y_new = outward(move(y_0, self._weigh(i), self.h))
-            put(i, problem(time, y_new))
+        times = problem.times(t + h - self.rest * h)
+        self._end, self.h = None, self.backend.along(h, y_0)
+        h, y_new = self.h, y
+        if self.record:
+            for i, time in enumerate(times, 1):
+                y_new = move(y_0, self._weigh(i), h)
+                self._put(i, problem(time, y_new))
+        else:  # the same without a detour
+            sum_, inward = self.sum, self.inward
+            for time, weigh, write in zip(times, self.products[1:s], self.write[1:s], strict=True):
+                weigh()
+                y_new = outward(move(y_0, sum_, h))
+                write(inward(problem(time, y_new)))
         if not self.tableau.fsal:
-            y_new = outward(move(y_0, self._weigh(s), self.h))
+            y_new = outward(move(y_0, self._weigh(s), h))
         self.y_new = y_new
         return y_new
 
@@ -234,12 +243,12 @@ class ExplicitBatch(BatchStages):
 
     def errors(self) -> list[Array]:
         """Estimates of the local error."""
+        rows = range(self.s + 1, len(self.lists))
         with self.backend.no_grad():
-            rows = range(self.s + 1, len(self.lists))
             errors = [self.h * self._weigh(j) for j in rows]
             if not self.tableau.fsal:  # a state that overflows is in no stage yet
                 errors[0] = errors[0] + 0.0 * self.inward(self.y_new)
-            return errors
+        return errors
 
     def slopes(self) -> list[Array]:
         """Return the last attempt's stage derivatives."""
@@ -335,7 +344,7 @@ class ExplicitBatch(BatchStages):
             self._put(i, self.problem(time, state))
         K = xp.stack(self.K) if self.record else self.K
         q, m = self.bubble.shape
-        Q = (self.bubble @ (K[:m] - K[0]).reshape((m, -1))).reshape((q, *y_0.shape))
+        Q = (self.bubble @ K[:m].reshape((m, -1))).reshape((q, *y_0.shape))
         P = xp.concatenate([y_0[None], y_1[None], Q])
         return BatchSegment(t, t_new, self.outward(P), self.outer)
 

@@ -232,7 +232,7 @@ class DirkBatch(LinearStages):
         least = rtol if isinstance(rtol, float) else float(rtol.min())
         self.tol = max(10 * eps / least, STOP)
         """How far from its solution an iteration may stop, in units of the tolerance."""
-        self.gamma, self.root = float(tableau.A[1, 1]), max(y.shape[1], 1) ** 0.5
+        self.gamma = float(tableau.A[1, 1])
         self.A, self.b = tableau.A.tolist(), tableau.b.tolist()
         self.guesses = derivative_guesses(tableau).tolist()
         self.e = (error_factor(tableau) * np.asarray(tableau.e)).tolist()
@@ -288,7 +288,7 @@ class DirkBatch(LinearStages):
         def correct(moves: Any) -> Floats:
             nonlocal Y
             change = self.solve(psi + weight * problem(time, Y) - Y)
-            norm: Floats = backend.host(backend.row_norm(change / scale)) / self.root
+            norm: Floats = backend.row_rms(change / scale)
             mask = backend.mask((moves & np.isfinite(norm))[:, None], Y)
             Y = backend.xp.where(mask, Y + change, Y)
             return norm

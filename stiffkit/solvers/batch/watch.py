@@ -1,7 +1,7 @@
 """The stiffness detector on a batch that goes by one explicit method.
 
-What is free is looked at for all rows at once. A sample has a `StiffnessDetector` of its own from
-its first suspicious look on, and the proofs of all cases of one step are made together.
+What is free is looked at, and suspicious looks are counted, for all rows at once. A sample has a
+`StiffnessDetector` of its own from its first proof on; proofs of one step are made together.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from .problem import BatchProblem, Floats
 
 if TYPE_CHECKING:
     from ...stiffness.detect import StiffnessDetector
-    from ...stiffness.proof import Mode
     from .loop import BatchRun
 
 __all__ = ["Watch", "is_watched"]
@@ -40,9 +39,17 @@ then, the step of the whole batch is prepared for it."""
 INTERVAL = 6 * PACE
 """Steps of the batch between looks at rows that are not: all of them at the same steps."""
 
-RESERVE = 30
-"""Calls beyond the budget of the batch for samples whose stage ratio is near the limit: the proof
-of one must not wait for what others have spent in vain. About what a proof costs that fails."""
+AT_FIRST = 16
+"""Cases that are put to the proof at first; the others follow at once where one of these holds."""
+
+PROOF = 40
+"""Calls that a proof which fails counts for, beyond those it makes: so much work is it, most of it
+the same for one row and for many, where a call of f costs little."""
+
+RESERVE = 5 * PROOF
+"""Calls beyond the budget of the batch for samples whose stage ratio is near the limit, half
+of it for those that were put to the proof in vain: that of one must not wait for what others have
+spent."""
 
 NUMBERS = 2e5
 """Most numbers that the Jacobians of a trial may have."""
@@ -53,6 +60,31 @@ _TOLD = (Status.success, Status.max_steps)
 def is_watched(method: Any) -> bool:
     """Whether a batch goes by a method that can be looked at."""
     return isinstance(method, ButcherTableau) and method.explicit
+
+
+class Looked(NamedTuple):
+    """What a look at r rows has found; arrays of shape (r,)."""
+
+    samples: Any
+    """Whose they are."""
+    taken: Any
+    """Steps that these have accepted, this one included."""
+    near: Floats
+    """Stage ratio over the stability limit."""
+    h: Floats
+    """Signed step size."""
+    ratio: Floats
+    """Error estimate over tolerance."""
+    rise: Floats
+    """Change of the state, rms in units of the tolerance."""
+    turn: Floats
+    """Change of the slope."""
+    stage: Floats
+    """Stage ratio; see `StiffnessDetector.suspicious`."""
+    hits: Any
+    """Suspicious looks in a row before this one, where there is no detector yet."""
+    last: Floats
+    """Size of the step at the last of them."""
 
 
 class Watch:
@@ -72,8 +104,8 @@ class Watch:
 
     def __init__(self, problem: BatchProblem, tableau: Any, *, auto: bool, rtol: Any) -> None:
         # The detector stands above the solvers: it is fetched when a solve asks for it.
+        from ...stiffness import trigger
         from ...stiffness.detect import StiffnessDetector
-        from ...stiffness.trigger import Budget
 
         self.problem, self.tableau, self.auto = problem, tableau, auto
         self.rtol = rtol
@@ -81,7 +113,11 @@ class Watch:
         self.calm: StiffnessDetector = self.make()
         """The detector of all samples that were never suspected."""
         self.detectors: dict[int, StiffnessDetector] = {}
-        """Those of the others."""
+        """Those of the samples that have been put to the proof."""
+        self.known = np.zeros(problem.size, bool)
+        """Which samples these are."""
+        self.hits, self.last = np.zeros(problem.size, int), np.zeros(problem.size)
+        """Suspicious looks in a row at the others, and the size of the step at the last of them."""
         self.quiet = np.zeros(problem.size, bool)
         """Whose last look found no signs: nothing but that is noted of it."""
         self.stands = np.zeros(problem.size, bool)
@@ -89,7 +125,7 @@ class Watch:
         self.due = np.full(problem.size, INTERVAL)
         """The step of the batch from which on each sample is to be looked at."""
         self.made, self.next = 0, INTERVAL
-        self.budget = Budget(tableau, INTERVAL)
+        self.trigger, self.budget = trigger, trigger.Budget(tableau, INTERVAL)
         self.pause, self.resume = INTERVAL, 0
         """After proofs that have all failed there are looks at regular steps alone, until `resume`;
         longer each time, for the samples may take turns at looking stiff."""
@@ -132,38 +168,72 @@ class Watch:
         apart : callable
             Tells whether f takes some rows of the batch alone.
         """
-        from ...stiffness.trigger import signs, smooth_error
-
+        signs, smooth_error = self.trigger.signs, self.trigger.smooth_error
         calm = self.calm
         if self.made % INTERVAL:
-            self.budget.spent += 1  # it takes as long as a call of f, if it makes none
+            self.budget.spent += 1  # where f costs little it takes as long as some calls do
         h, (rise, turn), stage = step.h, step.changes(), step.stage_ratio()
-        with np.errstate(all="ignore"):
-            smooth = smooth_error(h, rise, turn, calm.error_norm, calm.order)
-            near = signs(h, ratio, smooth, calm.order, stage, calm.limit, calm.least)
-        asked = near[1] | self.stands[samples]
-        self.due[samples] = self._after(INTERVAL)
+        smooth = smooth_error(h, rise, turn, calm.error_norm, calm.order)
+        near, doubtful = signs(h, ratio, smooth, calm.order, stage, calm.limit, calm.least)
+        asked = doubtful | self.stands[samples]
+        self.due[samples] = after = self._after(INTERVAL)
+        if not asked.any():
+            self.hits[samples], self.last[samples], self.quiet[samples] = 0, 0.0, True
+            self.next = min(self.next, after)
+            return
         self.quiet[samples] |= ~asked
-        rows = np.flatnonzero(asked).tolist()
-        cases = []
-        for k in rows:
-            sample = int(samples[k])
-            if sample not in self.detectors:
-                self.detectors[sample] = self.make(stabilised=self._stabilised_pays(sample))
-            detector = self.detectors[sample]
-            if self.quiet[sample]:
-                detector.pass_over(0)
-            passed = int(taken[sample]) + 1 - detector.steps
-            measured = (float(x[k]) for x in (h, ratio, rise, turn, stage))
-            if detector.suspicious(*measured, steps=passed):  # type: ignore[misc, arg-type]
-                cases.append(k)
-        self._examine(step, samples, cases, apart=apart)
-        for sample in samples[rows].tolist():
-            detector = self.detectors[sample]
-            self.due[sample] = self._after(detector.wait, self._reserve(detector))
-            self.quiet[sample] = False
-            self.stands[sample] = detector.state is not type(detector.state).non_stiff
+        counted = self.hits[samples], self.last[samples]
+        rows = Looked(samples, taken[samples] + 1, near, h, ratio, rise, turn, stage, *counted)
+        known = self.known[samples]
+        cases = self._count(rows, doubtful & ~known)
+        if known.any():
+            own = np.flatnonzero(asked & known).tolist()
+            suspected = [k for k in own if self._suspects(rows, k)]
+            cases = np.concatenate([cases, np.array(suspected, int)])
+        if len(cases):
+            self._examine(step, rows, cases, apart=apart)
+            known = self.known[samples]
+        if known.any():
+            for k in np.flatnonzero(asked & known).tolist():
+                sample, detector = int(samples[k]), self.detectors[int(samples[k])]
+                self.quiet[sample] = False
+                self.stands[sample] = detector.state is not type(detector.state).non_stiff
+                reserve = int(self._reserve(sample, near[k]))
+                self.due[sample] = self._after(detector.wait, reserve)
         self.next = min(self.next, int(self.due[samples].min()))
+
+    def _count(self, rows: Looked, doubtful: Any) -> Any:
+        """Count suspicious looks at samples without a detector; return which are cases."""
+        samples = rows.samples
+        hits, last, case = self.trigger.counted(rows.hits, rows.last, rows.h, self.calm.looks)
+        self.hits[samples] = np.where(doubtful, hits, 0)
+        self.last[samples] = np.where(doubtful, last, 0.0)
+        close = rows.near > self.trigger.STAGE_RATIO
+        for some, reserve in ((doubtful & close, RESERVE), (doubtful & ~close, 0)):
+            self.due[samples[some]] = self._after(1, reserve)
+        return np.flatnonzero(doubtful & case)
+
+    def _rests(self, sample: int) -> bool:
+        """Whether a sample's last case has failed, and left a mode to watch."""
+        detector = self.detectors.get(sample)
+        return detector is not None and detector.failed_mode is not None
+
+    def _suspects(self, rows: Looked, k: int) -> bool:
+        """Show a row to its detector, which is made if there is none; return whether it is a case.
+
+        Of a row that is new to it the detector is told what has been counted.
+        """
+        sample = int(rows.samples[k])
+        detector = self.detectors.get(sample)
+        if detector is None:
+            detector = self.detectors[sample] = self.make(stabilised=self._stabilised_pays(sample))
+            self.known[sample] = True
+            detector.take_over(int(rows.hits[k]), float(rows.last[k]))
+        elif self.quiet[sample]:
+            detector.pass_over(0)
+        h, ratio, rise, turn, stage = (float(x[k]) for x in rows[3:8])
+        passed = int(rows.taken[k]) - detector.steps
+        return detector.suspicious(h, ratio, rise, turn, stage, steps=passed)
 
     def _stabilised_pays(self, sample: int) -> bool:
         rtol = self.rtol if isinstance(self.rtol, float) else float(self.rtol[sample].min())
@@ -176,55 +246,75 @@ class Watch:
             return self.made + PACE
         return max((self.made + wait) // INTERVAL, self.made // INTERVAL + 1) * INTERVAL
 
-    def _reserve(self, detector: StiffnessDetector) -> int:
-        from ...stiffness.trigger import STAGE_RATIO
-
-        return RESERVE if detector.near > STAGE_RATIO else 0
+    def _reserve(self, samples: Any, near: Any) -> Any:
+        """By how many calls each sample may overdraw the budget."""
+        vain = self.known[samples] & ~self.stands[samples]
+        return np.where(near > self.trigger.STAGE_RATIO, np.where(vain, RESERVE // 2, RESERVE), 0)
 
     def _examine(
-        self,
-        step: ExplicitStep,
-        samples: Any,
-        cases: list[int],
-        *,
-        apart: Callable[[Any], bool],
+        self, step: ExplicitStep, rows: Looked, cases: Any, *, apart: Callable[[Any], bool]
     ) -> None:
-        """Put cases to the proof; of those that rest, see how fast their modes are."""
-        suspects = ((k, self.detectors[int(samples[k])]) for k in cases)
-        overdrawn, made = self.budget.overdrawn, self.made
-        detectors = {k: d for k, d in suspects if not overdrawn(made, self._reserve(d))}
-        modes = {k: detector.failed_mode for k, detector in detectors.items()}
-        resting = [k for k, mode in modes.items() if mode is not None]
-        fresh = [k for k, mode in modes.items() if mode is None]
+        """Put cases to the proof; of those that rest, see how fast their modes are.
+
+        Those whose stage ratio is nearest to the limit come first.
+        """
+        made, near, samples = self.made, rows.near[cases], rows.samples[cases]
+        borne = self._reserve(samples, near) >= -self.budget.left(made)
+        order = np.argsort(np.abs(np.log(near + 1e-300)), kind="stable")
+        cases = cases[order[borne[order]]]
+        rests = np.array([self._rests(sample) for sample in rows.samples[cases].tolist()], bool)
+        resting, fresh = cases[rests][:AT_FIRST], cases[~rests]
         problem = step.stages.problem
-        before, led = problem.nfev, False
-        found: list[Mode | None] = []
-        calls = 0
-        try:
-            if resting:
-                some = np.array(resting)
-                directions = step.backend.xp.stack([modes[k] for k in resting])
-                rates = step.rates_along(some, directions, apart=apart(step.places[some]))
-                for k, rate in zip(resting, rates.tolist(), strict=True):
-                    detectors[k].reopen(float(step.h[k]), rate)
-            if fresh:
-                some = np.array(fresh)
-                found, calls = step.prove(some, apart=apart(step.places[some]))
-        except Exception:  # f was asked where the solve did not ask it
-            for detector in detectors.values():
-                detector.rest(problem.nfev - before)
-            fresh, found = [], []
-        for k, mode in zip(fresh, found, strict=True):
-            end = float(step.t[k]), float(step.h[k]), step.y_end[k]
-            proof = detectors[k].conclude(*end, mode, calls)
-            led = led or (proof is not None and proof.verdict is not type(proof.verdict).non_stiff)
+        before = problem.nfev
+        if len(resting):
+            self._reopen(step, rows, resting, apart=apart)
+        led = len(fresh) > 0 and self._prove(step, rows, fresh[:AT_FIRST], apart=apart)
+        if led and len(fresh) > AT_FIRST:
+            self._prove(step, rows, fresh[AT_FIRST:], apart=apart)
         if led:
             self.pause, self.resume = INTERVAL, 0
             return
-        self.budget.spent += problem.nfev - before
-        if detectors:
+        self.budget.spent += problem.nfev - before + (PROOF if len(fresh) else 0)
+        if len(cases):
             self.pause = min(2 * self.pause, self.calm.LONGEST_PAUSE)
-            self.resume = self.made + self.pause
+            self.resume = made + self.pause
+
+    def _reopen(
+        self, step: ExplicitStep, rows: Looked, some: Any, *, apart: Callable[[Any], bool]
+    ) -> None:
+        """Take up the cases that rest and whose modes come near the limit now."""
+        detectors = [self.detectors[int(sample)] for sample in rows.samples[some]]
+        before = step.stages.problem.nfev
+        try:
+            directions = step.backend.xp.stack([d.failed_mode for d in detectors])
+            rates = step.rates_along(some, directions, apart=apart(step.places[some]))
+        except Exception:  # f was asked where the solve did not ask it
+            for detector in detectors:
+                detector.rest(step.stages.problem.nfev - before)
+            return
+        for detector, h, rate in zip(detectors, rows.h[some], rates, strict=True):
+            detector.reopen(float(h), float(rate))
+
+    def _prove(
+        self, step: ExplicitStep, rows: Looked, some: Any, *, apart: Callable[[Any], bool]
+    ) -> bool:
+        """Put rows to the proof; return whether stability limits one of them."""
+        for k in some.tolist():
+            if not self.known[rows.samples[k]]:
+                self._suspects(rows, k)
+        before, led = step.stages.problem.nfev, False
+        detectors = [self.detectors[int(sample)] for sample in rows.samples[some]]
+        try:
+            found, calls = step.prove(some, apart=apart(step.places[some]))
+        except Exception:  # f was asked where the solve did not ask it
+            for detector in detectors:
+                detector.rest(step.stages.problem.nfev - before)
+            return False
+        for k, detector, mode in zip(some.tolist(), detectors, found, strict=True):
+            end = float(step.t[k]), float(step.h[k]), step.y_end[k]
+            detector.conclude(*end, mode, calls)
+            led = led or detector.state is not type(detector.state).non_stiff
+        return led
 
     # What is told ---------------------------------------------------------------------------------
 
