@@ -109,8 +109,8 @@ class FittedExtrapolation:
         pair = find_pair("stage", step, probe)
         if pair is not None:
             # What was seen of the error's direction before says as much as that direction is kept.
-            # On a smooth flow it turns by O(1 − r). The sine may be larger where a network is rough;
-            # neither direction is better than the other there.
+            # On a smooth flow it turns by O(1 − r). The sine may be larger where a network is
+            # rough; neither direction is better than the other there.
             u, v = (quotient(x, norm(x, xp), xp) for x in (pair.dx, step.err))
             share = xp.clip(1 - inner(u, v) ** 2, 0.0, (1 - r) ** 2)
             factor = factor + share * (fitted_factor(step.tableau, seen_slope(step), r) - factor)
