@@ -118,6 +118,30 @@ def test_what_turns_stiff_and_back_is_cheaper_than_by_any_member(mu, rtol):
         assert ours < spent
 
 
+@pytest.mark.parametrize("rtol", [1e-3, 1e-4])
+def test_stays_that_pay_may_come_as_often_as_they_like(rtol):
+    def f(t, y):
+        return np.array([y[1], 100 * (1 - y[0] ** 2) * y[1] - y[0]])
+
+    runs = {
+        method: sk.solve(f, (0.0, 1000.0), [2.0, 0.0], method, rtol=rtol, atol=rtol / 100)
+        for method in ("auto", "rodas5p", "radau5")  # the explicit ones take ten times as much
+    }
+    calls = {method: run.stats["nfev"] for method, run in runs.items()}
+    assert calls["auto"] == min(calls.values())
+    jumps = np.count_nonzero(np.diff(np.sign(runs["radau5"].y[:, 0])))
+    assert len(runs["auto"].switches) >= 2 * jumps
+
+
+def test_who_comes_back_soon_is_looked_at_later_each_time():
+    def f(t, y):  # stiffer and less stiff thirty times, and never by much
+        return np.array([-10 * (1 + math.sin(math.pi * t)) * (y[0] - math.cos(t)), y[0] - y[1]])
+
+    solution = sk.solve(f, (0.0, 60.0), [1.0, 0.0], rtol=1e-4, atol=1e-6)
+    assert solution.success
+    assert 2 < len(solution.switches) < 30
+
+
 @pytest.mark.parametrize("method", ["tsit5", "vern7"])
 def test_a_problem_that_is_not_stiff_is_solved_by_the_explicit_member_alone(method):
     def f(t, y):

@@ -51,6 +51,10 @@ reduced, or the spectrum is not as real as it looked."""
 LOOKS = 2
 """Looks in a row that must agree before a stiff family is left."""
 
+STAY = 15
+"""Steps of the explicit family that have paid for the changes to it and back, about: 15 to 25 do
+alike on the problems of benchmarks/auto.py."""
+
 FARTHEST = 100.0
 """Times the present step that accuracy is believed to allow at most: the estimate tells the order
 of magnitude, and is infinite on a straight path."""
@@ -480,9 +484,10 @@ class Switcher:
             self.stages[family] = self.make(p.at(t, y), self.method, f_y)
             if family == "implicit" and self.kind == "python":
                 self.stages[family].linear.watch = self.costs.factorisation
-        # Who comes back is looked at later each time: two families that cost the same are no
-        # reason to change for ever.
-        self.patience = min(2 * self.patience, 1000) if len(self.switches) > 3 else EVERY
+        # Who comes back soon is looked at later each time: two families that cost the same are no
+        # reason to change for ever. A stay that has paid is no such case, however often it comes.
+        if source == self.explicit.name and len(self.switches) > 3:
+            self.patience = EVERY if self.steps >= STAY else min(2 * self.patience, 1000)
         self.steps = self.votes = self.seen = 0
         self.since, self.price = (t, self._counts()), self.jacobian_price
         self.looked = 0, self._counts()
