@@ -79,17 +79,17 @@ class Backend:
     absolute: Any = staticmethod(np.abs)
     """|x|, into ``out`` if that is given, as autograd does not see it."""
 
-    def state(self, y0: Any) -> Array:
+    def state(self, y0: Any, name: str = "y0") -> Array:
         """Return a copy of `y0` as an array of a supported dtype; integers become float64."""
         try:
             y = np.array(y0)
         except ValueError as error:
-            msg = f"y0 is not an array: its rows have different lengths ({error})"
+            msg = f"{name} is not an array: its rows have different lengths ({error})"
             raise ValueError(msg) from error
         if y.dtype.kind in "iub":
             y = y.astype(np.float64)
         if y.dtype.char not in "fdFD":
-            msg = f"y0 has dtype {y.dtype}; the solvers take {', '.join(_KINDS)}"
+            msg = f"{name} has dtype {y.dtype}; it must be one of {', '.join(_KINDS)}"
             raise ValueError(msg)
         return y
 
@@ -383,12 +383,12 @@ class _Torch(Backend):
 
         self.xp = torch
 
-    def state(self, y0: Any) -> Array:
+    def state(self, y0: Any, name: str = "y0") -> Array:
         y = y0.clone()
         if not (y.is_floating_point() or y.is_complex()):
             y = y.to(self.xp.get_default_dtype())
         if str(y.dtype).removeprefix("torch.") not in _KINDS:
-            msg = f"y0 has dtype {y.dtype}; the solvers take {', '.join(_KINDS)}"
+            msg = f"{name} has dtype {y.dtype}; it must be one of {', '.join(_KINDS)}"
             raise ValueError(msg)
         return y
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import stiffkit as sk
+from stiffkit.stiffness import NormRatio
 from stiffkit.stiffness.alignment import (
     Alignment,
     DominantEigenpair,
@@ -91,3 +92,24 @@ def test_torch_states():
 def test_products_must_be_positive():
     with pytest.raises(ValueError, match="products must be a positive integer, not 0"):
         DominantEigenpair(lambda t, y: y, products=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: DominantEigenpair(3), "f must be a function, not 3"),
+        (lambda: DominantEigenpair(lambda t, y: y, args=3), "args must be a tuple"),
+        *(
+            (lambda hook=hook: hook(lambda t, y: y), "eigen must be a DominantEigenpair")
+            for hook in (Alignment, SpectralRadius, StabilityRatio)
+        ),
+    ],
+)
+def test_unusable_parts_are_named(call, match):
+    with pytest.raises(TypeError, match=match):
+        call()
+
+
+def test_a_class_is_no_hook():
+    with pytest.raises(TypeError, match="not the class NormRatio"):
+        sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], observe=NormRatio)

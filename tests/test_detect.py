@@ -367,7 +367,8 @@ def test_a_path_that_turns_too_fast_overflows_nothing():
 
 
 @pytest.mark.parametrize(
-    "options", [{"interval": 0}, {"looks": 0}, {"first": -1}, {"looks": 2.5}, {"interval": "a"}]
+    "options",
+    [{"interval": 0}, {"looks": 0}, {"first": -1}, {"first": 0}, {"looks": 2.5}, {"interval": "a"}],
 )
 def test_counts_must_be_positive_integers(options):
     with pytest.raises(ValueError, match=next(iter(options))):

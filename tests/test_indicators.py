@@ -202,6 +202,38 @@ def test_other_norms_are_refused(p):
 # Spectra ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, bool, np.float16, np.float32])
+def test_the_logarithmic_norm_of_any_kind_of_number(p, dtype):
+    """Sums and moduli of small integers would overflow in their own dtype."""
+    A = np.array([[1, -128], [-128, 100]]).astype(dtype)
+    assert logarithmic_norm(A, p) == logarithmic_norm(A.astype(np.float64), p)
+
+
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+@pytest.mark.parametrize("scale", [2.0**-1020, 2.0**1023])
+def test_the_logarithmic_norm_at_the_ends_of_the_range(p, scale):
+    A = np.array([[-1.0, 0.5], [0.25, -1.5]])
+    with np.errstate(all="raise", under="ignore"):
+        assert logarithmic_norm(scale * A, p) == pytest.approx(scale * logarithmic_norm(A, p))
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: stiffness_ratio(["a"]), "eigenvalues must be numbers"),
+        (lambda: stiffness_ratio(None), "eigenvalues must be numbers"),
+        (lambda: time_scales([1.0], span="a"), "span must be numbers, not 'a'"),
+        (lambda: time_scales([1.0], span=[1.0, 2.0]), "span must be one number"),
+        (lambda: stability_ratio("a", -1.0, sk.METHODS["dopri5"]), "h must be a real number.*'a'"),
+        (lambda: stability_ratio(1.0, "x", sk.METHODS["dopri5"]), "eigenvalue a number.*'x'"),
+    ],
+)
+def test_what_is_no_number_is_named(call, match):
+    with pytest.raises(TypeError, match=match):
+        call()
+
+
 def test_the_stiffness_ratio_is_that_of_the_decaying_modes():
     assert stiffness_ratio([-1.0, -1000.0]) == 1000.0
     assert stiffness_ratio([-2 + 50j, -2 - 50j, -8.0]) == 4.0  # real parts alone

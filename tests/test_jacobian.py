@@ -585,3 +585,57 @@ def test_a_right_hand_side_of_another_shape_is_refused(value):
     operator = JacobianOperator(lambda t, y: value, 0.0, np.ones(2))
     with pytest.raises(ValueError, match=r"f\(t, y\) has shape"):
         operator(np.ones(2))
+
+
+@pytest.mark.parametrize("method", ["torch", "difference", "central", "jvp"])
+def test_what_changes_its_argument_is_told(method):
+    def jvp(t, y, v):
+        return v.mul_(2.0)
+
+    y = torch.ones(2, dtype=torch.float64)
+    f = (lambda t, y: 2.0 * y) if method == "jvp" else (lambda t, y: y.mul_(2.0))
+    operator = JacobianOperator(f, 0.0, y, method=method, jvp=jvp if method == "jvp" else None)
+    name = "jvp" if method == "jvp" else "f"
+    with pytest.raises(ValueError, match=f"{name} changes its argument in place"):
+        operator(torch.ones(2, dtype=torch.float64))
+    assert y.tolist() == [1.0, 1.0]
+
+
+def test_further_arguments_go_to_the_product_too():
+    operator = JacobianOperator(
+        lambda t, y, a: a * y, 0.0, np.ones(2), args=(3.0,), jvp=lambda t, y, v, a: a * v
+    )
+    np.testing.assert_array_equal(operator([1.0, 2.0]), [3.0, 6.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        (
+            {"y": np.array([1.0, math.inf])},
+            ValueError,
+            "y is not finite at component 1",
+        ),
+        ({"y": "ab"}, ValueError, "y has dtype"),
+        ({"jvp": 3}, TypeError, "jvp must be a function, not 3"),
+    ],
+)
+def test_unusable_states_and_products_are_named(options, error, match):
+    with pytest.raises(error, match=match):
+        JacobianOperator(**{"f": lambda t, y: -y, "t": 0.0, "y": np.ones(2)} | options)
+
+
+@pytest.mark.parametrize("ours", ["numpy", "torch"])
+def test_a_direction_is_of_the_kind_of_the_state(ours):
+    arrays = {"numpy": np.ones(2), "torch": torch.ones(2, dtype=torch.float64)}
+    operator = JacobianOperator(lambda t, y: -y, 0.0, arrays[ours])
+    (other,) = (x for name, x in arrays.items() if name != ours)
+    with pytest.raises(TypeError, match="v must be of y's kind"):
+        operator(other)
+
+
+@pytest.mark.parametrize("value", [3.0, [1.0, 2.0]])
+def test_in_torch_f_returns_a_tensor(value):
+    operator = JacobianOperator(lambda t, y: value, 0.0, torch.ones(2))
+    with pytest.raises(ValueError, match=r"f\(t, y\) does not fit y.*must be a tensor"):
+        operator(torch.ones(2))

@@ -8,6 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.integrate
+from hypothesis import given
+from hypothesis import strategies as st
 from problems import counted, decay, oscillator
 
 import stiffkit as sk
@@ -373,3 +375,43 @@ def test_plots_need_explicit_methods(methods):
 def test_plots_of_rest_and_of_extremes(rate, y):
     ax = sk.diagnose(lambda t, y: -rate * y, 0.0, [y]).plot("tsit5")
     ax.figure.canvas.draw()
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 12))
+def test_the_departure_of_a_normal_matrix_is_rounding(seed, n):
+    """And that of a prescribed one is as prescribed: Henrici's, over the norm."""
+    rng = np.random.default_rng(seed)
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    N = np.triu(rng.standard_normal((n, n)), 1)
+    D = np.diag(rng.uniform(-3.0, -1.0, n))
+    for A in (D, D + N):
+        J = Q @ A @ Q.T
+        found = sk.diagnose(
+            lambda t, y, J=J: J @ y, 0.0, np.ones(n), jvp=lambda t, y, v, J=J: J @ v
+        )
+        wanted = np.linalg.norm(np.triu(A, 1)) / np.linalg.norm(A)
+        # Schur's form is that of a matrix some n roundings away; Henrici's number is a norm of it.
+        assert found.departure == pytest.approx(wanted, abs=50 * n * np.finfo(float).eps)
+
+
+@pytest.mark.parametrize("exact", ["no", 2])
+def test_exact_is_a_choice(exact):
+    with pytest.raises(ValueError, match="exact must be True, False or None"):
+        sk.diagnose(lambda t, y: -y, 0.0, [1.0], exact=exact)
+
+
+def test_a_tensor_that_f_changes_is_told():
+    with pytest.raises(ValueError, match="f changes its argument in place"):
+        sk.diagnose(lambda t, y: y.mul_(-2.0), 0.0, torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("y", [None, "ab"])
+def test_a_state_of_no_numbers_is_named(y):
+    with pytest.raises(ValueError, match="y has dtype"):
+        sk.diagnose(lambda t, y: -y, 0.0, y)
+
+
+def test_plots_need_names():
+    report = sk.diagnose(lambda t, y: -y, 0.0, [1.0])
+    with pytest.raises(TypeError, match="methods must be names of explicit methods, not 3"):
+        report.plot(3)

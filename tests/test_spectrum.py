@@ -1469,6 +1469,17 @@ def test_the_sample_that_is_not_finite_is_named():
         (lambda v: v, np.ones(0), ValueError, "n must"),
         (lambda v: v, np.zeros(3), ValueError, "finite and not zero"),
         (lambda v: v, [1.0, math.nan], ValueError, "finite and not zero"),
+        (lambda v: v, np.ones((0, 3)), ValueError, r"n must not be empty.* \(0, 3\)"),
+        (lambda v: v, [[1.0], [2.0, 3.0]], ValueError, "n is not an array.* different lengths"),
+        (lambda v: v, np.ones(3, np.float16), ValueError, "n has dtype float16"),
+        (lambda v: v, np.ones(3, np.longdouble), ValueError, "n has dtype"),
+        (
+            lambda v: v,
+            torch.ones(3, dtype=torch.bfloat16),
+            ValueError,
+            "n has dtype torch.bfloat16",
+        ),
+        (lambda v: v.mul_(2.0), torch.ones(3), ValueError, "matvec changes its argument"),
     ],
 )
 def test_bad_operators_and_sizes_are_refused(estimate, matvec_, n, error, match):
@@ -1499,8 +1510,36 @@ def test_tolerances_are_numbers_from_zero_on(estimate, bad):
         estimate(lambda v: v, 3, tol=bad)
 
 
+@pytest.mark.parametrize("estimate", ESTIMATORS)
+@pytest.mark.parametrize("bad", [-1, 1.5, "a", None, True])
+def test_seeds_are_whole(estimate, bad):
+    with pytest.raises(ValueError, match="seed must be an integer from 0 on"):
+        estimate(lambda v: v, 3, seed=bad)
+
+
 @pytest.mark.parametrize(
-    "A", [np.zeros((0, 0)), np.zeros((2, 3)), np.full((2, 2), math.nan), np.array([["a"]]), 3.0]
+    "dtype", [np.int8, np.uint8, np.int64, bool, np.float16, np.float32, np.longdouble]
+)
+def test_exact_eigenvalues_of_any_kind_of_number(dtype):
+    """-128 has no modulus in int8, and LAPACK no half precision."""
+    A = np.array([[1, -128], [-128, 1]]).astype(dtype)
+    wanted = eigenvalues(A.astype(np.float64))
+    np.testing.assert_array_equal(eigenvalues(A).values, wanted.values)
+    assert eigenvalues(A).field_of_values == wanted.field_of_values
+    half = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=torch.bfloat16)
+    np.testing.assert_allclose(eigenvalues(half).values, [1.5, 0.5], rtol=gamma(20))
+
+
+@pytest.mark.parametrize(
+    "A",
+    [
+        np.zeros((0, 0)),
+        [[1], [2, 3]],
+        np.zeros((2, 3)),
+        np.full((2, 2), math.nan),
+        np.array([["a"]]),
+        3.0,
+    ],
 )
 def test_exact_eigenvalues_need_a_finite_square_matrix(A):
     with pytest.raises(ValueError, match="A "):
@@ -1517,7 +1556,7 @@ def test_exact_eigenvalues_at_any_scale(scale):
 
 
 @pytest.mark.parametrize("estimate", [power_iteration, lanczos, arnoldi, spectral_abscissa])
-@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1e150, 1e300])
+@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1e150, 1e300, 4e307])
 def test_estimates_at_any_scale(estimate, scale):
     """A residual is no overflow, also where the matrix is not symmetric."""
     A = np.array([[-1.0, 2.0, 0.0], [0.0, -3.0, 1.0], [0.5, 0.0, -2.0]])
@@ -1566,3 +1605,38 @@ def test_nonlinear_power_iteration_beside_a_pole():
 def test_a_bad_start_is_named(start):
     with pytest.raises(ValueError, match="start must be"):
         nonlinear_power_iteration(lambda t, y: -y, 0.0, np.ones(3), start=start)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"f": "f"}, TypeError, "f must be a function, not 'f'"),
+        (
+            {"y": np.array([1.0, math.nan])},
+            ValueError,
+            "y is not finite at component 1",
+        ),
+        ({"y": np.array(1.0), "batched": True}, ValueError, r"y must .* shape \(\)"),
+        ({"y": np.ones(3, np.float16)}, ValueError, "y has dtype float16"),
+        ({"smallest": -1.0}, ValueError, "smallest must be .*-1.0"),
+        ({"smallest": math.nan}, ValueError, "smallest must be .*nan"),
+        ({"smallest": "a"}, ValueError, "smallest must be .*'a'"),
+        (
+            {"f": lambda t, y: y.mul_(-2.0), "y": torch.ones(2)},
+            ValueError,
+            "f changes its argument in place",
+        ),
+    ],
+)
+def test_bad_input_of_the_nonlinear_iteration_is_named(options, error, match):
+    arguments = {"f": lambda t, y: -y, "t": 0.0, "y": np.ones(2)} | options
+    with pytest.raises(error, match=match):
+        nonlinear_power_iteration(**arguments)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_slope_that_is_not_finite_has_no_radius_and_makes_no_noise(bad):
+    with np.errstate(all="warn"):
+        found = nonlinear_power_iteration(lambda t, y: np.full(3, bad), 0.0, np.ones(3))
+    assert (found.value, found.converged) == (math.inf, False)
+    assert np.isfinite(found.vector).all()

@@ -9,9 +9,18 @@ from typing import Any
 import numpy as np
 
 from .._array import Array, backend_of, is_torch
-from .problem import bind, check_callable
+from .problem import bind, check_callable, first_bad
 
-__all__ = ["JacobianOperator", "dense_jacobian", "increment", "row_norm", "slope", "time_like"]
+__all__ = [
+    "JacobianOperator",
+    "dense_jacobian",
+    "increment",
+    "row_norm",
+    "slope",
+    "slope_at",
+    "time_like",
+    "unchanged",
+]
 
 _METHODS = ("auto", "jvp", "torch", "difference", "central", "complex-step")
 
@@ -30,14 +39,15 @@ class JacobianOperator:
     args : sequence
         Further arguments of f.
     jvp : callable, optional
-        ``jvp(t, y, v)``, the product itself.
+        ``jvp(t, y, v, *args)``, the product itself.
     method : {"auto", "jvp", "torch", "difference", "central", "complex-step"}
         How products are made. ``torch`` is forward-mode differentiation, exact. ``difference``
         is ``(f(y + εv) − f(y)) / ε`` with ``ε‖v‖ = √u ‖y‖`` (√u for y = 0): one call of f, relative
         error of the order √u. ``central`` takes two calls, has error u^(2/3), and is exact up to
         rounding where f is quadratic. ``complex-step`` is ``Im f(y + iεv) / ε``: one call, exact to
-        rounding, for NumPy functions that are real-analytic in y. ``auto`` takes `jvp` if given,
-        ``torch`` for tensors and ``difference`` for NumPy.
+        rounding, for NumPy functions that are real-analytic in y: what is not (``abs``, a cast to
+        float, ``np.maximum``) gives a wrong product without notice. ``auto`` takes `jvp` if
+        given, ``torch`` for tensors and ``difference`` for NumPy.
     batched : bool
         The first axis counts independent samples, and increments are chosen for each.
     f_0 : array, optional
@@ -52,9 +62,11 @@ class JacobianOperator:
 
     Raises
     ------
+    TypeError
+        If f or `jvp` is not callable.
     ValueError
-        If `method` is unknown or does not fit the arguments, or `f_0`, a direction or what f
-        returns does not fit y.
+        If y is not finite, `method` is unknown or does not fit the arguments, `f_0`, a direction
+        or what f returns does not fit y, or f or `jvp` changes an argument in place.
     """
 
     def __init__(
@@ -70,8 +82,14 @@ class JacobianOperator:
         f_0: Array | None = None,
     ) -> None:
         self.backend = backend_of(y)
-        self.y = self.backend.protect(self.backend.state(y))
+        self.y = self.backend.protect(self.backend.state(y, "y"))
         check_callable("f", f)
+        if jvp is not None:
+            check_callable("jvp", jvp)
+            jvp = bind(jvp, args)
+        if not bool(self.backend.xp.isfinite(self.y).all()):
+            msg = f"y is not finite at component {first_bad(self.y, self.backend)}"
+            raise ValueError(msg)
         self.f, self.t, self.jvp = bind(f, args), time_like(t, self.y), jvp
         self.batched = batched
         if method == "auto":
@@ -123,10 +141,14 @@ class JacobianOperator:
 
     def _call(self, y: Array) -> Array:
         self.nfev += 1
-        return slope("f(t, y)", self.f(self.t, y), y)
+        return slope_at(self.f, self.t, y)
 
     def __call__(self, v: Array) -> Array:
         """Return J v; `v` has the state's shape, or is flat (of one sample, or a row for each)."""
+        if is_torch(v) != is_torch(self.y):
+            msg = f"v must be of y's kind, {type(self.y).__name__}, not {type(v).__name__}"
+            raise TypeError(msg)
+        v = v if is_torch(v) else np.asarray(v)
         if math.prod(v.shape) != math.prod(self.y.shape):
             msg = f"v has shape {tuple(v.shape)}, which does not fit y's {tuple(self.y.shape)}"
             raise ValueError(msg)
@@ -134,7 +156,8 @@ class JacobianOperator:
         shaped = v.reshape(self.y.shape)
         if self.method == "jvp" and self.jvp is not None:
             self.nfev += 1
-            return slope("jvp(t, y, v)", self.jvp(self.t, self.y, shaped), self.y).reshape(v.shape)
+            product = unchanged("jvp", self.jvp, self.t, self.y, shaped)
+            return slope("jvp(t, y, v)", product, self.y).reshape(v.shape)
         if self.method == "torch":
             return self._torch_product(shaped).reshape(v.shape)
         rows, xp = self.rows(shaped), self.backend.xp
@@ -147,9 +170,13 @@ class JacobianOperator:
     def _torch_product(self, v: Array) -> Array:
         import torch
 
+        def f(y: Array) -> Array:
+            value = unchanged("f", self.f, self.t, y)
+            # Of a number times a 0-d tensor torch makes float64: that dtype is let pass.
+            return slope("f(t, y)", value.to(y.dtype) if is_torch(value) else value, y)
+
         self.nfev += 1
-        tangent = torch.func.jvp(lambda y: self.f(self.t, y), (self.y,), (v,))[1]
-        return tangent.to(v.dtype)  # of a number times a 0-d tensor torch makes float64
+        return torch.func.jvp(f, (self.y,), (v,))[1].to(v.dtype)
 
     def _difference(self, step: Array) -> Array:
         if self.method == "complex-step":
@@ -183,6 +210,27 @@ def dense_jacobian(operator: JacobianOperator) -> np.ndarray[Any, Any]:
     matrix = np.stack(columns, axis=-1) if columns else np.zeros((len(rows), 0, 0))
     matrix = matrix.astype(np.result_type(matrix.dtype, np.float64))
     return matrix if operator.batched else matrix[0]
+
+
+def unchanged(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that must leave its arguments as they are; NumPy's may be read-only.
+
+    Raises
+    ------
+    ValueError
+        If it changes a tensor in place; the message calls it `name`.
+    """
+    before = [backend_of(x).version(x) for x in arguments]
+    value = function(*arguments)
+    if any(backend_of(x).version(x) != b for x, b in zip(arguments, before, strict=True)):
+        msg = f"{name} changes its argument in place; it must leave it as it is"
+        raise ValueError(msg)
+    return value
+
+
+def slope_at(f: Callable[[Any, Array], Any], t: Any, y: Array) -> Array:
+    """Return f(t, y), checked, as an array of its own."""
+    return slope("f(t, y)", unchanged("f", f, t, y), y)
 
 
 def slope(name: str, value: Any, y: Array) -> Array:

@@ -130,6 +130,9 @@ class Hooks:
             if not callable(hook):
                 msg = f"{name} must be callable, not {hook!r}"
                 raise TypeError(msg)
+            if isinstance(hook, type):
+                msg = f"{name} must be a hook, not the class {hook.__name__}: make one of it"
+                raise TypeError(msg)
         self.guide, self.callback, self.on_attempt = guide, callback, on_attempt
         self.observers: dict[str, Callable[..., Any]] = {}
         for hook in observers:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from .._array import Array, backend_of
 from ..solvers.batch_step import BatchStep
 from ..solvers.jacobian import JacobianOperator
-from ..solvers.problem import check_positive
+from ..solvers.problem import bind, check_callable, check_positive
 from ..solvers.step import Probe, Step
 from .indicators import stability_ratio
 from .krylov import arnoldi
@@ -49,8 +49,8 @@ class DominantEigenpair:
 
     Raises
     ------
-    ValueError
-        If `products` is no positive integer.
+    TypeError, ValueError
+        If f is not callable, `args` no sequence, or `products` no positive integer.
 
     References
     ----------
@@ -65,6 +65,8 @@ class DominantEigenpair:
         batched: bool = False,
         args: Sequence[Any] = (),
     ) -> None:
+        check_callable("f", f)
+        bind(f, args)
         self.products = check_positive("products", products, whole=True)
         self.f, self.batched, self.args = f, batched, args
         self._step: Step | None = None
@@ -126,6 +128,12 @@ class DominantEigenpair:
         return values if self.batched else float(values[0])
 
 
+def _check_eigen(eigen: Any) -> None:
+    if not isinstance(eigen, DominantEigenpair):
+        msg = f"eigen must be a DominantEigenpair(f, ...), not {eigen!r}"
+        raise TypeError(msg)
+
+
 @dataclass(frozen=True)
 class Alignment:
     """``|cos|`` of the angle between a step's error estimate and the dominant eigenvector.
@@ -138,6 +146,10 @@ class Alignment:
 
     eigen: DominantEigenpair
     name: str = "alignment"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no `DominantEigenpair`."""
+        _check_eigen(self.eigen)
 
     @property
     def whole_batch(self) -> bool:
@@ -181,6 +193,10 @@ class SpectralRadius:
     eigen: DominantEigenpair
     name: str = "spectral_radius"
 
+    def __post_init__(self) -> None:
+        """Refuse what is no `DominantEigenpair`."""
+        _check_eigen(self.eigen)
+
     @property
     def whole_batch(self) -> bool:
         """Whether it reads all samples of a batch at once."""
@@ -201,6 +217,10 @@ class StabilityRatio:
 
     eigen: DominantEigenpair
     name: str = "stability_ratio"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no `DominantEigenpair`."""
+        _check_eigen(self.eigen)
 
     @property
     def whole_batch(self) -> bool:

@@ -146,8 +146,9 @@ class StiffnessDetector:
         if not hasattr(tableau, "pair_quality"):
             msg = f"tableau must be an explicit Runge-Kutta method of METHODS, not {tableau!r}"
             raise TypeError(msg)
-        for name, value in (("interval", interval), ("looks", looks), ("first", first or 1)):
-            check_positive(name, value, whole=True)
+        for name, value in (("interval", interval), ("looks", looks), ("first", first)):
+            if value is not None or name != "first":
+                check_positive(name, value, whole=True)
         quality = tableau.pair_quality
         if quality is None or tableau.error_order is None:
             msg = f"method {tableau.name!r} has no embedded row to detect stiffness with"

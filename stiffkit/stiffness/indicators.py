@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..solvers.tableau import ButcherTableau
-from .spectrum import finite_matrix
+from .spectrum import finite_matrix, halved_sum
 
 __all__ = ["logarithmic_norm", "stability_ratio", "stiffness_ratio", "time_scales"]
 
@@ -36,7 +36,7 @@ def stability_ratio(h: float, eigenvalue: complex, tableau: ButcherTableau) -> f
     Raises
     ------
     TypeError, ValueError
-        If the tableau is not explicit, or hλ not finite.
+        If the tableau is not explicit, h or λ no number, or hλ not finite.
 
     References
     ----------
@@ -45,7 +45,11 @@ def stability_ratio(h: float, eigenvalue: complex, tableau: ButcherTableau) -> f
     if not hasattr(tableau, "stability_limit"):
         msg = f"tableau must be an explicit Runge-Kutta method of METHODS, not {tableau!r}"
         raise TypeError(msg)
-    z = h * complex(eigenvalue)
+    try:
+        z = float(h) * complex(eigenvalue)
+    except (TypeError, ValueError) as error:
+        msg = f"h must be a real number and eigenvalue a number, not {h!r} and {eigenvalue!r}"
+        raise TypeError(msg) from error
     if not cmath.isfinite(z):
         msg = f"h = {h!r} times eigenvalue = {eigenvalue!r} is not finite"
         raise ValueError(msg)
@@ -87,13 +91,15 @@ def logarithmic_norm(A: npt.ArrayLike, p: float = 2) -> float:
         msg = f"A must be one square matrix, not of shape {matrix.shape}"
         raise ValueError(msg)
     if p == 2:
-        return float(np.linalg.eigvalsh((matrix + matrix.conj().T) / 2)[-1])
+        return float(np.linalg.eigvalsh(halved_sum(matrix))[-1])
     if p not in (1, math.inf):
         msg = f"p={p!r} is not one of 1, 2, inf"
         raise ValueError(msg)
     diagonal = np.diagonal(matrix)
-    off = np.abs(matrix).sum(axis=0 if p == 1 else 1) - np.abs(diagonal)
-    return float((diagonal.real + off).max())
+    moduli = np.abs(matrix)
+    np.fill_diagonal(moduli, 0.0)  # to subtract it from the sum would cancel
+    with np.errstate(over="ignore"):  # inf where the norm itself is beyond the range
+        return float((diagonal.real + moduli.sum(axis=0 if p == 1 else 1)).max())
 
 
 def stiffness_ratio(eigenvalues: npt.ArrayLike) -> float:
@@ -114,8 +120,8 @@ def stiffness_ratio(eigenvalues: npt.ArrayLike) -> float:
 
     Raises
     ------
-    ValueError
-        If one is not finite.
+    TypeError, ValueError
+        If one is no number, or not finite.
 
     References
     ----------
@@ -145,19 +151,26 @@ def time_scales(eigenvalues: npt.ArrayLike, span: float | None = None) -> Any:
 
     Raises
     ------
-    ValueError
-        If an eigenvalue or the span is not finite.
+    TypeError, ValueError
+        If an eigenvalue or the span is no number, or not finite.
     """
     modulus = np.abs(_finite(eigenvalues))
     if span is not None:
-        _finite(span, "span")
-        return float(abs(span) * modulus.max(initial=0.0))
+        length = _finite(span, "span")
+        if length.size != 1:
+            msg = f"span must be one number, not {span!r}"
+            raise TypeError(msg)
+        with np.errstate(over="ignore"):
+            return float(abs(length[0]) * modulus.max(initial=0.0))
     with np.errstate(divide="ignore", over="ignore"):
         return np.sort(1.0 / modulus)
 
 
 def _finite(values: npt.ArrayLike, name: str = "eigenvalues") -> npt.NDArray[Any]:
     flat = np.asarray(values).reshape(-1)
+    if flat.dtype.kind not in "biufc":
+        msg = f"{name} must be numbers, not {values!r}"
+        raise TypeError(msg)
     if not np.isfinite(flat).all():
         i = int(np.argmin(np.isfinite(flat)))
         msg = f"{name} must be finite; entry {i} is {flat[i]}"

@@ -8,7 +8,15 @@ import numpy as np
 
 from .._array import Array
 from ..solvers.problem import check_positive
-from .spectrum import Eigenpair, MatVec, NumpyArray, Rows, Spectrum, check_tolerance
+from .spectrum import (
+    Eigenpair,
+    MatVec,
+    NumpyArray,
+    Rows,
+    Spectrum,
+    check_tolerance,
+    halved_sum,
+)
 
 __all__ = ["Krylov", "arnoldi", "lanczos", "spectral_abscissa"]
 
@@ -176,6 +184,11 @@ def lanczos(
         Where the space closes early (an invariant subspace) there are fewer
         values; a batched sample then repeats its last one.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is unusable or `matvec` changes its own, or a product is not finite.
+
     References
     ----------
     Saad (2011), section 6.6 (Kaniel-Paige-Saad bounds), doi:10.1137/1.9781611970739.
@@ -227,9 +240,9 @@ def arnoldi(
 
     Raises
     ------
-    ValueError
-        If an argument is out of its range, restarts are asked for with `batched`, or a product is
-        not finite.
+    TypeError, ValueError
+        If an argument is unusable or `matvec` changes its own, restarts are asked for with
+        `batched`, or a product is not finite.
 
     References
     ----------
@@ -284,7 +297,7 @@ def _spectrum(
         vectors[b] = krylov.vectors(b, weights)[:, order]
         m = int(krylov.length[b])
         H = krylov.H[b, :m, :m]
-        inner[:, b] = np.linalg.eigvalsh((H + H.conj().T) / 2)[[0, -1]]
+        inner[:, b] = np.linalg.eigvalsh(halved_sum(H))[[0, -1]]
     top = np.abs(values).max(axis=1, keepdims=True)
     return Spectrum(
         rows.give(values),
@@ -326,6 +339,15 @@ def spectral_abscissa(
         pair alone. If it is False the true abscissa may well lie further right: a rightmost
         eigenvalue that is small beside the spectral radius is found last. If it is True that is
         rare, and rarer the larger k.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is unusable or `matvec` changes its own, or a product is not finite.
+
+    References
+    ----------
+    Saad (2011), section 6.2; Stewart (2002): see `arnoldi`.
     """
     if batched:
         return _abscissae(matvec, n, k=k, restarts=restarts, tol=tol, seed=seed)

@@ -13,9 +13,10 @@ from ..solvers.jacobian import (
     increment,
     row_norm,
     slope,
+    slope_at,
     time_like,
 )
-from ..solvers.problem import check_positive
+from ..solvers.problem import check_callable, check_positive, first_bad
 from .spectrum import Eigenpair, MatVec, NumpyArray, Rows, check_tolerance
 
 __all__ = ["nonlinear_power_iteration", "power_iteration", "settled"]
@@ -55,6 +56,11 @@ def power_iteration(
     Eigenpair
         For A = 0 the value 0. Converges as ``(|λ₃|/|λ₁|)^k`` for a pair λ₁, λ₂ of equal modulus,
         else as ``(|λ₂|/|λ₁|)^k``; slowly (1/k) for a defective eigenvalue.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is unusable or `matvec` changes its own, or a product is not finite.
 
     References
     ----------
@@ -201,17 +207,27 @@ def nonlinear_power_iteration(
         1.2. `residual` is the last change. Where f is not finite beside y the value is inf, and
         has not converged.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is unusable, y or `start` is not finite, or f changes y in place.
+
     References
     ----------
     B. P. Sommeijer, L. F. Shampine, J. G. Verwer, RKC: an explicit solver for parabolic PDEs, J.
     Comput. Appl. Math. 88 (1998) 315-326, doi:10.1016/S0377-0427(97)00219-7.
     """
     max_iterations = check_positive("max_iterations", max_iterations, whole=True)
+    check_callable("f", f)
     check_tolerance(tol)
+    check_tolerance(smallest, "smallest")
     backend = backend_of(y)
-    xp, y = backend.xp, backend.protect(backend.state(y))
-    if not math.prod(y.shape):
-        msg = f"y must not be empty, as shape {tuple(y.shape)} is"
+    xp, y = backend.xp, backend.protect(backend.state(y, "y"))
+    if not math.prod(y.shape) or (batched and not y.ndim):
+        msg = f"y must hold a number (with batched, a row of them), not have shape {tuple(y.shape)}"
+        raise ValueError(msg)
+    if not bool(xp.isfinite(y).all()):
+        msg = f"y is not finite at component {first_bad(y, backend)}"
         raise ValueError(msg)
     t = time_like(t, y)
     shape = (len(y), -1) if batched else (1, -1)
@@ -223,15 +239,13 @@ def nonlinear_power_iteration(
     def call(z: Array) -> Array:
         nonlocal calls
         calls += 1
-        z = z.reshape(y.shape)
-        return rows(slope("f(t, y)", f(t, z), z))
+        return rows(slope_at(f, t, z.reshape(y.shape)))
 
     base = call(y) if f_0 is None else rows(slope("f_0", f_0, y))
     flat = rows(y)
     direction = base if start is None else _direction(start, y, backend).reshape(shape)
     # Without a slope any direction must do: all components alike.
-    size = row_norm(direction, xp)
-    usable = (size > 0) & xp.isfinite(size)
+    usable = xp.isfinite(direction).all(-1)[:, None] & (direction != 0).any(-1)[:, None]
     direction = xp.where(usable, direction, xp.ones_like(direction))
     radius = increment(flat, float(xp.finfo(y.dtype).eps) ** 0.5)
     step = direction / row_norm(direction, xp) * radius
@@ -239,27 +253,28 @@ def nonlinear_power_iteration(
     change = np.full(len(flat), np.inf)
     done, lost = np.zeros((2, len(flat)), dtype=bool)
     counts = np.zeros(len(flat), dtype=int)
-    for iteration in range(1, max_iterations + 1):
-        difference = call(flat + step) - base
-        norm = row_norm(difference, xp)
-        new = backend.numpy(norm / radius)[:, 0].astype(np.float64)
-        lost |= ~(done | np.isfinite(new))
-        value[lost], change[lost] = np.inf, np.inf
-        done |= lost
-        running = ~done
-        change[running] = np.abs(new - value)[running]
-        value[running] = new[running]
-        counts[running] = iteration
-        if iteration >= 2:
-            done |= settled(change, value, smallest, tol)
-        flipped = backend.copy(step)
-        index = iteration % flat.shape[1]
-        flipped[:, index] = -flipped[:, index]
-        unit = difference / xp.where(norm > 0, norm, xp.ones_like(norm))
-        moved = xp.where(norm > 0, unit * radius, flipped)
-        step = xp.where(backend.real_like(running[:, None], y) > 0, moved, step)
-        if done.all():
-            break
+    with backend.quiet():  # what is not finite beside y is told by the value
+        for iteration in range(1, max_iterations + 1):
+            difference = call(flat + step) - base
+            norm = row_norm(difference, xp)
+            new = backend.numpy(norm / radius)[:, 0].astype(np.float64)
+            lost |= ~(done | np.isfinite(new))
+            value[lost], change[lost] = np.inf, np.inf
+            done |= lost
+            running = ~done
+            change[running] = np.abs(new - value)[running]
+            value[running] = new[running]
+            counts[running] = iteration
+            if iteration >= 2:
+                done |= settled(change, value, smallest, tol)
+            flipped = backend.copy(step)
+            index = iteration % flat.shape[1]
+            flipped[:, index] = -flipped[:, index]
+            unit = difference / xp.where(norm > 0, norm, xp.ones_like(norm))
+            moved = xp.where(norm > 0, unit * radius, flipped)
+            step = xp.where(backend.real_like(running[:, None], y) > 0, moved, step)
+            if done.all():
+                break
     vector = backend.numpy(step / radius)
 
     def give(x: NumpyArray) -> Any:

@@ -144,12 +144,16 @@ class StiffnessReport:
 
         Raises
         ------
-        ValueError
-            If `methods` is empty, or one is unknown or not explicit.
+        TypeError, ValueError
+            If `methods` is no sequence or empty, or one is unknown or not explicit.
         """
         from .._optional import matplotlib_axes
 
-        methods = [methods] if isinstance(methods, str) else list(methods)
+        given: Any = methods
+        if not np.iterable(given):
+            msg = f"methods must be names of explicit methods, not {given!r}"
+            raise TypeError(msg)
+        methods = [given] if isinstance(given, str) else list(given)
         for name in methods:
             if name not in EXPLICIT:
                 msg = f"methods: {name!r} is not one of {', '.join(EXPLICIT)}"
@@ -247,8 +251,12 @@ def diagnose(
     if is_tree(y):
         f, jvp, y, atol = _flat(f, jvp, y, atol)
     backend = backend_of(y)
-    if not np.isfinite(backend.numpy(backend.state(y))).all():
-        msg = f"y is not finite at component {first_bad(backend.state(y), backend)}"
+    state = backend.state(y, "y")
+    if not np.isfinite(backend.numpy(state)).all():
+        msg = f"y is not finite at component {first_bad(state, backend)}"
+        raise ValueError(msg)
+    if exact not in (None, True, False):
+        msg = f"exact must be True, False or None, not {exact!r}"
         raise ValueError(msg)
     problem = make_problem(f, (t, t), y, args, rtol, atol)
     if jvp is not None:
@@ -350,13 +358,15 @@ def _of_shape(problem: Problem) -> Callable[[Any, Array], Array]:
 
 def _departure(J: npt.NDArray[Any]) -> float:
     """Henrici's departure from normality, over ‖J‖_F."""
+    from scipy.linalg import schur
+
     top = float(np.abs(J).max())
     if top == 0:
         return 0.0
-    T = J / top  # no square over- or underflows
-    size = float(np.linalg.norm(T))
-    square = size**2 - float((np.abs(np.linalg.eigvals(T)) ** 2).sum())
-    return math.sqrt(max(square, 0.0)) / size
+    # The norm of what is above the diagonal of a Schur form, which is the same: the difference of
+    # the squares would cancel, and leave 1e-8 of a normal matrix.
+    T = schur(J / top, output="complex")[0]  # no square over- or underflows
+    return float(np.linalg.norm(np.triu(T, 1)) / np.linalg.norm(T))
 
 
 def _accuracy(

@@ -27,6 +27,7 @@ from ..solvers.jacobian import (
     JacobianOperator,
     dense_jacobian,
     row_norm,
+    unchanged,
 )
 from ..solvers.problem import check_callable, check_positive
 
@@ -40,6 +41,7 @@ __all__ = [
     "check_tolerance",
     "eigenvalues",
     "finite_matrix",
+    "halved_sum",
 ]
 
 MatVec = Callable[[Array], Array]
@@ -96,23 +98,23 @@ class NotFiniteError(ValueError):
 class Rows:
     """`matvec` on one row per sample, whatever the caller's layout, and what it returns checked."""
 
-    def __init__(self, matvec: MatVec, n: int | Array, *, batched: bool, seed: int) -> None:
+    def __init__(self, matvec: MatVec, n: int | Array, *, batched: bool, seed: Any) -> None:
         check_callable("matvec", matvec)
         self.matvec, self.batched = matvec, batched
         self.products = 0
         like = getattr(matvec, "y", None)
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            msg = f"seed must be an integer from 0 on, not {seed!r}"
+            raise ValueError(msg)
         start: Array
-        if np.ndim(n) == 0:
-            start = self._random(check_positive("n", n, whole=True), like, seed)
+        if not _is_vector(n):
+            start = self._random(check_positive("n", n, whole=True), like, int(seed))
         else:
-            start = n if is_torch(n) else np.asarray(n)
-            if not is_torch(start) and start.dtype.kind not in "biufc":
-                msg = f"n must be a size or a start vector of numbers, not {start.dtype}"
+            n = backend_of(n).state(n, "n")
+            if not math.prod(n.shape):
+                msg = f"n must not be empty, as a start vector of shape {tuple(n.shape)} is"
                 raise ValueError(msg)
-            start = start.reshape((len(start), -1)) if batched else start.reshape((1, -1))
-            if not start.shape[1]:
-                msg = "n must be a size or a start vector that is not empty"
-                raise ValueError(msg)
+            start = n.reshape((len(n), -1)) if batched else n.reshape((1, -1))
         self.backend = backend_of(start)
         self.xp = self.backend.xp
         size = self.xp.amax(self.xp.abs(start), axis=-1, keepdims=True)
@@ -137,7 +139,7 @@ class Rows:
         """Return A v of each row, and count the product."""
         self.products += 1
         given = self.backend.protect((v if self.batched else v[0])[...])
-        w = self.matvec(given)
+        w = unchanged("matvec", self.matvec, given)
         if not is_torch(given):
             w = np.asarray(w)
             known = w.dtype.kind in "biufc"
@@ -173,26 +175,49 @@ class Rows:
         return x[0] if x[0].ndim else x[0].item()
 
 
-def check_tolerance(tol: Any) -> float:
-    """Return a tolerance that is zero or positive, or name it in a ValueError."""
-    return float(tol) if isinstance(tol, (int, float)) and tol == 0 else check_positive("tol", tol)
+def _is_vector(n: Any) -> bool:
+    try:
+        return np.ndim(n) > 0
+    except ValueError:  # rows of different lengths
+        return True
+
+
+def check_tolerance(tol: Any, name: str = "tol") -> float:
+    """Return a number that is zero or positive, or name it in a ValueError."""
+    return float(tol) if isinstance(tol, (int, float)) and tol == 0 else check_positive(name, tol)
+
+
+def halved_sum(A: NumpyArray) -> NumpyArray:
+    """Return (A + A*)/2, halves first: their sum does not overflow."""
+    return 0.5 * A + 0.5 * np.conj(np.swapaxes(A, -1, -2))
 
 
 def finite_matrix(A: npt.ArrayLike) -> NumpyArray:
-    """Return a square matrix, or a stack of such, as an array of finite numbers.
+    """Return a square matrix, or a stack of such, in double precision, if its entries are finite.
 
     Raises
     ------
     ValueError
         If it is not square, empty, or holds NaN or inf.
     """
-    matrix = backend_of(A).numpy(A) if is_torch(A) else np.asarray(A)
+    given: Any = A
+    if is_torch(given):
+        backend = backend_of(given)
+        kind = backend.xp.complex128 if given.is_complex() else backend.xp.float64
+        given = backend.numpy(given.to(kind))
+    try:
+        matrix = np.asarray(given)
+    except ValueError as error:
+        msg = f"A is not an array: its rows have different lengths ({error})"
+        raise ValueError(msg) from error
     if matrix.dtype.kind not in "biufc" or matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
         msg = f"A must be square, of numbers, not of shape {matrix.shape}, dtype {matrix.dtype}"
         raise ValueError(msg)
     if not matrix.size:
         msg = f"A must not be empty, as shape {matrix.shape} is"
         raise ValueError(msg)
+    # Of small integers |A| and sums would overflow, and LAPACK knows no half precision.
+    matrix = matrix.astype(np.complex128 if matrix.dtype.kind == "c" else np.float64)
     if not np.isfinite(matrix).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(matrix))[0])
         msg = f"A is not finite at {where}"
@@ -237,7 +262,7 @@ def eigenvalues(operator: JacobianOperator | npt.ArrayLike) -> Spectrum:
     values = np.take_along_axis(values, order, -1).astype(np.complex128)
     vectors = np.take_along_axis(vectors, order[..., None, :], -1).astype(np.complex128)
     residuals = np.linalg.norm(A @ vectors - vectors * values[..., None, :], axis=-2)
-    symmetric = np.linalg.eigvalsh((A + np.conj(np.swapaxes(A, -1, -2))) / 2)
+    symmetric = np.linalg.eigvalsh(halved_sum(A))
     return Spectrum(
         values * scale[..., None],
         vectors,
