@@ -230,7 +230,7 @@ def _adapted(f: Any, n: int, convert: Any) -> Any:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Let no garbage be looked for: a compiler makes many objects that stay, a tenth of its time."""
+    """Look for no garbage: compilation makes many objects that stay, which costs a tenth of it."""
     was_on = gc.isenabled()
     gc.disable()
     try:
