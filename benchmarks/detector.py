@@ -19,8 +19,9 @@ With ``--overhead`` the CPU time of solves that watch is compared with that of s
 on a ring of 100 weakly coupled pendulums, where nothing is ever suspected (the free trigger), and
 on the small problems above at rtol 1e-6, proofs and the trial of another method included.
 
-With ``--batches`` it prints the share of the CPU time of a batch of 256 such rings that goes to
-looks and proofs, and the calls that they make.
+With ``--batches`` it prints how much longer, in CPU time, batches of 256 take that are watched, the
+calls that looks and proofs make, and of how many samples something is told: rings, Lorenz' system,
+and van der Pol's in different phases, whose f cost next to nothing.
 
 With ``--trials`` it prints what the message of each classic stiff solve says of another method at
 rtol 1e-4, stopped after 4000 attempts, and how many calls of f the proofs took.
@@ -218,45 +219,55 @@ def print_overhead(methods: list[str]) -> None:
         )
 
 
-def print_batches(methods: list[str], repeats: int = 7) -> None:
-    """Print what watching costs a batch: the least time in looks over the least time without."""
-    from stiffkit.solvers.batch.loop import BatchRun
-
+def batches() -> dict[str, tuple[Any, float, Any, tuple[Any, ...]]]:
+    """Name -> f, the end of the span, states and arguments of batches of 256."""
     rng = np.random.default_rng(0)
-    y0, rate = rng.uniform(-1, 1, (256, 100)), rng.uniform(0.5, 2, (256, 1))
+    many, two = rng.uniform(-1, 1, (256, 100)), rng.uniform(0.5, 3, (256, 2)) * [1, 0]
 
     def rings(t: Any, y: Any, rate: Any) -> Any:  # noqa: ARG001
         angle, speed = y[:, :50], y[:, 50:]
         return np.concatenate([speed, 0.01 * (np.roll(angle, 1, 1) - angle) - rate * angle], 1)
 
-    options: Any = {"batched": True, "args": (rate,), "rtol": 1e-6, "atol": 1e-8, "t_eval": [20.0]}
-    plain_look, spent = BatchRun._look, []
+    def van_der_pol(t: Any, y: Any, mu: Any) -> Any:  # noqa: ARG001
+        return np.stack([y[:, 1], mu * (1 - y[:, 0] ** 2) * y[:, 1] - y[:, 0]], 1)
 
-    def timed_look(*arguments: Any) -> None:
-        start = time.process_time()
-        plain_look(*arguments)
-        spent.append(time.process_time() - start)
+    def lorenz(t: Any, y: Any) -> Any:  # noqa: ARG001
+        a, b, c = y.T
+        return np.stack([10 * (b - a), a * (28 - c) - b, a * b - 8 / 3 * c], 1)
 
+    oscillators = {
+        f"van der Pol, mu = {mu:g}": (van_der_pol, 100.0, two, (np.full(256, mu),))
+        for mu in (0.1, 2.0, 5.0, 50.0)
+    }
+    rate = rng.uniform(0.5, 2, (256, 1))
+    states = rng.normal((0, 0, 25), 5, (256, 3))
+    return {
+        "rings of 50 pendulums": (rings, 20.0, many, (rate,)),
+        "Lorenz": (lorenz, 20.0, states, ()),
+        **oscillators,
+    }
+
+
+def print_batches(methods: list[str], repeats: int = 5) -> None:
+    """Print what watching costs batches: the time beyond that of solves without, taking turns."""
+    options: Any = {"batched": True, "rtol": 1e-5, "atol": 1e-5}
     for method in methods:
-        without, looking = np.inf, np.inf
-        for _ in range(repeats):
-            start = time.process_time()
-            plain = sk.solve(rings, (0.0, 20.0), y0, method, detect=False, **options)
-            without = min(without, time.process_time() - start)
-            spent.clear()
-            BatchRun._look = timed_look  # type: ignore[method-assign]
-            try:
-                watched = sk.solve(rings, (0.0, 20.0), y0, method, **options)
-            finally:
-                BatchRun._look = plain_look  # type: ignore[method-assign]
-            looking = min(looking, sum(spent))
-        steps, calls = int(plain.stats["accepted"].max()), plain.stats["nfev"]
-        more = watched.stats["nfev"] - calls
-        print(
-            f"{method:7} {steps} steps, {len(spent)} looks: {looking / without:.1%} of the time, "
-            f"{more} calls beside {calls}",
-            flush=True,
-        )
+        for name, (f, end, y0, args) in batches().items():
+            times, runs = {True: np.inf, False: np.inf}, {}
+            for detect in (True, False) * repeats:
+                start = time.process_time()
+                runs[detect] = sk.solve(
+                    f, (0.0, end), y0, method, args=args, t_eval=[end], detect=detect, **options
+                )
+                times[detect] = min(times[detect], time.process_time() - start)
+            calls = runs[False].stats["nfev"]
+            told = sum("limited by stability" in message for message in runs[True].message)
+            print(
+                f"{method:7} {name:24} {1e3 * times[False]:6.0f} ms, "
+                f"{times[True] / times[False] - 1:.0%} more with looks, "
+                f"{runs[True].stats['nfev'] - calls} calls beside {calls}, {told} told",
+                flush=True,
+            )
 
 
 def print_trials(methods: list[str]) -> None:
