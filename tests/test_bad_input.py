@@ -11,6 +11,7 @@ from problems import counted, decay
 
 import stiffkit as sk
 from stiffkit import Status
+from stiffkit.diffusion import sample
 
 torch = pytest.importorskip("torch")
 
@@ -311,10 +312,22 @@ def test_a_right_hand_side_that_is_no_function_is_refused(value):
         sk.solve(value, (0.0, 1.0), [1.0])
 
 
-@pytest.mark.parametrize("name", ["dense", "progress", "log"])
-@pytest.mark.parametrize("value", ["no", None, 2, []], ids=short)
+@pytest.mark.parametrize("name", ["dense", "progress", "log", "detect"])
+@pytest.mark.parametrize("value", [None, 2, [], np.True_], ids=short)
 def test_flags_take_any_truth_value(name, value):
     assert sk.solve(decay, (0.0, 1.0), [1.0], **{name: value}).success
+
+
+@pytest.mark.parametrize("name", ["dense", "progress", "log", "detect", "batched"])
+def test_text_is_no_truth_value(name):
+    refuses(name, "no", f"{name} must be True or False, not 'no'")
+
+
+def test_text_is_no_truth_value_of_ensembles_and_samplers():
+    with pytest.raises(TypeError, match="retry_failed must be True or False, not 'no'"):
+        sk.ensemble(decay, [{}], retry_failed="no")
+    with pytest.raises(TypeError, match="trace must be True or False, not 'no'"):
+        sample(lambda x, sigma: x, torch.zeros(1, 1), steps=2, trace="no")
 
 
 # What f returns -----------------------------------------------------------------------------------

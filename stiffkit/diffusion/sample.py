@@ -13,6 +13,7 @@ from .._array import Array, backend_of
 from .._optional import require
 from ..guidance.field import call, guide_of
 from ..solvers import Step, StepHook
+from ..solvers.problem import check_flags
 from .adaptive import AdaptiveRun, interrupted, of_samples
 from .arguments import (
     DEFAULT_SAMPLER,
@@ -149,6 +150,7 @@ def sample(
     -----
     Autograd is off unless `noise` or `image` requires gradients.
     """
+    check_flags(trace=trace, progress=progress)
     churn = churn if isinstance(churn, Churn) else Churn(float(churn))
     if sampler is None:
         plain = guide is None and not churn.S_churn

@@ -438,6 +438,14 @@ def check_callable(name: str, value: Any) -> None:
         raise TypeError(msg)
 
 
+def check_flags(**flags: Any) -> None:
+    """Refuse text where a truth value belongs, by name: "no" would count as True."""
+    for name, value in flags.items():
+        if isinstance(value, str):
+            msg = f"{name} must be True or False, not {_short(value)}"
+            raise TypeError(msg)
+
+
 def check_positive(name: str, value: Any, *, whole: bool = False) -> Any:
     """Return `value` if it is a positive number (an integer if `whole`).
 

@@ -24,6 +24,7 @@ from .options import Hooks, Progress, StepOptions, event_functions
 from .problem import (
     Problem,
     bind,
+    check_flags,
     check_method,
     check_pair,
     check_stiff,
@@ -220,6 +221,7 @@ def solve(
     ('success', 0.367879)
     """
     arguments = locals()
+    check_flags(dense=dense, progress=progress, log=log, detect=detect, batched=batched)
     if is_tree(y0):
         return solve_tree(solve, arguments)  # type: ignore[no-any-return]
     if is_torch(y0) and (moves(t_span) or moves(t_eval)) and backend_of(y0).grad_enabled():

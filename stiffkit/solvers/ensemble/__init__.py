@@ -8,6 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from ..problem import check_flags
 from ..solve import solve
 from .arguments import as_arguments, replaces
 from .fingerprint import fingerprint
@@ -215,6 +216,7 @@ def _sweep(
     if reduce is not None and not callable(reduce):
         msg = f"reduce must be a function of a solution, not {reduce!r}"
         raise TypeError(msg)
+    check_flags(retry_failed=retry_failed, progress=progress)
     _check_count("chunk", chunk, 1)
     _check_count("retries", retries, 0)
     entries = _entries(parameters)
