@@ -117,11 +117,11 @@ class Differences:
                 poor, top = noisy(noise, change, eps), _top(size)
                 wrong, empty = ~np.isfinite(column), (column == 0) & (s < 0.1 * top)
                 again = wrong | empty | poor
-                if not again.any():
+                if not np.count_nonzero(again):
                     break
                 s_new = better_sizes(s, noise, column, wrong, empty, top, eps, least)
                 delta_new = increments(y, where(wrong, -toward, toward), s_new, eps)
-                groups = [g for g, group in enumerate(pattern.groups) if again[group].any()]
+                groups = pattern.groups_with(again)
                 shifts = again * delta_new
             f_near = self._f_near(t, y, shifts, groups)  # f warns as it would elsewhere
             with np.errstate(all="ignore"):
@@ -136,7 +136,7 @@ class Differences:
                 )
                 agree = pattern.column_tops(gap) <= 0
                 take = again & np.isfinite(column_new) & (wrong | empty | agree)
-                if not take.any():
+                if not np.count_nonzero(take):
                     break
                 entries = np.where(pattern.of_columns(take), fresh, entries)
                 s, delta = np.where(take, s_new, s), np.where(take, delta_new, delta)

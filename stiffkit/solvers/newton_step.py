@@ -422,6 +422,7 @@ class RadauStages(NewtonStages):
         c = [h / value for value in self.eigenvalues]
         solves = [self.solver(c_i, h, i) for i, c_i in enumerate(c)]
         weights = np.array(c, S.dtype)[:, None]
+        in_units = np.array(inverse, S.dtype)  # complex: mixed types multiply at half the speed
         times = [t_new - rest * h for rest in self.rests]
         self.h, self.t_0, self.y, self.rate, self.iterations = h, t, y, 0.0, 0
         Z = self.Z = self.predict(h)
@@ -442,7 +443,7 @@ class RadauStages(NewtonStages):
             Z = S.dot(W)
             if real:
                 Z = Z.real
-            change *= inverse
+            change *= in_units
             return math.sqrt(np.vdot(change, change).real / max(Z.size, 1))
 
         self.iterate(h, correct)
