@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from problems import counted
 from scipy.integrate import solve_ivp
 
-from stiffkit.solvers.colouring import coloured, column_groups, full
+from stiffkit.solvers.colouring import banded, coloured, column_groups, full
 from stiffkit.solvers.differences import Differences, time_derivative
 from stiffkit.solvers.jacobian import JacobianOperator
 from stiffkit.solvers.jacobian_source import make_jacobian
@@ -894,6 +894,14 @@ def test_patterns_give_the_same_entries():
     a, b = Differences(f, full(4)), Differences(f, coloured(np.ones((4, 4))))
     np.testing.assert_array_equal(a(0.0, y, f(0, y)), b(0.0, y, f(0, y)).toarray())
     assert a.nfev == b.nfev
+
+
+@pytest.mark.parametrize("pattern", [full(5), banded(5, 1, 0), coloured(np.tri(5))])
+def test_the_groups_of_columns_are_those_that_hold_one(pattern):
+    for chosen in ([], [2], [0, 3], [1, 2, 4], range(5)):
+        mask = np.isin(np.arange(5), chosen)
+        expected = [g for g, group in enumerate(pattern.groups) if mask[group].any()]
+        assert list(pattern.groups_with(mask)) == expected
 
 
 def test_f_warns_as_it_would_elsewhere():

@@ -14,6 +14,7 @@ from stiff_problems import STIFF
 
 import stiffkit as sk
 from stiffkit import Status
+from stiffkit.solvers.mass import mass_structure
 from stiffkit.solvers.problem import make_problem
 from stiffkit.solvers.rosenbrock import RosenbrockTableau
 from stiffkit.solvers.stabilised import STABILISED
@@ -589,6 +590,37 @@ def test_solutions_can_be_pickled(method):
     solution = sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], method, dense=True)
     copy = pickle.loads(pickle.dumps(solution))
     assert copy(0.5) == solution(0.5)
+
+
+@pytest.mark.parametrize("mass", [None, np.array([[2.0, 0.5], [0.0, 1.0]])])
+@pytest.mark.parametrize("method", ROSENBROCK)
+def test_a_rosenbrock_step_is_the_textbooks(method, mass):
+    """M k_i = h f(t + c_i h, y + Σ α_ij k_j) + hJ Σ γ_ij k_j + d_i h² f_t,
+    y_new = y + Σ b_i k_i.
+    """
+    tableau, (t, h), y = sk.METHODS[method], (0.3, 0.1), np.array([1.0, -0.5])
+
+    def f(t, y):
+        return np.array([y[1] ** 2 - t if t < 0.45 else np.nan, -3 * y[0] * y[1] + t])
+
+    J = np.array([[0.0, 2 * y[1]], [-3 * y[1], -3 * y[0]]])
+    problem = make_problem(f, (t, 1.0), y, (), 1e-3, 1e-6)
+    given = {} if mass is None else {"mass": mass_structure(mass, y)}
+    stages = start_stiff(problem, tableau, f(t, y), jac=lambda t, y: J, **given)
+    stages.attempt(t, y, t + 2 * h)  # the NaN that it leaves behind must not enter the next one
+    y_new = stages.attempt(t, y, t + h)
+
+    M = np.eye(2) if mass is None else mass
+    k = np.zeros((tableau.n_stages, 2))
+    for i in range(tableau.n_stages):
+        right = h * f(t + tableau.c[i] * h, y + tableau.alpha[i] @ k)
+        right += h * J @ (tableau.Gamma[i] @ k) + tableau.d[i] * h * h * np.array([-1.0, 1.0])
+        k[i] = np.linalg.solve(M - h * tableau.gamma * J, right)
+    # The difference quotient of f by t is good to eight digits, and multiplied by h².
+    assert y_new == pytest.approx(y + tableau.b @ k, rel=0, abs=1e-9)
+    assert stages.estimate_error() == pytest.approx(
+        (tableau.b - tableau.b_hat) @ k, rel=0, abs=1e-9
+    )
 
 
 def test_a_start_forgets_what_was_before():

@@ -71,6 +71,9 @@ class Pattern(Protocol):
     def groups(self) -> Sequence[Any]:
         """Indices of the columns of each group."""
 
+    def groups_with(self, chosen: Any) -> Sequence[int]:
+        """Return the numbers of the groups that hold one of the chosen columns, a mask."""
+
     def spread(self, changes: Floats) -> Floats:
         """Return the entries, given the change of f for each group, shape (n, groups)."""
 
@@ -95,6 +98,9 @@ class _Full:
 
     def __init__(self, n: int) -> None:
         self.groups = range(n)
+
+    def groups_with(self, chosen: Any) -> Sequence[int]:
+        return np.flatnonzero(chosen).tolist()
 
     def spread(self, changes: Floats) -> Floats:
         return changes
@@ -132,6 +138,9 @@ class _Coloured:
         self.colours = colours
         count = int(colours.max(initial=-1)) + 1
         self.groups = [np.flatnonzero(colours == colour) for colour in range(count)]
+
+    def groups_with(self, chosen: Any) -> Sequence[int]:
+        return np.flatnonzero(np.bincount(self.colours[chosen])).tolist()
 
     def spread(self, changes: Floats) -> Floats:
         return np.asarray(changes[self.rows, self.colours[self.cols]])

@@ -91,14 +91,13 @@ class Differences:
         pattern, seen, n = self.pattern, self._seen, len(y)
         eps, least = _units(y.dtype)
         size, size_f = np.abs(y), np.abs(f_y)
-        top = float(size.max(initial=0.0)) or 1.0
         toward = f_y.real
         own = np.maximum(size, self.scale)
         plain = self._learnt is NOTHING and np.count_nonzero(size) == n
         if plain:
             s = np.maximum(own, least)
         else:
-            s = first_sizes(size, own, self._learnt, top, eps, least).astype(size.dtype)
+            s = first_sizes(size, own, self._learnt, _top(size), eps, least).astype(size.dtype)
         delta = increments(y, toward, s, eps)
         f_near = self._f_near(t, y, delta, range(len(pattern.groups)))
         for left in reversed(range(ROUNDS + 1)):
@@ -115,14 +114,14 @@ class Differences:
                 # Nearly always all is well, and this says so: finite, and neither poor nor zero.
                 if left == 0 or np.count_nonzero(noise < eps**0.375 * change) == n:
                     break
-                poor = noisy(noise, change, eps)
+                poor, top = noisy(noise, change, eps), _top(size)
                 wrong, empty = ~np.isfinite(column), (column == 0) & (s < 0.1 * top)
                 again = wrong | empty | poor
-                if not again.any():
+                if not np.count_nonzero(again):
                     break
                 s_new = better_sizes(s, noise, column, wrong, empty, top, eps, least)
                 delta_new = increments(y, where(wrong, -toward, toward), s_new, eps)
-                groups = [g for g, group in enumerate(pattern.groups) if again[group].any()]
+                groups = pattern.groups_with(again)
                 shifts = again * delta_new
             f_near = self._f_near(t, y, shifts, groups)  # f warns as it would elsewhere
             with np.errstate(all="ignore"):
@@ -137,7 +136,7 @@ class Differences:
                 )
                 agree = pattern.column_tops(gap) <= 0
                 take = again & np.isfinite(column_new) & (wrong | empty | agree)
-                if not take.any():
+                if not np.count_nonzero(take):
                     break
                 entries = np.where(pattern.of_columns(take), fresh, entries)
                 s, delta = np.where(take, s_new, s), np.where(take, delta_new, delta)
@@ -152,10 +151,10 @@ class Differences:
 
     def _f_near(self, t: float, y: Floats, delta: Floats, groups: Iterable[int]) -> Floats:
         """Values f(t, y + δ), δ of one group of columns only, for each of `groups`; else 0."""
-        columns, near, f = self.pattern.groups, y + delta, self.f
+        columns, near, f, copy = self.pattern.groups, y + delta, self.f, y.copy
         values = np.zeros((len(columns), len(y)), dtype=y.dtype)
         for g in groups:
-            group, moved = columns[g], y.copy()
+            group, moved = columns[g], copy()
             moved[group] = near[group]
             self.nfev += 1
             values[g] = f(t, moved)
@@ -163,6 +162,11 @@ class Differences:
 
     def _quotients(self, f_near: Floats, f_y: Floats, delta: Floats) -> Floats:
         return self.pattern.spread(f_near - f_y[:, None]) / self.pattern.of_columns(delta)
+
+
+def _top(size: Floats) -> float:
+    """Return the largest of sizes, 1 if all are zero."""
+    return float(size.max(initial=0.0)) or 1.0
 
 
 @cache

@@ -205,7 +205,7 @@ class _Dense:
 
     def __init__(self, mass: Mass, J: Array) -> None:
         self.nlu, self.n = 0, mass.n
-        self.diagonal = {"identity": 1.0, "diagonal": mass.matrix}.get(mass.kind)
+        self.diagonal = {"identity": np.array(1.0, J.dtype), "diagonal": mass.matrix}.get(mass.kind)
         self.full = mass.toarray(J) if self.diagonal is None else None
 
     def factorise(self, J: npt.NDArray[Any], c: Any, /) -> Solve:
@@ -216,7 +216,8 @@ class _Dense:
         else:
             A = np.multiply(J, -c, order="F")
         if self.full is None:
-            A.T.reshape(-1)[:: self.n + 1] += self.diagonal
+            diagonal = A.ravel("K")[:: self.n + 1]
+            diagonal += self.diagonal
         else:
             A += self.full
         getrf, getrs = _lapack(("getrf", "getrs"), A.dtype)

@@ -385,6 +385,7 @@ class RadauStages(NewtonStages):
         dtype = np.result_type(y.dtype, np.complex64)
         self.S, self.S_inv = data.S.astype(dtype), data.S_inv.astype(dtype)
         self.F = np.empty((s, len(y)), dtype)
+        self.rests = (1 - tableau.c).tolist()
         self.e = (data.e / self.gamma).astype(y.dtype)
         self.data, self.bubble = data, data.bubble.astype(y.dtype)
         self.Z = np.zeros((s, len(y)), dtype=y.dtype)
@@ -416,31 +417,33 @@ class RadauStages(NewtonStages):
     def solve_stages(self, t: float, y: Array, t_new: float) -> Array:
         """Solve for the stages all at once; return y_new."""
         S, S_inv, F, call, real = self.S, self.S_inv, self.F, self.call, self.real
-        h = t_new - t
+        h, mass = t_new - t, self.mass
         inverse = 1 / (self.atol + self.rtol * np.abs(y))
         c = [h / value for value in self.eigenvalues]
-        solves, weights = [self.solver(c_i, h) for c_i in c], np.array(c, S.dtype)[:, None]
-        times = [t_new - (1 - c_i) * h for c_i in self.tableau.c.tolist()]
+        solves = [self.solver(c_i, h, i) for i, c_i in enumerate(c)]
+        weights = np.array(c, S.dtype)[:, None]
+        in_units = np.array(inverse, S.dtype)  # complex: mixed types multiply at half the speed
+        times = [t_new - rest * h for rest in self.rests]
         self.h, self.t_0, self.y, self.rate, self.iterations = h, t, y, 0.0, 0
         Z = self.Z = self.predict(h)
         W = S_inv.dot(Z)
 
         def correct() -> float:
-            nonlocal Z
+            nonlocal W, Z
             for i, Y in enumerate(y + Z):
                 F[i] = call(times[i], Y)
             self.calls += len(times)
             change = S_inv.dot(F)
             change *= weights
-            change -= self.times_mass(W)
+            change -= W if mass is None else self.times_mass(W)
             change[0] = solves[0](change[0].real if real else change[0])
             for i, solve in enumerate(solves[1:], 1):
                 change[i] = solve(change[i])
-            W[:] += change
+            W += change
             Z = S.dot(W)
             if real:
                 Z = Z.real
-            change *= inverse
+            change *= in_units
             return math.sqrt(np.vdot(change, change).real / max(Z.size, 1))
 
         self.iterate(h, correct)
@@ -457,7 +460,7 @@ class RadauStages(NewtonStages):
         if self.last is None:
             return np.zeros_like(self.Z)
         Z, h_old = self.last
-        return self.data.extrapolation(h / h_old).astype(Z.dtype).dot(Z)
+        return self.data.extrapolation(h / h_old).astype(Z.dtype, copy=False).dot(Z)
 
     def estimate_error(self) -> Array:
         """Return Hairer's estimate (IV.8.19), (IV.8.20) after a rejection and at the start."""

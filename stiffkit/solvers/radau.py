@@ -129,13 +129,24 @@ class RadauTransformation:
         # θ^k is θ less θ(1 − θ)(1 + θ + ... + θ^(k−2)).
         return -np.cumsum(self.coefficients[:0:-1], axis=0)[::-1]
 
+    @cached_property
+    def column(self) -> FloatArray:
+        """The nodes, shape (s, 1)."""
+        return self.c[:, None]
+
+    @cached_property
+    def exponents(self) -> FloatArray:
+        """1, ..., s."""
+        return np.arange(1.0, len(self.c) + 1)
+
     def extrapolation(self, ratio: npt.ArrayLike) -> FloatArray:
         """Return Z ↦ Z of the next step by the same polynomial.
 
         `ratio`, of any shape, is that of both step sizes; the result has the shape (..., s, s).
         """
-        theta = 1 + np.multiply.outer(ratio, self.c)
-        rise = theta[..., None] ** np.arange(1, len(self.c) + 1) - 1
+        theta = 1 + np.asarray(ratio)[..., None, None] * self.column
+        rise = theta**self.exponents
+        rise -= 1
         return np.asarray(rise @ self.coefficients)
 
     def full(self) -> RadauTransformation:

@@ -78,8 +78,8 @@ class StiffStages(ABC):
         """Whether there is a Jacobian at all."""
         self.h_known = 0.0
         """Length of the step that it was made for."""
-        self.solves: dict[float, Callable[[Array], Array]] = {}
-        """By the direction of c in the plane, the factorisations for the last step size."""
+        self.solves: dict[int, Callable[[Array], Array]] = {}
+        """The factorisations for the last step size, by which of the method's c they are of."""
         self.h_solved = 0.0
 
     @property
@@ -173,15 +173,15 @@ class StiffStages(ABC):
         self.fresh = self.known = True
         self.h_known = abs(h)
 
-    def solver(self, c: complex, h: float) -> Callable[[Array], Array]:
-        """Return r ↦ (M − cJ)⁻¹ r, factorised once for each c."""
+    def solver(self, c: complex, h: float, which: int = 0) -> Callable[[Array], Array]:
+        """Return r ↦ (M − cJ)⁻¹ r, factorised once for each c; the real one is number 0."""
         if abs(h - self.h_solved) > SAME * abs(h):
             self.solves.clear()
             self.h_solved = h
-        key = round(c.imag / abs(c), 6)
-        if key not in self.solves:
-            self.solves[key] = self.linear.factorise(c, h)
-        return self.solves[key]
+        solve = self.solves.get(which)
+        if solve is None:
+            solve = self.solves[which] = self.linear.factorise(c, h)
+        return solve
 
     def doubt(self, t: float, y: Array) -> str:
         """Say what contradicts a given Jacobian at (t, y); empty where nothing does."""
@@ -224,9 +224,13 @@ class RosenbrockStages(StiffStages):
 
     def __init__(self, problem: Problem, tableau: RosenbrockTableau, linear: Algebra) -> None:
         super().__init__(problem, tableau, linear)
-        y = problem.y0
+        y, s = problem.y0, len(tableau.c)
         self.error_order = min(tableau.order, tableau.order_hat)
-        self.u = np.empty((len(tableau.c), len(y)), dtype=y.dtype)
+        self.terms = np.zeros((s + 2, len(y)), dtype=y.dtype)
+        """y, f, u_1, ..., u_s: a stage's state is one product with them, its right side another."""
+        self.right_terms = self.terms if self.mass is None else np.zeros_like(self.terms)
+        """The same for right sides, where M u_i stands for u_i."""
+        self.u = self.terms[2:]
         self.m, m_hat = (np.array(row, dtype=y.dtype) for row in (tableau.m, tableau.m_hat))
         self.e = self.m - m_hat
         self.f_t: Array = None
@@ -239,18 +243,27 @@ class RosenbrockStages(StiffStages):
         """Steps since the Jacobian was made; whether this one was tried before."""
 
     @cached_property
-    def plan(self) -> list[tuple[Callable[[], Any], float, float]]:
-        """For each stage the sums that enter it, 1 − c_i and d_i; no compiled solve needs it."""
-        tableau, u = self.tableau, self.u
-        # Row by row α's part and, times γ, the part that C has in the right side.
-        rows = [
-            np.array([a, np.multiply(tableau.gamma, c)], dtype=u.dtype)
-            for a, c in zip(tableau.A, tableau.C, strict=True)
+    def plan(self) -> tuple[Callable[[Array], None], list[tuple[Any, Any, float, float]]]:
+        """What sets hγ, f's weight, and for each stage its state, its right side, 1 − c_i and d_i.
+
+        No compiled solve needs it.
+        """
+        tableau, s, dtype = self.tableau, len(self.u), self.u.dtype
+        states, rights = np.zeros((2, s, s + 2), dtype=dtype)
+        states[:, 0] = 1
+        for i in range(s):
+            states[i, 2 : i + 2] = tableau.A[i]
+            rights[i, 2 : i + 2] = np.multiply(tableau.gamma, tableau.C[i])
+        stages = [
+            (
+                partial(states[i, : i + 2].dot, self.terms[: i + 2]),
+                partial(rights[i, : i + 2].dot, self.right_terms[: i + 2]),
+                1 - tableau.c[i],
+                tableau.d[i],
+            )
+            for i in range(s)
         ]
-        return [
-            (partial(row.dot, u[:i]), 1 - c_i, d_i)
-            for i, (row, c_i, d_i) in enumerate(zip(rows, tableau.c, tableau.d, strict=True))
-        ]
+        return rights[:, 1].fill, stages
 
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
         """Compute the stages of the step from (t, y) to t_new; return y_new."""
@@ -260,18 +273,21 @@ class RosenbrockStages(StiffStages):
         if not (self.fresh or old):
             self.jacobian(t, y, h)
             self.f_t, self.age = self.linear.time_slope(t, y, self.f_0, h), 0
-        weight = np.array(h * tableau.gamma, dtype=y.dtype)  # NumPy's number: it multiplies faster
-        solve, moving = self.solver(h * tableau.gamma, h), np.count_nonzero(self.f_t) > 0
-        call, mass = self.call, self.mass
-        right = weight * self.f_0
-        for i, (product, rest, d_i) in enumerate(self.plan):
+        weight = h * tableau.gamma
+        solve, moving = self.solver(weight, h), np.count_nonzero(self.f_t) > 0
+        call, mass, terms = self.call, self.mass, self.right_terms
+        set_weight, stages = self.plan
+        set_weight(weight)
+        self.terms[0], terms[1] = y, self.f_0
+        for i, (state, right_side, rest, d_i) in enumerate(stages):
             if i > 0:
-                change, carried = product()
-                right = weight * call(t_new - rest * h, y + change)
-                right += carried if mass is None else mass @ carried
+                terms[1] = call(t_new - rest * h, state())
+            right = right_side()
             if moving:
-                right += (h * d_i) * weight * self.f_t
+                right += (h * d_i * weight) * self.f_t
             u[i] = solve(right)
+            if mass is not None:
+                terms[i + 2] = mass @ u[i]
         self.calls += len(u) - 1
         self.y_new = self.backend.protect(y + self.m.dot(u))
         return self.y_new
