@@ -339,6 +339,39 @@ def test_looks_that_lead_nowhere_cost_little(method, rtol):
         assert with_it - without <= Budget.CREDIT + 0.03 * without
 
 
+@pytest.mark.parametrize(("method", "calls"), [("bosh3", 0.01), ("midpoint", 0), ("ralston", 0)])
+@pytest.mark.parametrize("batched", [False, True])
+def test_looks_of_methods_without_a_probe_are_mostly_free(method, calls, batched):
+    y0 = np.concatenate([np.linspace(-1, 1, 50), np.zeros(50)])
+    options = {"batched": batched, "rtol": 1e-6, "atol": 1e-8}
+    y0 = np.stack([y0, 0.9 * y0]) if batched else y0
+    with_it, without = calls_of(ring, y0, method, 5.0, **options)
+    assert with_it - without <= calls * without
+
+
+@pytest.mark.parametrize("method", ["midpoint", "ralston"])
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_stages_tell_the_rate_of_a_single_mode(method, batched, monkeypatch):
+    """What `along` would ask f for: of a linear problem it is exact."""
+    rates = []
+    if batched:
+        ratio = ExplicitStep.stage_ratio
+        monkeypatch.setattr(
+            ExplicitStep, "stage_ratio", lambda self: (rates.extend(ratio(self)), ratio(self))[1]
+        )
+    else:
+        suspicious = StiffnessDetector.suspicious
+        monkeypatch.setattr(
+            StiffnessDetector,
+            "suspicious",
+            lambda self, *given: (rates.append(given[4]), suspicious(self, *given))[1],
+        )
+    y0 = np.ones((3, 1)) if batched else np.ones(1)
+    sk.solve(lambda t, y: -3.0 * y, (0.0, 1.0), y0, method, batched=batched, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(rates, 3.0, rtol=1e-4)
+    assert rates
+
+
 @pytest.mark.parametrize("method", ["bosh3", "tsit5"])
 def test_so_they_do_in_a_batch(method):
     rng = np.random.default_rng(1)

@@ -9,7 +9,8 @@ with Δ in units of the tolerance (divided by atol + rtol |y|):
   error is not the solution's own: it is what is left of fast modes that the step barely damps.
 * Hairer's stage ratio: h ‖f_new − f(z)‖ / ‖y_new − z‖ of two states at one time, which comes
   near the stability limit when such a mode dominates the difference. A method without such a
-  stage spends one call of f on a state that is off by the error estimate instead.
+  stage takes a state that is off by the error estimate instead, which costs one call of f, if the
+  error is unexplained or the path has `trigger.turned` much; or none, where the stages tell it.
 
 Three looks in a row that suspect either, at steps that do not grow fast, make a case. It is then
 put to the proof: an Arnoldi process started from the error estimate, which is rich in the mode that
@@ -42,7 +43,17 @@ from ..solvers.problem import check_positive
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio
 from .proof import Mode, StepRows, prove
-from .trigger import ROOM, Budget, calm_wait, counted, least_share, signs, smooth_error
+from .trigger import (
+    ROOM,
+    Budget,
+    calm_wait,
+    counted,
+    least_share,
+    signs,
+    smooth_error,
+    turned,
+    unexplained,
+)
 
 __all__ = ["Evidence", "Stiffness", "StiffnessDetector"]
 
@@ -185,6 +196,17 @@ class StiffnessDetector:
         running = self.steps - self._entered if self.state is not Stiffness.non_stiff else 0
         return self._stiff_steps + running
 
+    def asks(self, h: float, ratio: float, rise: float, turn: float) -> bool:
+        """Whether `suspicious` is to be told the stage ratio of a step: else 0 will do.
+
+        The arguments are those of `suspicious`. A probe's is always told.
+        """
+        if self.tableau.probe is not None:
+            return True
+        smooth = smooth_error(h, rise, turn, self.error_norm, self.order)
+        left = unexplained(ratio, smooth, self.order)
+        return bool(left or turned(h, ratio, rise, turn, self.order))
+
     def along(
         self, f: Any, t: float, y: Array, f_new: Array, err: Array, norm: Callable[[Array], float]
     ) -> float:
@@ -232,7 +254,8 @@ class StiffnessDetector:
         """
         self.steps += self.wait if steps is None else steps
         smooth = self._smooth_error(h, rise, turn)
-        self.near, doubtful = signs(h, ratio, smooth, self.order, stage, self.limit, self.least)
+        left = unexplained(ratio, smooth, self.order)
+        self.near, doubtful = signs(h, left, stage, self.limit, self.least)
         if not doubtful:
             self._h_seen = 0.0
             self._calm()

@@ -17,12 +17,18 @@ __all__ = [
     "calm_wait",
     "counted",
     "least_share",
+    "pays_looks",
     "signs",
     "smooth_error",
+    "turned",
+    "unexplained",
 ]
 
 ROOM = 2.0
 """Accuracy would have to allow so many times the step for stability to be what limits it."""
+
+LEAST_RATIO = 1e-3
+"""Error over tolerance below which it may be rounding, or the start of a solve."""
 
 GROWTH = 1.1
 """Steps that grow faster than this have not met their limit yet."""
@@ -52,18 +58,32 @@ def smooth_error(h: Any, rise: Any, turn: Any, error_norm: float, order: int) ->
     return error_norm * kappa**order * rise
 
 
-def signs(
-    h: Any, ratio: Any, smooth: Any, order: int, stage: Any, limit: float, least: float
-) -> tuple[Any, Any]:
+def unexplained(ratio: Any, smooth: Any, order: int) -> Any:
+    """Whether the smooth path's error leaves an error estimate unexplained."""
+    # Steps `ROOM` times as long would make the smooth path's error as large as the one reported.
+    return (ratio > LEAST_RATIO) & (ratio > ROOM ** (order + 1) * smooth)
+
+
+def turned(h: Any, ratio: Any, rise: Any, turn: Any, order: int) -> Any:
+    """Whether the path turns so much that a fast mode may be what turns it, and explains the error.
+
+    A mode z = hλ that makes up a share ξ of the change turns the path by κ = ξ|z|, and makes an
+    error near Â |z|^q ξ ‖Δy‖. Of this κ explains 1/`ROOM`^(q+1) or more only if ξ^(q−1) is that
+    large too; and |z| is about 1 or more where stability limits a step.
+    """
+    least = ROOM ** ((order + 1) / (1 - order)) if order > 1 else 0.0
+    return (ratio > LEAST_RATIO) & (abs(h) * turn > least * rise)
+
+
+def signs(h: Any, left: Any, stage: Any, limit: float, least: float) -> tuple[Any, Any]:
     """Return Hairer's stage ratio over the limit, and whether the step looks like a stiff one.
 
-    `smooth` is what `smooth_error` says for an estimate of order `order`, `limit` the method's on
-    the real axis, `least` a share of it, the others are as in `StiffnessDetector.suspicious`.
+    `left` says whether the error is `unexplained`; `limit` is the method's on the real axis,
+    `least` a share of it; `h` and `stage` are as in `StiffnessDetector.suspicious`. Of a step whose
+    error is explained, and which is not `turned`, no stage ratio is needed: 0 will do.
     """
     near = abs(h) * stage / limit
-    # Steps `ROOM` times as long would make the smooth path's error as large as the one reported.
-    unexplained = (ratio > 1e-3) & (ratio > ROOM ** (order + 1) * smooth) & (near >= least)
-    return near, unexplained | (near > STAGE_RATIO)
+    return near, (left & (near >= least)) | (near > STAGE_RATIO)
 
 
 def counted(hits: Any, last: Any, h: Any, looks: int) -> tuple[Any, Any, Any]:
@@ -74,6 +94,11 @@ def counted(hits: Any, last: Any, h: Any, looks: int) -> tuple[Any, Any, Any]:
     # Steps that still grow fast follow a transient that dies out: no limit has been reached.
     settled = (last == 0) | (abs(h) <= GROWTH * last)
     return hits + 1, abs(h), (hits + 1 >= looks) & settled
+
+
+def pays_looks(tableau: ButcherTableau) -> bool:
+    """Return whether the stage ratio of a method costs a call of f."""
+    return tableau.probe is None and tableau.error_slope is None
 
 
 def least_share(tableau: ButcherTableau) -> float:
@@ -98,7 +123,7 @@ class Budget:
     """About two proofs: calls before there is anything to have a share of."""
 
     def __init__(self, tableau: ButcherTableau, interval: int) -> None:
-        self.look = 0 if tableau.probe is not None else 1
+        self.look = int(pays_looks(tableau))
         """Calls of a look."""
         stages = tableau.n_stages - bool(tableau.fsal)
         self.rate = self.WASTED * stages - self.look / interval

@@ -168,13 +168,18 @@ class Watch:
         apart : callable
             Tells whether f takes some rows of the batch alone.
         """
-        signs, smooth_error = self.trigger.signs, self.trigger.smooth_error
-        calm = self.calm
+        trigger, calm = self.trigger, self.calm
         if self.made % INTERVAL:
             self.budget.spent += 1  # where f costs little it takes as long as some calls do
-        h, (rise, turn), stage = step.h, step.changes(), step.stage_ratio()
-        smooth = smooth_error(h, rise, turn, calm.error_norm, calm.order)
-        near, doubtful = signs(h, ratio, smooth, calm.order, stage, calm.limit, calm.least)
+        h, (rise, turn) = step.h, step.changes()
+        smooth = trigger.smooth_error(h, rise, turn, calm.error_norm, calm.order)
+        left = trigger.unexplained(ratio, smooth, calm.order)
+        asks = left | trigger.turned(h, ratio, rise, turn, calm.order)
+        if self.tableau.probe is not None:
+            stage = step.stage_ratio()
+        else:
+            stage = np.where(asks, step.stage_ratio(), 0.0) if asks.any() else np.zeros(len(h))
+        near, doubtful = trigger.signs(h, left, stage, calm.limit, calm.least)
         asked = doubtful | self.stands[samples]
         self.due[samples] = after = self._after(INTERVAL)
         if not asked.any():
