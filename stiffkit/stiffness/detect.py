@@ -48,6 +48,7 @@ from .trigger import (
     Budget,
     calm_wait,
     counted,
+    lately,
     least_share,
     signs,
     smooth_error,
@@ -182,7 +183,7 @@ class StiffnessDetector:
         self.near = self.near_failed = 0.0
         self._h_seen = self._rate = 0.0
         self._failed: _Failed | None = None
-        self._grew = False
+        self.grew = False
         """Whether the mode of the case that rests grows, so that no limit of stability is near."""
         self.accuracy_step = math.inf
         self.start: tuple[float, Array] | None = None
@@ -278,12 +279,20 @@ class StiffnessDetector:
     @property
     def rests(self) -> bool:
         """Whether the next case waits: one has failed lately, or failures have cost too much."""
-        lately = self.steps < self.resume and self.near <= 1.5 * self.near_failed
-        return lately or self.budget.overdrawn(self.steps)
+        waits = lately(self.steps, self.resume, self.near, self.near_failed)
+        return bool(waits) or self.budget.overdrawn(self.steps)
 
-    def take_over(self, hits: int, h: float) -> None:
-        """Go on from `hits` suspicious looks, the last at a step of size h, counted elsewhere."""
-        self.hits, self._h_seen = hits, h
+    @property
+    def counted(self) -> tuple[int, float]:
+        """Suspicious looks in a row, and the size of the step at the last of them."""
+        return self.hits, self._h_seen
+
+    def take_over(self, hits: int, h: float, spent: int) -> None:
+        """Go on from `hits` suspicious looks, the last at a step of size h, counted elsewhere.
+
+        They have left so many calls `spent`.
+        """
+        self.hits, self._h_seen, self.budget.spent = hits, h, spent
 
     def pass_over(self, steps: int) -> None:
         """Count accepted steps whose looks found no `signs`, where nothing is suspected."""
@@ -293,8 +302,8 @@ class StiffnessDetector:
     def _calm(self) -> None:
         """Take note of looks that found no signs."""
         self.hits, self.wait = 0, self.calm_wait
-        if self._grew:  # the path has left the stretch where it grew: the next case is another
-            self._grew, self.resume = False, self.steps
+        if self.grew:  # the path has left the stretch where it grew: the next case is another
+            self.grew, self.resume = False, self.steps
 
     def _smooth_error(self, h: float, rise: float, turn: float) -> float:
         """Error over tolerance that the smooth path explains; sets `accuracy_step` by it."""
@@ -413,7 +422,7 @@ class StiffnessDetector:
         self.evidence.append(found)
         if found.verdict is Stiffness.non_stiff:
             self._leave(calls)
-            self._grew = (mode.value * h).real > 0
+            self.grew = (mode.value * h).real > 0
             if self._trusts(mode.value, mode.residual) and 0 < found.stability_ratio < math.inf:
                 vector = mode.vector if y.dtype != y.real.dtype else mode.vector.real
                 room = found.accuracy_step / free if free < math.inf else 1.0
@@ -447,7 +456,7 @@ class StiffnessDetector:
         self.hits, self.wait = 0, self.calm_wait
         self.pause = min(2 * self.pause, self.LONGEST_PAUSE)
         self.resume, self.near_failed = self.steps + self.pause, self.near
-        self._failed, self._grew = None, False
+        self._failed, self.grew = None, False
 
     @property
     def limited(self) -> bool:

@@ -16,6 +16,7 @@ __all__ = [
     "Budget",
     "calm_wait",
     "counted",
+    "lately",
     "least_share",
     "pays_looks",
     "signs",
@@ -96,6 +97,11 @@ def counted(hits: Any, last: Any, h: Any, looks: int) -> tuple[Any, Any, Any]:
     return hits + 1, abs(h), (hits + 1 >= looks) & settled
 
 
+def lately(steps: Any, resume: Any, near: Any, near_failed: Any) -> Any:
+    """Whether a case waits for one that has failed, until so many steps, at this stage ratio."""
+    return (steps < resume) & (near <= 1.5 * near_failed)
+
+
 def pays_looks(tableau: ButcherTableau) -> bool:
     """Return whether the stage ratio of a method costs a call of f."""
     return tableau.probe is None and tableau.error_slope is None
@@ -130,10 +136,13 @@ class Budget:
         self.spent = 0
         """Calls so far, without those of regular looks."""
 
-    def left(self, steps: int) -> float:
-        """Return the calls that are left after so many accepted steps; less than 0 if overdrawn."""
-        return self.CREDIT + self.rate * steps - self.spent
+    def left(self, steps: Any, spent: Any = None) -> Any:
+        """Return the calls that are left after so many accepted steps; less than 0 if overdrawn.
+
+        Instead of those of this one, `spent` may give the calls of many budgets like it.
+        """
+        return self.CREDIT + self.rate * steps - (self.spent if spent is None else spent)
 
     def overdrawn(self, steps: int, reserve: int = 0) -> bool:
         """Whether so many accepted steps do not bear it, nor `reserve` calls beyond."""
-        return self.left(steps) + reserve < 0
+        return bool(self.left(steps) + reserve < 0)
