@@ -182,7 +182,8 @@ class StiffnessDetector:
         self.pause = self.resume = interval
         self.near = self.near_failed = 0.0
         self._h_seen = self._rate = 0.0
-        self._failed: _Failed | None = None
+        self.failed: _Failed | None = None
+        """What the last proof that failed has left."""
         self.grew = False
         """Whether the mode of the case that rests grows, so that no limit of stability is near."""
         self.accuracy_step = math.inf
@@ -265,7 +266,7 @@ class StiffnessDetector:
             return False
         if self.rests:
             self.hits, self.wait, self._h_seen = 0, self.calm_wait, 0.0
-            return self._failed is not None and not self.budget.overdrawn(self.steps)
+            return self.failed is not None and not self.budget.overdrawn(self.steps)
         self.wait = 1
         self.budget.spent += self.budget.look
         self.hits, self._h_seen, case = counted(self.hits, self._h_seen, h, self.looks)
@@ -349,14 +350,14 @@ class StiffnessDetector:
     @property
     def failed_mode(self) -> Array | None:
         """While a case rests, the mode that came nearest to limiting the step: one to watch."""
-        return self._failed.mode if self.rests and self._failed is not None else None
+        return self.failed.mode if self.rests and self.failed is not None else None
 
     def reopen(self, h: float, rate: float) -> None:
         """Take up a case that rests, if its mode, of this rate now, comes near the limit."""
-        assert self._failed is not None
+        assert self.failed is not None
         self.budget.spent += 1
-        share = self._failed.share * abs(h) * rate
-        if share >= self.PROOF and self._failed.room * self.accuracy_step >= ROOM * abs(h):
+        share = self.failed.share * abs(h) * rate
+        if share >= self.PROOF and self.failed.room * self.accuracy_step >= ROOM * abs(h):
             self.resume, self.hits, self.wait = self.steps, 1, 1
 
     def prove(
@@ -427,7 +428,7 @@ class StiffnessDetector:
                 vector = mode.vector if y.dtype != y.real.dtype else mode.vector.real
                 room = found.accuracy_step / free if free < math.inf else 1.0
                 share = found.stability_ratio / abs(h * mode.value)
-                self._failed = _Failed(backend_of(y).vector(vector, y), share, room)
+                self.failed = _Failed(backend_of(y).vector(vector, y), share, room)
             return found
         if self.state is Stiffness.non_stiff:
             self.since, self._entered = t, self.steps
@@ -456,7 +457,7 @@ class StiffnessDetector:
         self.hits, self.wait = 0, self.calm_wait
         self.pause = min(2 * self.pause, self.LONGEST_PAUSE)
         self.resume, self.near_failed = self.steps + self.pause, self.near
-        self._failed, self.grew = None, False
+        self.failed, self.grew = None, False
 
     @property
     def limited(self) -> bool:

@@ -248,7 +248,7 @@ class Watch:
         self.quiet[sample], self.hits[sample], self.last[sample] = False, *detector.counted
         self.spent[sample], self.pauses[sample] = detector.budget.spent, detector.resume
         self.near_failed[sample], self.grew[sample] = detector.near_failed, detector.grew
-        self.moded[sample] = detector.failed_mode is not None
+        self.moded[sample] = detector.failed is not None
         self.stands[sample] = detector.state is not type(detector.state).non_stiff
         return detector.wait
 
