@@ -175,7 +175,7 @@ def test_spans_of_no_length_and_states_of_no_size():
     both(square, (0.0, 0.5), np.array(1.0), "tsit5")  # no axis
 
 
-@pytest.mark.parametrize("method", ["bosh3", "dopri5", "tsit5", "dop853", "cashkarp"])
+@pytest.mark.parametrize("method", ["midpoint", "bosh3", "dopri5", "tsit5", "dop853", "cashkarp"])
 def test_the_detector_sees_what_it_sees_in_the_interpreted_loop(method, monkeypatch):
     taken = loops(monkeypatch)
     ours, theirs = both(lambda_cos, (0.0, 1.5), [0.0], method, rtol=1e-4, atol=1e-6)

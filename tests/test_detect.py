@@ -13,6 +13,7 @@ import stiffkit as sk
 from stiffkit.solvers.loop import steps_until
 from stiffkit.stiffness import Evidence, Stiffness, StiffnessDetector
 from stiffkit.stiffness.proof import slow_path
+from stiffkit.stiffness.trigger import smooth_error, turned, unexplained
 
 torch = pytest.importorskip("torch")
 
@@ -71,6 +72,34 @@ def test_a_quiet_look_clears_the_count():
     assert not watch.suspicious(0.1, 0.5, 10.0, 1.0, 0.0)
     assert not watch.suspicious(0.1, 0.5, 10.0, 1000.0, 0.0)
     assert not watch.suspicious(0.1, 0.5, 10.0, 1.0, 0.0)
+
+
+def test_a_mode_that_limits_steps_and_explains_its_error_turns_the_path():
+    """bosh3 takes the stage ratio of a step that is `turned`, or not explained, alone."""
+    tableau = sk.METHODS["bosh3"]
+    norm, q, rise = tableau.pair_quality.A_hat, tableau.error_order, 1e6
+    for angle in np.linspace(np.pi / 2, np.pi, 19):
+        limit = tableau.stability_limit(angle)
+        for size in np.linspace(StiffnessDetector.PROOF, 1.0, 20) * limit:
+            z = size * np.exp(1j * angle)
+            grown = abs(tableau.R(z) - 1)
+            made = abs(tableau.R(z) - tableau.R(z, "b_hat"))
+            for share in np.geomspace(1e-4, 1.0, 50):  # of the change that is the mode's
+                turn, ratio = share * size * rise, made / grown * share * rise
+                left = unexplained(ratio, smooth_error(1.0, rise, turn, norm, q), q)
+                # |z| comes down to 0.98 of the 1 that it is taken for.
+                assert left or turned(1.0, ratio, rise, turn / 0.98, q)
+
+
+def test_a_path_that_explains_its_error_needs_no_stage_ratio():
+    watch = StiffnessDetector(sk.METHODS["bosh3"])
+    smooth = smooth_error(0.1, 100.0, 100.0, watch.error_norm, watch.order)  # kappa = 0.1
+    assert not watch.asks(0.1, smooth, 100.0, 100.0)
+    assert watch.asks(0.1, 10 * smooth, 100.0, 100.0)
+    assert watch.asks(0.1, smooth, 100.0, 150.0)
+    assert not watch.asks(0.1, 1e-4, 1e-2, 1.0)  # an error so small may be rounding
+    assert StiffnessDetector(sk.METHODS["midpoint"]).asks(0.1, 0.5, 100.0, 1.0)
+    assert detector().asks(0.1, smooth, 100.0, 100.0)
 
 
 def test_rounding_is_no_evidence():

@@ -272,6 +272,23 @@ def test_probe_is_the_last_stage_at_the_end_of_the_step_that_is_not_y_new():
     assert EXPLICIT["midpoint"].probe is None
 
 
+@pytest.mark.parametrize(
+    ("name", "known"), [("midpoint", True), ("ralston", True), ("bosh3", False)]
+)
+def test_the_slope_of_the_error_is_what_the_stages_tell_of_it(name, known):
+    tableau = EXPLICIT[name]
+    assert (tableau.error_slope is not None) == known
+    if known:
+        J, y, h = np.random.default_rng(0).standard_normal((3, 3)), np.array([1.0, 2.0, -1.0]), 0.3
+        k = []
+        for row in [*tableau.A, tableau.b]:
+            k.append(J @ (y + h * sum((a * k_j for a, k_j in zip(row, k, strict=False)), 0 * y)))
+        err = h * sum(e_i * k_i for e_i, k_i in zip(tableau.e, k, strict=False))
+        np.testing.assert_allclose(tableau.error_slope @ k, J @ err, atol=1e-13)
+        # It is exact for no function of time, but of one order more: f = t adds nothing.
+        assert abs(tableau.error_slope @ [*tableau.c, 1.0]) < 1e-14
+
+
 def test_error_rows_are_differences_to_the_embedded_rows():
     np.testing.assert_array_equal(pair().e, [-1 / 2, 1 / 2])
     np.testing.assert_array_equal(pair().e2, [1 / 2, -1 / 2])

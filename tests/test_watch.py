@@ -1,5 +1,6 @@
 """The detector on batches that go by a named explicit method, and what it may cost."""
 
+import copy
 import math
 import re
 
@@ -88,6 +89,61 @@ def test_samples_that_look_stiff_and_are_not_do_not_delay_one_that_is(method, on
     limit = sk.METHODS[method].real_stability_limit
     start = int(np.argmax((ends > onset) & (500.0 * h > 0.7 * limit)))
     assert int(np.searchsorted(ends, found.t * (1 - 1e-12))) - start <= 30
+
+
+def relaxing(t, y):
+    return np.stack([y[:, 1], 5.0 * (1 - y[:, 0] ** 2) * y[:, 1] - y[:, 0]], 1)
+
+
+def many_modes(t, y):
+    return -np.linspace(1.0, 1000.0, 32) * (y - np.cos(t)[:, None]) - np.sin(t)[:, None]
+
+
+RELAXING = relaxing, 40.0, np.random.default_rng(0).uniform(0.5, 3, (64, 2)) * [1, 0], 1e-5
+MANY_MODES = many_modes, 6.0, np.ones((2, 32)), 1e-8
+
+
+@pytest.mark.parametrize("case", [RELAXING, MANY_MODES], ids=["van der Pol", "many modes"])
+@pytest.mark.parametrize("method", ["tsit5", "bosh3"])
+def test_what_is_noted_of_samples_makes_the_cases_that_their_detectors_would(
+    case, method, monkeypatch
+):
+    """Each look at a sample that has a detector is shown to a copy of it too."""
+    f, t1, y0, rtol = case
+    twins, asked, noted, compared = {}, set(), set(), []
+    look, count, note = Watch.look, Watch._count, Watch._note
+
+    def counting(self, rows, doubtful):
+        counts, cases, rests = count(self, rows, doubtful)
+        for k in np.flatnonzero(doubtful | self.stands[rows.samples]).tolist():
+            sample = int(rows.samples[k])
+            asked.add(sample)
+            if sample in twins:
+                given = [float(x[k]) for x in rows[3:8]]
+                passed = int(rows.taken[k]) - twins[sample].steps
+                compared.append((k in cases, twins[sample].suspicious(*given, steps=passed)))
+        return counts, cases, rests
+
+    def looking(self, step, samples, *given, **named):
+        asked.clear()
+        noted.clear()
+        look(self, step, samples, *given, **named)
+        for sample in twins.keys() & set(samples.tolist()) - asked:
+            twins[sample].pass_over(0)
+        for sample in noted:
+            twins[sample] = copy.deepcopy(self.detectors[sample])
+
+    def noting(self, sample):
+        noted.add(sample)
+        return note(self, sample)
+
+    monkeypatch.setattr(Watch, "_count", counting)
+    monkeypatch.setattr(Watch, "look", looking)
+    monkeypatch.setattr(Watch, "_note", noting)
+    sk.solve(f, (0.0, t1), y0, method, batched=True, rtol=rtol, atol=rtol, t_eval=[t1])
+    ours, theirs = zip(*compared, strict=True)
+    assert ours == theirs
+    assert {True, False} == set(ours)
 
 
 def test_the_others_are_put_to_the_proof_if_one_of_the_first_holds(monkeypatch):
@@ -337,6 +393,39 @@ def test_looks_that_lead_nowhere_cost_little(method, rtol):
     for f, start in ((ring, y0), (van_der_pol, np.array([2.0, 0.0]))):
         with_it, without = calls_of(f, start, method, 20.0, rtol=rtol, atol=1e-2 * rtol)
         assert with_it - without <= Budget.CREDIT + 0.03 * without
+
+
+@pytest.mark.parametrize(("method", "calls"), [("bosh3", 0.01), ("midpoint", 0), ("ralston", 0)])
+@pytest.mark.parametrize("batched", [False, True])
+def test_looks_of_methods_without_a_probe_are_mostly_free(method, calls, batched):
+    y0 = np.concatenate([np.linspace(-1, 1, 50), np.zeros(50)])
+    options = {"batched": batched, "rtol": 1e-6, "atol": 1e-8}
+    y0 = np.stack([y0, 0.9 * y0]) if batched else y0
+    with_it, without = calls_of(ring, y0, method, 5.0, **options)
+    assert with_it - without <= calls * without
+
+
+@pytest.mark.parametrize("method", ["midpoint", "ralston"])
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_stages_tell_the_rate_of_a_single_mode(method, batched, monkeypatch):
+    """What `along` would ask f for: of a linear problem it is exact."""
+    rates = []
+    if batched:
+        ratio = ExplicitStep.stage_ratio
+        monkeypatch.setattr(
+            ExplicitStep, "stage_ratio", lambda self: (rates.extend(ratio(self)), ratio(self))[1]
+        )
+    else:
+        suspicious = StiffnessDetector.suspicious
+        monkeypatch.setattr(
+            StiffnessDetector,
+            "suspicious",
+            lambda self, *given: (rates.append(given[4]), suspicious(self, *given))[1],
+        )
+    y0 = np.ones((3, 1)) if batched else np.ones(1)
+    sk.solve(lambda t, y: -3.0 * y, (0.0, 1.0), y0, method, batched=batched, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(rates, 3.0, rtol=1e-4)
+    assert rates
 
 
 @pytest.mark.parametrize("method", ["bosh3", "tsit5"])

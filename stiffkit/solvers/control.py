@@ -96,6 +96,11 @@ class ErrorRatio:
         """Return the rms of `x` in units of the tolerance at the step last judged."""
         return math.sqrt(self.square_sum(x / self.scale) / self.size) / (self.scalar or 1.0)
 
+    def quotient(self, x: Array, y: Array) -> float:
+        """Return ‖x‖ / ‖y‖ of arrays in any one unit; 0 where y is."""
+        below = self.square_sum(y)
+        return math.sqrt(self.square_sum(x) / below) if below > 0 else 0.0
+
     def accept(self, y: Array) -> None:
         """Move to the end `y` of the step last judged."""
         if y is self.y_new:

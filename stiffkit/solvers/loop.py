@@ -21,7 +21,7 @@ from .options import LOG_COLUMNS, Hooks, Progress, StepOptions, counted
 from .problem import Problem, check_times, first_bad
 from .solution import Solution, Status, freeze_log
 from .stabilised import stabilised_pays
-from .step import Probe, Step, StepFailed, make_stages
+from .step import Probe, Step, StepFailed, combine, make_stages
 from .stiff_limit import with_inside
 from .tableau import ButcherTableau
 
@@ -346,23 +346,27 @@ class Run:
         y_new: Array,
     ) -> None:
         """Show the detector an accepted step, `err` being in units of the tolerance."""
-        p, stages, y, h = self.problem, self.stages, self.y, t_new - self.t
+        p, stages, h = self.problem, self.stages, t_new - self.t
         detach, f = p.backend.detach, p.f
         if self.switcher is not None:  # what follows is timed: no call is made for it
             f = partial(self.switcher.costs.f, p.f)
-        f_new, z, i = detach(stages.f_new(t_new, y_new)), stages.probe_state(), self.tableau.probe
-        y_end = detach(y_new)
-        rise, turn = y_end - detach(y), f_new - detach(stages.get(0))
-        if z is not None and i is not None:
-            below = ratio_of.square_sum(y_end - detach(z))
-            above = ratio_of.square_sum(f_new - detach(stages.get(i)))
-            stage = math.sqrt(above / below) if below > 0 else 0.0
-        else:
-            estimate = err * ratio_of.scale
-            stage = detector.along(f, t_new, y_end, f_new, estimate, ratio_of.norm)
-        if detector.suspicious(h, ratio, ratio_of.norm(rise), ratio_of.norm(turn), stage):
-            changes = rise, turn, ratio_of.norm
-            detector.examine(f, t_new, y_end, f_new, err * ratio_of.scale, h, changes)
+        f_new, y_end = detach(stages.f_new(t_new, y_new)), detach(y_new)
+        rise, turn = y_end - detach(self.y), f_new - detach(stages.get(0))
+        changes = ratio_of.norm(rise), ratio_of.norm(turn)
+        stage = 0.0
+        if detector.asks(h, ratio, *changes):
+            z, i, slope = stages.probe_state(), self.tableau.probe, self.tableau.error_slope
+            if z is not None and i is not None:
+                stage = ratio_of.quotient(f_new - detach(stages.get(i)), y_end - detach(z))
+            elif slope is not None:
+                bend = detach(combine(slope.tolist(), [*stages.slopes(), f_new]))
+                stage = ratio_of.quotient(bend / ratio_of.scale, err)
+            else:
+                estimate = err * ratio_of.scale
+                stage = detector.along(f, t_new, y_end, f_new, estimate, ratio_of.norm)
+        if detector.suspicious(h, ratio, *changes, stage):
+            path = rise, turn, ratio_of.norm
+            detector.examine(f, t_new, y_end, f_new, err * ratio_of.scale, h, path)
 
     # An accepted step -----------------------------------------------------------------------------
 

@@ -259,6 +259,30 @@ class ButcherTableau:
         return None if self.b_hat is None else _frozen(self.b - self.b_hat)
 
     @cached_property
+    def error_slope(self) -> FloatArray | None:
+        """Weights d for which ``J err = Σ d_i k_i`` on linear problems y' = Jy, err = h Σ e_i k_i.
+
+        k_i are the stages, f(t + h, y_new) the last of them; J times the error estimate costs no
+        call of f then. On a smooth solution the sum is of one order in h more than err/h. None
+        where there are no such weights.
+        """
+        if self.e is None or not self.explicit:
+            return None
+        A, e = self.A, self.e
+        if not self.fsal:
+            A = np.pad(np.vstack([A, self.b]), ((0, 0), (0, 1)))
+            e = np.append(e, 0.0)
+        # k_i = Σ_j z^j (A^j 1)_i Jy: the powers of z are to agree, those beyond the last included.
+        powers = [np.ones(len(A))]
+        for _ in A:
+            powers.append(A @ powers[-1])
+        smooth = [powers[1] ** j for j in range(2, int(self.error_order or 1) + 1)]
+        system = np.vstack([*powers, *smooth])
+        target = np.array([0.0, *(p @ e for p in powers[:-1]), *(0.0 for _ in smooth)])
+        d = np.linalg.lstsq(system, target, rcond=None)[0]
+        return _frozen(d) if np.abs(system @ d - target).max() < 1e-12 else None
+
+    @cached_property
     def e2(self) -> FloatArray | None:
         """Second error row b − b_hat2, shape (s,)."""
         return None if self.b_hat2 is None else _frozen(self.b - self.b_hat2)

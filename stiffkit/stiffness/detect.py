@@ -9,7 +9,8 @@ with Δ in units of the tolerance (divided by atol + rtol |y|):
   error is not the solution's own: it is what is left of fast modes that the step barely damps.
 * Hairer's stage ratio: h ‖f_new − f(z)‖ / ‖y_new − z‖ of two states at one time, which comes
   near the stability limit when such a mode dominates the difference. A method without such a
-  stage spends one call of f on a state that is off by the error estimate instead.
+  stage takes a state that is off by the error estimate instead, which costs one call of f, if the
+  error is unexplained or the path has `trigger.turned` much; or none, where the stages tell it.
 
 Three looks in a row that suspect either, at steps that do not grow fast, make a case. It is then
 put to the proof: an Arnoldi process started from the error estimate, which is rich in the mode that
@@ -42,7 +43,18 @@ from ..solvers.problem import check_positive
 from ..solvers.tableau import ButcherTableau
 from .indicators import stability_ratio
 from .proof import Mode, StepRows, prove
-from .trigger import ROOM, Budget, calm_wait, counted, least_share, signs, smooth_error
+from .trigger import (
+    ROOM,
+    Budget,
+    calm_wait,
+    counted,
+    lately,
+    least_share,
+    signs,
+    smooth_error,
+    turned,
+    unexplained,
+)
 
 __all__ = ["Evidence", "Stiffness", "StiffnessDetector"]
 
@@ -170,8 +182,9 @@ class StiffnessDetector:
         self.pause = self.resume = interval
         self.near = self.near_failed = 0.0
         self._h_seen = self._rate = 0.0
-        self._failed: _Failed | None = None
-        self._grew = False
+        self.failed: _Failed | None = None
+        """What the last proof that failed has left."""
+        self.grew = False
         """Whether the mode of the case that rests grows, so that no limit of stability is near."""
         self.accuracy_step = math.inf
         self.start: tuple[float, Array] | None = None
@@ -184,6 +197,17 @@ class StiffnessDetector:
         """Accepted steps made under a verdict other than non-stiff."""
         running = self.steps - self._entered if self.state is not Stiffness.non_stiff else 0
         return self._stiff_steps + running
+
+    def asks(self, h: float, ratio: float, rise: float, turn: float) -> bool:
+        """Whether `suspicious` is to be told the stage ratio of a step: else 0 will do.
+
+        The arguments are those of `suspicious`. A probe's is always told.
+        """
+        if self.tableau.probe is not None:
+            return True
+        smooth = smooth_error(h, rise, turn, self.error_norm, self.order)
+        left = unexplained(ratio, smooth, self.order)
+        return bool(left or turned(h, ratio, rise, turn, self.order))
 
     def along(
         self, f: Any, t: float, y: Array, f_new: Array, err: Array, norm: Callable[[Array], float]
@@ -232,7 +256,8 @@ class StiffnessDetector:
         """
         self.steps += self.wait if steps is None else steps
         smooth = self._smooth_error(h, rise, turn)
-        self.near, doubtful = signs(h, ratio, smooth, self.order, stage, self.limit, self.least)
+        left = unexplained(ratio, smooth, self.order)
+        self.near, doubtful = signs(h, left, stage, self.limit, self.least)
         if not doubtful:
             self._h_seen = 0.0
             self._calm()
@@ -241,7 +266,7 @@ class StiffnessDetector:
             return False
         if self.rests:
             self.hits, self.wait, self._h_seen = 0, self.calm_wait, 0.0
-            return self._failed is not None and not self.budget.overdrawn(self.steps)
+            return self.failed is not None and not self.budget.overdrawn(self.steps)
         self.wait = 1
         self.budget.spent += self.budget.look
         self.hits, self._h_seen, case = counted(self.hits, self._h_seen, h, self.looks)
@@ -255,12 +280,20 @@ class StiffnessDetector:
     @property
     def rests(self) -> bool:
         """Whether the next case waits: one has failed lately, or failures have cost too much."""
-        lately = self.steps < self.resume and self.near <= 1.5 * self.near_failed
-        return lately or self.budget.overdrawn(self.steps)
+        waits = lately(self.steps, self.resume, self.near, self.near_failed)
+        return bool(waits) or self.budget.overdrawn(self.steps)
 
-    def take_over(self, hits: int, h: float) -> None:
-        """Go on from `hits` suspicious looks, the last at a step of size h, counted elsewhere."""
-        self.hits, self._h_seen = hits, h
+    @property
+    def counted(self) -> tuple[int, float]:
+        """Suspicious looks in a row, and the size of the step at the last of them."""
+        return self.hits, self._h_seen
+
+    def take_over(self, hits: int, h: float, spent: int) -> None:
+        """Go on from `hits` suspicious looks, the last at a step of size h, counted elsewhere.
+
+        They have left so many calls `spent`.
+        """
+        self.hits, self._h_seen, self.budget.spent = hits, h, spent
 
     def pass_over(self, steps: int) -> None:
         """Count accepted steps whose looks found no `signs`, where nothing is suspected."""
@@ -270,8 +303,8 @@ class StiffnessDetector:
     def _calm(self) -> None:
         """Take note of looks that found no signs."""
         self.hits, self.wait = 0, self.calm_wait
-        if self._grew:  # the path has left the stretch where it grew: the next case is another
-            self._grew, self.resume = False, self.steps
+        if self.grew:  # the path has left the stretch where it grew: the next case is another
+            self.grew, self.resume = False, self.steps
 
     def _smooth_error(self, h: float, rise: float, turn: float) -> float:
         """Error over tolerance that the smooth path explains; sets `accuracy_step` by it."""
@@ -317,14 +350,14 @@ class StiffnessDetector:
     @property
     def failed_mode(self) -> Array | None:
         """While a case rests, the mode that came nearest to limiting the step: one to watch."""
-        return self._failed.mode if self.rests and self._failed is not None else None
+        return self.failed.mode if self.rests and self.failed is not None else None
 
     def reopen(self, h: float, rate: float) -> None:
         """Take up a case that rests, if its mode, of this rate now, comes near the limit."""
-        assert self._failed is not None
+        assert self.failed is not None
         self.budget.spent += 1
-        share = self._failed.share * abs(h) * rate
-        if share >= self.PROOF and self._failed.room * self.accuracy_step >= ROOM * abs(h):
+        share = self.failed.share * abs(h) * rate
+        if share >= self.PROOF and self.failed.room * self.accuracy_step >= ROOM * abs(h):
             self.resume, self.hits, self.wait = self.steps, 1, 1
 
     def prove(
@@ -390,12 +423,12 @@ class StiffnessDetector:
         self.evidence.append(found)
         if found.verdict is Stiffness.non_stiff:
             self._leave(calls)
-            self._grew = (mode.value * h).real > 0
+            self.grew = (mode.value * h).real > 0
             if self._trusts(mode.value, mode.residual) and 0 < found.stability_ratio < math.inf:
                 vector = mode.vector if y.dtype != y.real.dtype else mode.vector.real
                 room = found.accuracy_step / free if free < math.inf else 1.0
                 share = found.stability_ratio / abs(h * mode.value)
-                self._failed = _Failed(backend_of(y).vector(vector, y), share, room)
+                self.failed = _Failed(backend_of(y).vector(vector, y), share, room)
             return found
         if self.state is Stiffness.non_stiff:
             self.since, self._entered = t, self.steps
@@ -424,7 +457,7 @@ class StiffnessDetector:
         self.hits, self.wait = 0, self.calm_wait
         self.pause = min(2 * self.pause, self.LONGEST_PAUSE)
         self.resume, self.near_failed = self.steps + self.pause, self.near
-        self._failed, self._grew = None, False
+        self.failed, self.grew = None, False
 
     @property
     def limited(self) -> bool:

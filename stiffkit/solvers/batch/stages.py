@@ -287,8 +287,9 @@ class ExplicitBatch(BatchStages):
     ) -> tuple[Array, Array]:
         """Return how two states at the end of the last attempt differ, over h, and their slopes.
 
-        Of a method without a probe the second state is off by the error estimate, made small, and
-        costs a call of f. Where `rows` is given it is told of these.
+        Of a method without a probe the second state is off by the error estimate. Where the stages
+        do not tell its slope (`ButcherTableau.error_slope`) it is made small, and costs a call of
+        f. Where `rows` is given it is told of these.
         """
         outer, end = self.outer, self.slope_at_end(t, y_new)
         if self.tableau.probe is not None:
@@ -303,16 +304,22 @@ class ExplicitBatch(BatchStages):
             state = outer.detach(y_new)
             f_new = outer.detach(outer.copy(own(self.outward(end))))
             err, y = own(outer.detach(self.outward(self.errors()[0]))), own(state)
+            h_own = h if rows is None else h[rows]
+            over_h = np.divide(1.0, h_own, out=np.zeros_like(h_own), where=h_own != 0)
+            over_h = outer.real_like(over_h[:, None], err)
+            slope = self.tableau.error_slope
+            if slope is not None:
+                k = [*(own(outer.detach(k_i)) for k_i in self.slopes()), f_new]
+                return over_h * err, combine(slope.tolist(), k)
             size, eps = row_norm(err, outer.xp), float(outer.xp.finfo(y.dtype).eps)
             share = increment(y, eps**0.5) / outer.xp.where(size > 0, size, 1.0 + 0.0 * size)
             change = share * err
             moved = y + change
             if rows is not None:
-                h, some, moved = h[rows], moved, outer.copy(state)
+                some, moved = moved, outer.copy(state)
                 moved[outer.index(rows, moved)] = some
             bend = own(self.problem(self.problem.time(t), moved)) - f_new
-            inverse = np.divide(1.0, h, out=np.zeros_like(h), where=h != 0)
-            return outer.real_like(inverse[:, None], change) * change, bend
+            return over_h * change, bend
 
     def f_end(self, t: Floats, y: Array) -> Array:
         """Return f at the end: the last stage of an FSAL method."""

@@ -1,7 +1,9 @@
 """The stiffness detector on a batch that goes by one explicit method.
 
 What is free is looked at, and suspicious looks are counted, for all rows at once. A sample has a
-`StiffnessDetector` of its own from its first proof on; proofs of one step are made together.
+`StiffnessDetector` of its own from its first proof on, which is asked where there is a case, and
+where a verdict may lapse; what else the rules need of it is noted in arrays. Proofs of one step are
+made together.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ class Looked(NamedTuple):
     stage: Floats
     """Stage ratio; see `StiffnessDetector.suspicious`."""
     hits: Any
-    """Suspicious looks in a row before this one, where there is no detector yet."""
+    """Suspicious looks in a row before this one."""
     last: Floats
     """Size of the step at the last of them."""
 
@@ -114,15 +116,22 @@ class Watch:
         """The detector of all samples that were never suspected."""
         self.detectors: dict[int, StiffnessDetector] = {}
         """Those of the samples that have been put to the proof."""
-        self.known = np.zeros(problem.size, bool)
+        size = problem.size
+        self.known = np.zeros(size, bool)
         """Which samples these are."""
-        self.hits, self.last = np.zeros(problem.size, int), np.zeros(problem.size)
-        """Suspicious looks in a row at the others, and the size of the step at the last of them."""
-        self.quiet = np.zeros(problem.size, bool)
+        self.hits, self.last = np.zeros(size, int), np.zeros(size)
+        """Suspicious looks in a row at each sample, and the size of the step at the last."""
+        self.seen, self.spent = np.zeros(size, int), np.zeros(size, int)
+        """Steps accepted up to the last look that was noted, and calls that led nowhere."""
+        self.pauses, self.near_failed = np.zeros(size, int), np.zeros(size)
+        """How many of its steps a case waits for one that has failed, and at what stage ratio."""
+        self.moded, self.grew = np.zeros(size, bool), np.zeros(size, bool)
+        """Where such a case has left a mode to watch, and where one that grows."""
+        self.quiet = np.zeros(size, bool)
         """Whose last look found no signs: nothing but that is noted of it."""
-        self.stands = np.zeros(problem.size, bool)
+        self.stands = np.zeros(size, bool)
         """Of which samples a verdict stands; each look at them is noted."""
-        self.due = np.full(problem.size, INTERVAL)
+        self.due = np.full(size, INTERVAL)
         """The step of the batch from which on each sample is to be looked at."""
         self.made, self.next = 0, INTERVAL
         self.trigger, self.budget = trigger, trigger.Budget(tableau, INTERVAL)
@@ -168,69 +177,94 @@ class Watch:
         apart : callable
             Tells whether f takes some rows of the batch alone.
         """
-        signs, smooth_error = self.trigger.signs, self.trigger.smooth_error
-        calm = self.calm
+        trigger, calm = self.trigger, self.calm
         if self.made % INTERVAL:
             self.budget.spent += 1  # where f costs little it takes as long as some calls do
-        h, (rise, turn), stage = step.h, step.changes(), step.stage_ratio()
-        smooth = smooth_error(h, rise, turn, calm.error_norm, calm.order)
-        near, doubtful = signs(h, ratio, smooth, calm.order, stage, calm.limit, calm.least)
+        h, (rise, turn) = step.h, step.changes()
+        smooth = trigger.smooth_error(h, rise, turn, calm.error_norm, calm.order)
+        left = trigger.unexplained(ratio, smooth, calm.order)
+        asks = left | trigger.turned(h, ratio, rise, turn, calm.order)
+        if self.tableau.probe is not None:
+            stage = step.stage_ratio()
+        else:
+            stage = np.where(asks, step.stage_ratio(), 0.0) if asks.any() else np.zeros(len(h))
+        near, doubtful = trigger.signs(h, left, stage, calm.limit, calm.least)
         asked = doubtful | self.stands[samples]
         self.due[samples] = after = self._after(INTERVAL)
         if not asked.any():
             self.hits[samples], self.last[samples], self.quiet[samples] = 0, 0.0, True
+            self.pauses[samples[self.grew[samples]]] = 0
             self.next = min(self.next, after)
             return
         self.quiet[samples] |= ~asked
+        self.pauses[samples[~asked & self.grew[samples]]] = 0  # the next case is another
         counted = self.hits[samples], self.last[samples]
         rows = Looked(samples, taken[samples] + 1, near, h, ratio, rise, turn, stage, *counted)
         known = self.known[samples]
-        cases = self._count(rows, doubtful & ~known)
-        if known.any():
-            own = np.flatnonzero(asked & known).tolist()
-            suspected = [k for k in own if self._suspects(rows, k)]
-            cases = np.concatenate([cases, np.array(suspected, int)])
+        self.seen[samples[asked]] = rows.taken[asked]
+        counts, cases, rests = self._count(rows, doubtful)
+        self._look_soon(rows, counts & ~known)
+        shown = np.flatnonzero(asked & ~doubtful).tolist()  # a verdict stands, and may lapse
+        for k in shown:
+            self._suspects(rows, k)
         if len(cases):
-            self._examine(step, rows, cases, apart=apart)
-            known = self.known[samples]
-        if known.any():
-            for k in np.flatnonzero(asked & known).tolist():
-                sample, detector = int(samples[k]), self.detectors[int(samples[k])]
-                self.quiet[sample] = False
-                self.stands[sample] = detector.state is not type(detector.state).non_stiff
-                reserve = int(self._reserve(sample, near[k]))
-                self.due[sample] = self._after(detector.wait, reserve)
+            shown += self._examine(step, rows, cases, rests, apart=apart)
+        counts &= known
+        counts[shown] = False
+        self.spent[samples[counts]] += calm.budget.look
+        self._look_soon(rows, counts)
+        waits = [self._note(sample) for sample in samples[shown].tolist()]
+        reserves = self._reserve(samples[shown], near[shown]).tolist()
+        self.due[samples[shown]] = [*map(self._after, waits, reserves)]
         self.next = min(self.next, int(self.due[samples].min()))
 
-    def _count(self, rows: Looked, doubtful: Any) -> Any:
-        """Count suspicious looks at samples without a detector; return which are cases."""
-        samples = rows.samples
-        hits, last, case = self.trigger.counted(rows.hits, rows.last, rows.h, self.calm.looks)
-        self.hits[samples] = np.where(doubtful, hits, 0)
-        self.last[samples] = np.where(doubtful, last, 0.0)
-        close = rows.near > self.trigger.STAGE_RATIO
-        for some, reserve in ((doubtful & close, RESERVE), (doubtful & ~close, 0)):
-            self.due[samples[some]] = self._after(1, reserve)
-        return np.flatnonzero(doubtful & case)
+    def _count(self, rows: Looked, doubtful: Any) -> tuple[Any, Any, Any]:
+        """Count suspicious looks, as `StiffnessDetector.suspicious` does.
 
-    def _rests(self, sample: int) -> bool:
-        """Whether a sample's last case has failed, and left a mode to watch."""
-        detector = self.detectors.get(sample)
-        return detector is not None and detector.failed_mode is not None
+        Return which looks count, which rows are cases, and of these which are of cases that rest.
+        """
+        samples, trigger = rows.samples, self.trigger
+        paused, spent = self.pauses[samples], self.spent[samples]
+        overdrawn = self.calm.budget.left(rows.taken, spent) < 0
+        lately = trigger.lately(rows.taken, paused, rows.near, self.near_failed[samples])
+        rests = self.known[samples] & (lately | overdrawn)
+        hits, last, case = trigger.counted(rows.hits, rows.last, rows.h, self.calm.looks)
+        counts = doubtful & ~rests
+        self.hits[samples] = np.where(counts, hits, 0)
+        self.last[samples] = np.where(counts, last, 0.0)
+        followed = doubtful & rests & self.moded[samples] & ~overdrawn
+        cases = np.flatnonzero((counts & case) | followed)
+        return counts, cases, rests[cases]
+
+    def _look_soon(self, rows: Looked, some: Any) -> None:
+        """Look at some rows again as soon as there is budget for it."""
+        reserves = self._reserve(rows.samples, rows.near)
+        for reserve in set(reserves[some].tolist()):
+            self.due[rows.samples[some & (reserves == reserve)]] = self._after(1, reserve)
+
+    def _note(self, sample: int) -> int:
+        """Note what has become of a detector that was asked; return for how many steps it waits."""
+        detector = self.detectors[sample]
+        self.quiet[sample], self.hits[sample], self.last[sample] = False, *detector.counted
+        self.spent[sample], self.pauses[sample] = detector.budget.spent, detector.resume
+        self.near_failed[sample], self.grew[sample] = detector.near_failed, detector.grew
+        self.moded[sample] = detector.failed is not None
+        self.stands[sample] = detector.state is not type(detector.state).non_stiff
+        return detector.wait
 
     def _suspects(self, rows: Looked, k: int) -> bool:
         """Show a row to its detector, which is made if there is none; return whether it is a case.
 
-        Of a row that is new to it the detector is told what has been counted.
+        The detector is told what has been counted.
         """
         sample = int(rows.samples[k])
         detector = self.detectors.get(sample)
         if detector is None:
             detector = self.detectors[sample] = self.make(stabilised=self._stabilised_pays(sample))
             self.known[sample] = True
-            detector.take_over(int(rows.hits[k]), float(rows.last[k]))
         elif self.quiet[sample]:
             detector.pass_over(0)
+        detector.take_over(int(rows.hits[k]), float(rows.last[k]), int(self.spent[sample]))
         h, ratio, rise, turn, stage = (float(x[k]) for x in rows[3:8])
         passed = int(rows.taken[k]) - detector.steps
         return detector.suspicious(h, ratio, rise, turn, stage, steps=passed)
@@ -252,37 +286,49 @@ class Watch:
         return np.where(near > self.trigger.STAGE_RATIO, np.where(vain, RESERVE // 2, RESERVE), 0)
 
     def _examine(
-        self, step: ExplicitStep, rows: Looked, cases: Any, *, apart: Callable[[Any], bool]
-    ) -> None:
+        self,
+        step: ExplicitStep,
+        rows: Looked,
+        cases: Any,
+        rests: Any,
+        *,
+        apart: Callable[[Any], bool],
+    ) -> list[int]:
         """Put cases to the proof; of those that rest, see how fast their modes are.
 
-        Those whose stage ratio is nearest to the limit come first.
+        Those whose stage ratio is nearest to the limit come first. Return the rows whose detectors
+        were asked.
         """
         made, near, samples = self.made, rows.near[cases], rows.samples[cases]
         borne = self._reserve(samples, near) >= -self.budget.left(made)
         order = np.argsort(np.abs(np.log(near + 1e-300)), kind="stable")
-        cases = cases[order[borne[order]]]
-        rests = np.array([self._rests(sample) for sample in rows.samples[cases].tolist()], bool)
+        order = order[borne[order]]
+        cases, rests = cases[order], rests[order]
         resting, fresh = cases[rests][:AT_FIRST], cases[~rests]
         problem = step.stages.problem
         before = problem.nfev
         if len(resting):
             self._reopen(step, rows, resting, apart=apart)
-        led = len(fresh) > 0 and self._prove(step, rows, fresh[:AT_FIRST], apart=apart)
+        tried = fresh[:AT_FIRST]
+        led = len(fresh) > 0 and self._prove(step, rows, tried, apart=apart)
         if led and len(fresh) > AT_FIRST:
             self._prove(step, rows, fresh[AT_FIRST:], apart=apart)
+            tried = fresh
         if led:
             self.pause, self.resume = INTERVAL, 0
-            return
-        self.budget.spent += problem.nfev - before + (PROOF if len(fresh) else 0)
-        if len(cases):
-            self.pause = min(2 * self.pause, self.calm.LONGEST_PAUSE)
-            self.resume = made + self.pause
+        else:
+            self.budget.spent += problem.nfev - before + (PROOF if len(fresh) else 0)
+            if len(cases):
+                self.pause = min(2 * self.pause, self.calm.LONGEST_PAUSE)
+                self.resume = made + self.pause
+        return [*resting.tolist(), *tried.tolist()]
 
     def _reopen(
         self, step: ExplicitStep, rows: Looked, some: Any, *, apart: Callable[[Any], bool]
     ) -> None:
         """Take up the cases that rest and whose modes come near the limit now."""
+        for k in some.tolist():
+            self._suspects(rows, k)
         detectors = [self.detectors[int(sample)] for sample in rows.samples[some]]
         before = step.stages.problem.nfev
         try:
@@ -300,8 +346,7 @@ class Watch:
     ) -> bool:
         """Put rows to the proof; return whether stability limits one of them."""
         for k in some.tolist():
-            if not self.known[rows.samples[k]]:
-                self._suspects(rows, k)
+            self._suspects(rows, k)
         before, led = step.stages.problem.nfev, False
         detectors = [self.detectors[int(sample)] for sample in rows.samples[some]]
         try:
@@ -325,6 +370,8 @@ class Watch:
 
     def summaries(self, run: BatchRun) -> dict[int, str]:
         """Say of each sample that was limited by stability what was found, and what would do."""
+        for i, detector in self.detectors.items():
+            detector.steps = int(self.seen[i])
         limited = {i: d for i, d in sorted(self.detectors.items()) if d.limited}
         if not limited:
             return {}

@@ -34,6 +34,8 @@ __all__ = ["Explicit", "explicit"]
 _EPS = np.finfo(np.float64).eps
 
 _smooth_error = compiled(trigger.smooth_error)
+_unexplained = compiled(trigger.unexplained)
+_turned = compiled(trigger.turned)
 _signs = compiled(trigger.signs)
 
 
@@ -62,12 +64,15 @@ class Explicit(NamedTuple):
     error_norm: float
     limit: float
     least: float
+    error_slope: Any
+    """`ButcherTableau.error_slope` as one row; none where there is none."""
 
 
 @lru_cache(maxsize=64)
 def explicit(tableau: ButcherTableau) -> Explicit:
     """Return a tableau as the kernel takes it."""
     dense, quality, s = tableau.dense, tableau.pair_quality, tableau.n_stages
+    slope = tableau.error_slope
     assert tableau.error_order is not None
     assert quality is not None
     given = [*tableau.A, *tableau.rows[s:], *dense.A, *tableau.bubble]
@@ -90,6 +95,7 @@ def explicit(tableau: ButcherTableau) -> Explicit:
         float(quality.A_hat),
         float(tableau.real_stability_limit),
         trigger.least_share(tableau),
+        np.zeros((0, 1)) if slope is None else np.array([slope]),
     )
 
 
@@ -157,14 +163,40 @@ def _inside(m, f, args, s, w, h, path, place):
     pass
 
 
+@inlined
+def _along_error(f, s, w, end, args):
+    """`StiffnessDetector.along` the error estimate, f(t_new, y_new) being in row `end` of W."""
+    W, scale, spare = w.W, w.R[SCALE], len(w.W) - 1
+    n, above, below = W.shape[1], 0.0, 0.0
+    for i in range(n):
+        below += square(W[ERR, i])
+        above += square(W[Y_NEW, i])
+    size = math.sqrt(below)
+    if not 0 < size < math.inf:
+        return 0.0
+    radius = math.sqrt(_EPS * above)
+    radius = radius if radius > 0 else math.sqrt(_EPS)
+    for i in range(n):
+        W[Z, i] = W[Y_NEW, i] + radius / size * W[ERR, i]
+    s.nfev_look += 1
+    slope(f, s.t_new, w, spare, args)
+    above = below = 0.0
+    for i in range(n):
+        above += square((W[spare, i] - W[end, i]) / scale[i])
+        below += square(radius / size * W[ERR, i] / scale[i])
+    return math.sqrt(above / below) if below > 0 else 0.0
+
+
 @part_of(Explicit, look)
 def _look(m, f, args, s, w, h):
-    W, scale, spare = w.W, w.R[SCALE], len(w.W) - 1
+    W, scale = w.W, w.R[SCALE]
     n, rise, turn, below, above = W.shape[1], 0.0, 0.0, 0.0, 0.0
     for i in range(n):
         rise += square((W[Y_NEW, i] - W[Y, i]) / scale[i])
         turn += square((W[m.end, i] - W[K, i]) / scale[i])
     s.rise, s.turn, s.stage = math.sqrt(rise / n), math.sqrt(turn / n), 0.0
+    smooth = _smooth_error(h, s.rise, s.turn, m.error_norm, m.order)
+    left = _unexplained(s.ratio, smooth, m.order)
     if m.probe >= 0:
         _state(m, m.probe, w, h, Z)
         for i in range(n):
@@ -172,22 +204,13 @@ def _look(m, f, args, s, w, h):
             above += square(W[m.end, i] - W[K + m.probe, i])
         if below > 0:
             s.stage = math.sqrt(above / below)
-    else:  # `StiffnessDetector.along`
-        for i in range(n):
-            below += square(W[ERR, i])
-            above += square(W[Y_NEW, i])
-        size = math.sqrt(below)
-        if 0 < size < math.inf:
-            radius = math.sqrt(_EPS * above)
-            radius = radius if radius > 0 else math.sqrt(_EPS)
+    elif left or _turned(h, s.ratio, s.rise, s.turn, m.order):
+        if len(m.error_slope) > 0:
             for i in range(n):
-                W[Z, i] = W[Y_NEW, i] + radius / size * W[ERR, i]
-            s.nfev_look += 1
-            slope(f, s.t_new, w, spare, args)
-            above = below = 0.0
-            for i in range(n):
-                above += square((W[spare, i] - W[m.end, i]) / scale[i])
-                below += square(radius / size * W[ERR, i] / scale[i])
+                bend = change(m.error_slope, 0, m.error_slope.shape[1], W, i)
+                above += square(bend / scale[i])
+                below += square(W[ERR, i] / scale[i])
             s.stage = math.sqrt(above / below) if below > 0 else 0.0
-    smooth = _smooth_error(h, s.rise, s.turn, m.error_norm, m.order)
-    return _signs(h, s.ratio, smooth, m.order, s.stage, m.limit, m.least)[1]
+        else:
+            s.stage = _along_error(f, s, w, m.end, args)
+    return _signs(h, left, s.stage, m.limit, m.least)[1]
