@@ -31,7 +31,8 @@ _better_sizes = compiled(differences.better_sizes)
 _disagreement = compiled(differences.disagreement)
 _learnt_sizes = compiled(differences.learnt_sizes)
 
-TWO, THREE, SMALL_BAND = np.int64(2), np.int64(3), (np.int64(2), np.int64(2), np.int64(0))
+ZERO, ONE, TWO, THREE = map(np.uint64, range(4))
+SMALL_BAND = TWO, TWO, ZERO
 """Sizes whose linear algebra the compiler is told, and unrolls: an LU decomposition then takes a
 fifth of the time. A dense matrix of these has no more diagonals than this band."""
 
@@ -46,9 +47,10 @@ class Linear(NamedTuple):
     J: Any
     """Shape (n, n), or (n, ml + mu + 1) of a band; so is `fresh`."""
     LU: Any
-    """U, with the reciprocals of its diagonal; shape (n, n), or (n, 2 ml + mu + 1)."""
+    """U, with the reciprocals of its diagonal; shape (n, n), or (n, 2 ml + mu + 1). Below stand the
+    multipliers where J is dense."""
     L: Any
-    """Row k holds the multipliers of column k; shape (n, ml)."""
+    """Row k holds the multipliers of a band's column k; shape (n, ml), or (n, 0)."""
     pivots: Any
     fresh: Any
     """Columns that had a second look."""
@@ -56,7 +58,7 @@ class Linear(NamedTuple):
     """Shape (9, n)."""
     seen: Any
     """Which entries were ever nonzero, of J's shape."""
-    band: tuple[int, int, int]
+    band: tuple[np.uint64, np.uint64, np.uint64]
     """ml, mu, skew: n − 1, n − 1, 0 where J is dense, else the numbers of diagonals below and above
     the main one, and 1."""
     constant: bool
@@ -91,19 +93,19 @@ def linear(n: int, dtype: Any, band: Any, J: Any, *, constant: bool) -> Linear:
     return Linear(
         made,
         np.empty((n, width + skew * ml), dtype),
-        np.empty((n, ml), dtype),
+        np.empty((n, skew * ml), dtype),
         np.empty(n, np.int64),
         np.zeros_like(made),
         np.zeros((9, n)),
         np.ones((n, width), np.bool_),
-        (ml, mu, skew),
+        (np.uint64(ml), np.uint64(mu), np.uint64(skew)),
         constant,
     )
 
 
 def matrix(a: Linear) -> Any:
     """Return a copy of J, in the form that the interpreted loop keeps it in."""
-    ml, mu, skew = a.band
+    ml, mu, skew = map(int, a.band)
     if not skew:
         return a.J.copy()
     n = len(a.J)
@@ -122,26 +124,32 @@ def _top(x, top):
 
 @inlined
 def _place(i, j, band):
-    """Return the column of an array where entry (i, j) stands; unsigned, it needs no check."""
-    return np.uint64(j - band[2] * (i - band[0]))
+    """Return the column of an array where entry (i, j) stands."""
+    return j - band[2] * (i - band[0])
 
 
 @inlined
 def _columns(i, n, band):
     """Return the columns first, ..., end − 1 in which row i has entries."""
-    return max(0, i - band[0]), min(n, i + band[1] + 1)
+    return i - min(i, band[0]), min(n, i + band[1] + ONE)
 
 
 @inlined
 def _rows(j, n, band):
     """Return the rows first, ..., end − 1 in which column j has entries."""
-    return max(0, j - band[1]), min(n, j + band[0] + 1)
+    return j - min(j, band[1]), min(n, j + band[0] + ONE)
 
 
 @inlined
 def _groups(n, band):
     """Return how many columns apart those are that one difference can give."""
-    return min(n, band[0] + band[1] + 1) if band[2] else n
+    return min(n, band[0] + band[1] + ONE) if band[2] else n
+
+
+@inlined
+def _size_of(W):
+    """Return n. Indices that follow from it are unsigned: none is checked for being negative."""
+    return np.uint64(W.shape[1])
 
 
 @inlined
@@ -157,7 +165,8 @@ def _finite(A):
 @inlined
 def _quotients(f, args, s, w, A, delta, band, g, row):
     """A_·j = (f(t, y + δ) − f(t, y)) / δ_j for those columns j of group g that have a δ_j."""
-    W, n, apart = w.W, w.W.shape[1], _groups(w.W.shape[1], band)
+    W, n = w.W, _size_of(w.W)
+    apart = _groups(n, band)
     for i in range(n):
         W[Z, i] = W[Y, i]
     j = g
@@ -178,7 +187,7 @@ def _quotients(f, args, s, w, A, delta, band, g, row):
 @partial(inlined, fastmath={"reassoc", "contract"})
 def _judge(W, D, J, seen, band):
     """F of each row, the top and the noise of each column, and which entries were ever seen."""
-    n = W.shape[1]
+    n = _size_of(W)
     for j in range(n):
         D[COLUMN, j] = D[NOISE, j] = 0.0
     for i in range(n):
@@ -217,7 +226,7 @@ def _replaced(D, J, fresh, seen, band, j, top):
     """Take column j's second look if it agrees with the first, or that was none."""
     column = D[COLUMN, j]
     wrong, empty = not math.isfinite(column), column == 0 and D[LEARNT, j] < 0.1 * top
-    first, end = _rows(j, len(J), band)
+    first, end = _rows(j, np.uint64(len(J)), band)
     tops = gap = 0.0
     for i in range(first, end):
         tops = _top(abs(fresh[i, _place(i, j, band)]), tops)
@@ -239,7 +248,8 @@ def _replaced(D, J, fresh, seen, band, j, top):
 def _differences(f, args, s, w, a, row):
     """J by `stiffkit.solvers.differences.Differences`; f(t, y) is in K, `row` of W is free."""
     W, R, D, J, fresh, seen, band = w.W, w.R, a.D, a.J, a.fresh, a.seen, a.band
-    n, top, apart = W.shape[1], 0.0, _groups(W.shape[1], band)
+    n, top = _size_of(W), 0.0
+    apart = _groups(n, band)
     for j in range(n):
         D[SIZE, j] = abs(W[Y, j])
         D[OWN, j] = max(D[SIZE, j], R[ATOL, j])
@@ -301,7 +311,7 @@ def jacobian(f, jac, args, s, w, a, row):
 @partial(compiled, _nrt=True)
 def _given(jac, args, s, w, J, band):
     W, (_, mu, skew) = w.W, band
-    n = W.shape[1]
+    n = _size_of(W)
     for i in range(n):
         W[Z, i] = W[Y, i]
     value = jac(s.t, w.W_f[Z], *args)
@@ -325,15 +335,15 @@ def _size(x):
 def decompose(J, band, LU, L, pivots, c):
     """LU decomposition of I − cJ with partial pivoting; return whether it is regular.
 
-    Multipliers are not exchanged with the rows: in a band there is no room for it.
+    Multipliers are exchanged with the rows but for a band's, where there is no room for it.
     """
-    n, dense = len(LU), not band[2]
+    n, dense = np.uint64(len(LU)), not band[2]
     if dense and n == TWO:
         return _decompose(J, SMALL_BAND, LU, L, pivots, c, TWO)
     if dense and n == THREE:
         return _decompose(J, SMALL_BAND, LU, L, pivots, c, THREE)
     if dense:
-        return _decompose(J, (n, n, np.int64(0)), LU, L, pivots, c, n)
+        return _decompose(J, (n, n, ZERO), LU, L, pivots, c, n)
     return _decompose(J, band, LU, L, pivots, c, n)
 
 
@@ -353,9 +363,9 @@ def _decompose(J, band, LU, L, pivots, c, n):
     if not good:
         return False
     for k in range(n):
-        below, end = min(n, k + ml + 1), min(n, k + ml + mu + 1)
+        below, end = min(n, k + ml + ONE), min(n, k + ml + mu + ONE)
         pivot, largest = k, _size(LU[k, _place(k, k, band)])
-        for i in range(k + 1, below):
+        for i in range(k + ONE, below):
             size = _size(LU[i, _place(i, k, band)])
             if size > largest:
                 pivot, largest = i, size
@@ -363,46 +373,64 @@ def _decompose(J, band, LU, L, pivots, c, n):
         if largest == 0:
             return False
         if pivot != k:
-            for j in range(k, end):
+            for j in range(k if skew else ZERO, end):
                 p, q = _place(k, j, band), _place(pivot, j, band)
                 LU[k, p], LU[pivot, q] = LU[pivot, q], LU[k, p]
         inverse = LU[k, _place(k, k, band)] = 1 / LU[k, _place(k, k, band)]
-        for i in range(k + 1, below):
-            factor = L[k, np.uint64(i - k - 1)] = LU[i, _place(i, k, band)] * inverse
-            for j in range(k + 1, end):
-                LU[i, _place(i, j, band)] -= factor * LU[k, _place(k, j, band)]
+        for i in range(k + ONE, below):
+            factor = LU[i, _place(i, k, band)] * inverse
+            if skew:
+                L[k, i - k - ONE] = factor
+            else:
+                LU[i, k] = factor
+            if n <= THREE or factor != 0:  # small systems are often sparse, the smallest unrolled
+                for j in range(k + ONE, end):
+                    LU[i, _place(i, j, band)] -= factor * LU[k, _place(k, j, band)]
     return True
+
+
+def _solve(LU, L, pivots, band, x, n):
+    ml, mu, skew = band
+    for k in range(n - ONE):  # the last row has none to be exchanged with
+        p = np.uint64(pivots[k])
+        x_k, x[p] = x[p], x[k]
+        x[k] = x_k
+        if skew:
+            for i in range(k + ONE, min(n, k + ml + ONE)):
+                x[i] -= L[k, i - k - ONE] * x_k
+    if not skew:
+        for i in range(ONE, n):
+            x_i = x[i]
+            for j in range(i):
+                x_i -= LU[i, j] * x[j]
+            x[i] = x_i
+    for behind in range(ONE, n + ONE):
+        row = n - behind
+        end, total = min(n, row + ml + mu + ONE), x[row]
+        for q in range(ONE, end - row):  # the last of them was found just now
+            total -= LU[row, _place(row, end - q, band)] * x[end - q]
+        x[row] = total * LU[row, _place(row, row, band)]
+
+
+# Sums in another order become vectors, which wait for components that were just written one by one.
+# Three components are unrolled.
+_solve_any = partial(inlined, fastmath={"contract"})(_solve)
+_solve_three = partial(inlined, fastmath={"reassoc", "contract"})(_solve)
 
 
 @inlined
 def solve(LU, L, pivots, band, W, row):
     """Solve (I − cJ) x = r in place, r being a row of W."""
-    n, dense = len(LU), not band[2]
+    n, dense = np.uint64(len(LU)), not band[2]
     if dense and n == TWO:
-        _solve(LU, L, pivots, SMALL_BAND, W[row], TWO)
+        _solve_any(LU, L, pivots, SMALL_BAND, W[row], TWO)
     elif dense and n == THREE:
-        _solve(LU, L, pivots, SMALL_BAND, W[row], THREE)
+        _solve_three(LU, L, pivots, SMALL_BAND, W[row], THREE)
     else:
-        _solve(LU, L, pivots, band, W[row], n)
+        _solve_any(LU, L, pivots, (n, n, ZERO) if dense else band, W[row], n)
 
 
 @compiled
 def solve_apart(LU, L, pivots, band, W, row):
     """Do the same where time matters less than the kernel's size."""
     solve(LU, L, pivots, band, W, row)
-
-
-@partial(inlined, fastmath={"reassoc", "contract"})
-def _solve(LU, L, pivots, band, x, n):
-    ml, mu, _ = band
-    for k in range(n):
-        p = np.uint64(pivots[k])
-        x_k, x[p] = x[p], x[k]
-        x[k] = x_k
-        for i in range(k + 1, min(n, k + ml + 1)):
-            x[i] -= L[k, np.uint64(i - k - 1)] * x_k
-    for k in range(n - 1, -1, -1):
-        upper, rest, x_k = LU[k, _place(k, k, band) :], x[k:], x[k]
-        for q in range(min(n - k, ml + mu + 1) - 1, 0, -1):  # the last of them was found just now
-            x_k -= upper[q] * rest[q]
-        x[k] = x_k * upper[0]

@@ -130,15 +130,17 @@ def _sum(rows, row, W, first, k):
 @inlined
 def _predict(ratio, c, S_inv, C, W, first):
     """Write Z by extrapolation of the step before, and W = S⁻¹ Z."""
-    s = len(c)
-    for k in range(W.shape[1]):
-        for i in range(s):
-            theta, power, total = 1 + ratio * c[i], 1.0, W.dtype.type(0)
-            for j in range(s):
-                power *= theta
-                total += (power - 1) * W[first + s + j, k]
-            W[first + i, k] = total
-        for r in range(len(S_inv)):
+    s, n = len(c), W.shape[1]
+    for i in range(s):
+        theta, power = 1 + ratio * c[i], 1.0
+        for k in range(n):
+            W[first + i, k] = 0
+        for j in range(s):
+            power *= theta
+            for k in range(n):
+                W[first + i, k] += (power - 1) * W[first + s + j, k]
+    for r in range(len(S_inv)):
+        for k in range(n):
             C[r, k] = _sum(S_inv, r, W, first, k)
 
 
