@@ -483,6 +483,29 @@ def test_a_grossly_wrong_jacobian_is_named_when_a_solve_gets_stuck(method, given
     assert "component" in solution.message
 
 
+def test_auto_names_a_wrong_jacobian_though_it_ends_with_an_explicit_method():
+    solution = sk.solve(
+        lambda t, y: -1e4 * (y - math.cos(t)),
+        (0.0, 10.0),
+        [1.0],
+        jac=lambda t, y: [[1e4]],
+        max_steps=1000,
+    )
+    assert solution.status is Status.max_steps
+    assert "the Jacobian that jac describes is wrong there" in solution.message
+
+
+@pytest.mark.parametrize("method", NEWTON)
+def test_a_component_without_tolerance_is_named(method):
+    def f(t, y):
+        return np.array([-y[0], y[0] - 2 * y[1]])
+
+    solution = sk.solve(f, (0.0, 1.0), [1.0, 0.0], method, atol=0.0)
+    assert not solution.success
+    assert "component 1 is zero there and has no atol" in solution.message
+    assert sk.solve(f, (0.0, 1.0), [1.0, 0.0], method, atol=[0.0, 1e-9]).success
+
+
 @every_implicit
 @pytest.mark.parametrize(
     "given_", [{"jac": robertson_jacobian}, {"jac_sparsity": np.ones((3, 3))}, {}]

@@ -93,6 +93,14 @@ class NewtonStages(StiffStages):
         if outdated(self.iterations, self.rate):
             self.known = False
 
+    def doubt(self, t: float, y: Array) -> str:
+        """Say which component has no tolerance at (t, y), or what contradicts a given Jacobian."""
+        bare = np.flatnonzero(self.atol + self.rtol * np.abs(y) <= self.backend.tiny(y))
+        if bare.size:
+            i = bare[0]
+            return f"component {i} is zero there and has no atol: Newton's iteration needs one"
+        return super().doubt(t, y)
+
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
         """Solve for the stages; a failure with an old Jacobian has another go with a new one.
 
