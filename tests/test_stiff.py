@@ -388,11 +388,13 @@ def test_a_grid_step_that_is_not_stable_is_told():
 
 
 @every_implicit
-def test_a_jacobian_that_is_not_finite_ends_the_solve(method):
-    def jac(t, y):
-        return -np.eye(2) * (math.nan if t > 0.5 else 1)
-
-    solution = sk.solve(lambda t, y: -(y**3), (0.0, 2.0), [1.0, 2.0], method, jac=jac, rtol=1e-3)
+@pytest.mark.parametrize(
+    ("J", "options"),
+    [(-np.eye(2), {}), (-sps.eye_array(2), {}), (-np.ones((1, 2)), {"bandwidth": (0, 0)})],
+)
+def test_a_jacobian_that_is_not_finite_ends_the_solve(method, J, options):
+    options = options | {"jac": lambda t, y: J * (math.nan if t > 0.5 else 1.0), "rtol": 1e-3}
+    solution = sk.solve(lambda t, y: -(y**3), (0.0, 2.0), [1.0, 2.0], method, **options)
     if solution.status is not Status.success:  # who keeps a Jacobian may never ask again
         assert solution.status is Status.non_finite
         assert "Jacobian is not finite" in solution.message
