@@ -212,6 +212,17 @@ def test_complex_gradients(method):
     assert torch.autograd.gradcheck(final, (y0, rate))
 
 
+@every_radau
+def test_a_stiff_part_that_drives_another_is_as_exact_as_asked_at_every_step(method):
+    def cascade(t, y):
+        a, b = y[..., 0], y[..., 1]  # cos t and its square
+        return stack([1e6 * (t.cos() - a) - t.sin(), 1e6 * (a * a - b) - (2 * t).sin()])
+
+    y0 = torch.ones(2, dtype=torch.float64)
+    solution = sk.solve(cascade, (0.0, 3.0), y0, method, rtol=1e-6, atol=1e-6)
+    assert (solution.y[:, 1] - solution.t.cos() ** 2).abs().max() < 1e-6
+
+
 def test_a_jacobian_serves_more_than_one_step():
     s = sk.solve(
         pendula, (0.0, 5.0), Y0[:1], "radau5", batched=True, args=(MU[:1],), rtol=1e-6, atol=1e-8

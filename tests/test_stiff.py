@@ -163,6 +163,32 @@ def test_prothero_and_robinson_at_any_stiffness(method, power, rtol):
     assert solution.stats["accepted"] < 3000  # no step is spent on stability
 
 
+def cascade(t, y):
+    a, b = y  # cos t and its square
+    return np.array([1e6 * (math.cos(t) - a) - math.sin(t), 1e6 * (a * a - b) - math.sin(2 * t)])
+
+
+@every_implicit
+@pytest.mark.parametrize("rtol", [1e-4, 1e-6])
+def test_a_stiff_part_that_drives_another_is_as_exact_as_asked_at_every_step(method, rtol):
+    # Newton's second correction is nearly exact here: what it contracted by must not vouch for the
+    # first one of the next iteration, since error estimates see nothing of such components.
+    solution = sk.solve(cascade, (0.0, 3.0), [1.0, 1.0], method, rtol=rtol, atol=1e-2 * rtol)
+    assert solution.status is Status.success
+    exact = np.column_stack([np.cos(solution.t), np.cos(solution.t) ** 2])
+    assert (np.abs(solution.y - exact) < 2 * rtol).all()
+
+
+@pytest.mark.parametrize("method", NEWTON)
+def test_what_algebraic_equations_give_one_after_the_other_is_exact(method):
+    def f(t, y):
+        return np.array([y[0] - math.cos(t), y[1] - y[0] ** 2])
+
+    solution = sk.solve(f, (0.0, 3.0), [1.0, 1.0], method, mass=[0.0, 0.0], rtol=1e-6, atol=1e-6)
+    exact = np.column_stack([np.cos(solution.t), np.cos(solution.t) ** 2])
+    assert np.abs(solution.y - exact).max() < 1e-6
+
+
 @every_implicit
 def test_a_complex_state(method):
     a = np.array([[-1000 + 30j, 1.0], [0.0, -1 + 2j]])
@@ -363,11 +389,13 @@ def test_a_grid_step_that_is_not_stable_is_told():
 
 
 @every_implicit
-def test_a_jacobian_that_is_not_finite_ends_the_solve(method):
-    def jac(t, y):
-        return -np.eye(2) * (math.nan if t > 0.5 else 1)
-
-    solution = sk.solve(lambda t, y: -(y**3), (0.0, 2.0), [1.0, 2.0], method, jac=jac, rtol=1e-3)
+@pytest.mark.parametrize(
+    ("J", "options"),
+    [(-np.eye(2), {}), (-sps.eye_array(2), {}), (-np.ones((1, 2)), {"bandwidth": (0, 0)})],
+)
+def test_a_jacobian_that_is_not_finite_ends_the_solve(method, J, options):
+    options = options | {"jac": lambda t, y: J * (math.nan if t > 0.5 else 1.0), "rtol": 1e-3}
+    solution = sk.solve(lambda t, y: -(y**3), (0.0, 2.0), [1.0, 2.0], method, **options)
     if solution.status is not Status.success:  # who keeps a Jacobian may never ask again
         assert solution.status is Status.non_finite
         assert "Jacobian is not finite" in solution.message
@@ -456,6 +484,29 @@ def test_a_grossly_wrong_jacobian_is_named_when_a_solve_gets_stuck(method, given
     (name,) = given_
     assert f"the Jacobian that {name} describes is wrong there" in solution.message
     assert "component" in solution.message
+
+
+def test_auto_names_a_wrong_jacobian_though_it_ends_with_an_explicit_method():
+    solution = sk.solve(
+        lambda t, y: -1e4 * (y - math.cos(t)),
+        (0.0, 10.0),
+        [1.0],
+        jac=lambda t, y: [[1e4]],
+        max_steps=1000,
+    )
+    assert solution.status is Status.max_steps
+    assert "the Jacobian that jac describes is wrong there" in solution.message
+
+
+@pytest.mark.parametrize("method", NEWTON)
+def test_a_component_without_tolerance_is_named(method):
+    def f(t, y):
+        return np.array([-y[0], y[0] - 2 * y[1]])
+
+    solution = sk.solve(f, (0.0, 1.0), [1.0, 0.0], method, atol=0.0)
+    assert not solution.success
+    assert "component 1 is zero there and has no atol" in solution.message
+    assert sk.solve(f, (0.0, 1.0), [1.0, 0.0], method, atol=[0.0, 1e-9]).success
 
 
 @every_implicit

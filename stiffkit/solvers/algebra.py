@@ -13,7 +13,7 @@ from .costs import Stopwatch
 from .dae import INDEX, Constraints, Slopes, check_start
 from .differences import Differences, time_derivative
 from .jacobian import JacobianOperator
-from .jacobian_source import JacobianSource, make_jacobian
+from .jacobian_source import JacobianSource, is_finite, make_jacobian
 from .linalg import Banded, LinearSolveError, LinearSolver, linear_solver_for
 from .mass import Mass
 from .step import RHS, SHORTER, StepFailed
@@ -227,12 +227,16 @@ class Algebra:
         Raises
         ------
         StepFailed
-            If the matrix is singular: half of the step `h` is proposed.
+            If the matrix is singular: half of the step `h` is proposed, a tenth where it is not
+            finite.
         """
         assert self.solver is not None
         try:
             solve: Callable[[Array], Array] = self.watch(self.solver.factorise, self.J, c)
         except LinearSolveError as error:
+            if not is_finite(self.J):  # banded or sparse: of a dense one `update` tells
+                limit = SHORTER["non_finite"] * abs(h)
+                raise StepFailed(NOT_FINITE, limit, "non_finite") from error
             raise StepFailed(str(error), SHORTER["singular"] * abs(h), "singular") from error
         if not isinstance(self.J, JacobianOperator):
             return solve

@@ -14,7 +14,7 @@ from .differences import Differences
 from .jacobian import JacobianOperator
 from .linalg import Banded
 
-__all__ = ["JacobianSource", "check_jacobian", "make_jacobian"]
+__all__ = ["JacobianSource", "check_jacobian", "is_finite", "make_jacobian"]
 
 RHS = Callable[[Any, Array], Array]
 
@@ -213,9 +213,14 @@ def _like_state(value: Any, y: Array, band: tuple[int, int] | None) -> Any:
     return J if band is None else Banded(J, *band)
 
 
-def _check_finite(J: Any) -> None:
+def is_finite(J: Any) -> bool:
+    """Whether all entries of a matrix are finite."""
     entries = J.toarray() if isinstance(J, Banded) else J.data if sps.issparse(J) else J
-    if not bool(backend_of(entries).xp.isfinite(entries).all()):
+    return bool(backend_of(entries).xp.isfinite(entries).all())
+
+
+def _check_finite(J: Any) -> None:
+    if not is_finite(J):
         msg = "jac is not finite at the start"
         raise ValueError(msg)
 

@@ -41,8 +41,8 @@ FAILED = {
 }
 """By what a step failed for, how a solve ends that cannot do without the step."""
 
-_STUCK = {Status.newton_failed, Status.max_steps, Status.step_too_small}
-"""Ends that a wrong Jacobian may be the cause of."""
+_STUCK = {Status.newton_failed, Status.max_steps, Status.step_too_small, Status.non_finite}
+"""Ends that a wrong Jacobian may be the cause of, or a component without tolerance."""
 
 FIRST_LOOK, LOOKS = 3, 2
 """With ``method="auto"``: accepted steps before the first look for stiffness, and suspicious looks
@@ -491,11 +491,13 @@ class Run:
 
     def end(self, status: Status, message: str) -> None:
         """Set how the solve ends."""
-        doubt = getattr(self.stages, "doubt", None)
-        if doubt is not None and status in _STUCK:
+        # An implicit method that failed may be why ``method="auto"`` stays with another one.
+        used = [self.stages] if self.switcher is None else self.switcher.stages.values()
+        doubts = [stages.doubt for stages in used if hasattr(stages, "doubt")]
+        if doubts and status in _STUCK:
             # The message is worth a try, but no exception: f may have failed right here.
             with contextlib.suppress(Exception):
-                message = "; ".join(filter(None, (message, doubt(self.t, self.y))))
+                message = "; ".join(filter(None, (message, doubts[-1](self.t, self.y))))
         self.status, self.message = status, message
 
     def _where_not_finite(self, y_new: Array) -> str:

@@ -74,6 +74,7 @@ class NewtonStages(StiffStages):
         self.rate, self.iterations = 1.0, 0
         """Worst contraction of the step, and most iterations of a stage."""
         self.eta = 1.0
+        """What the next iteration may hope to leave after its first correction, in units of it."""
         self.most = MAX_ITERATIONS
         self.square_sum = self.backend.square_sum(problem.y0)
 
@@ -91,6 +92,14 @@ class NewtonStages(StiffStages):
         super().begin(y, f_0)
         if outdated(self.iterations, self.rate):
             self.known = False
+
+    def doubt(self, t: float, y: Array) -> str:
+        """Say which component has no tolerance at (t, y), or what contradicts a given Jacobian."""
+        bare = np.flatnonzero(self.atol + self.rtol * np.abs(y) <= self.backend.tiny(y))
+        if bare.size:
+            i = bare[0]
+            return f"component {i} is zero there and has no atol: Newton's iteration needs one"
+        return super().doubt(t, y)
 
     def attempt(self, t: float, y: Array, t_new: float) -> Array:
         """Solve for the stages; a failure with an old Jacobian has another go with a new one.
@@ -117,18 +126,18 @@ class NewtonStages(StiffStages):
 
     def iterate(self, h: float, correct: Callable[[], float]) -> None:
         """Call `correct`, which makes one correction and returns its norm, until it converges."""
-        old, eta = 0.0, first_eta(self.eta, self.eps)
+        old, worst, eta = 0.0, 0.0, first_eta(self.eta, self.eps)
         for m in range(1, self.most + 1):
             norm = correct()
             if not math.isfinite(norm):
                 raise StepFailed(F_NOT_FINITE, SHORTER["non_finite"] * abs(h), "non_finite")
             rate, eta, verdict = contraction(m, self.most, norm, old, eta, self.tol)
-            self.rate = max(self.rate, rate)
+            worst, self.rate = max(worst, rate), max(self.rate, rate)
             if verdict == HOPELESS:
                 break
             old, self.iterations = norm, max(self.iterations, m)
             if verdict == CONVERGED:
-                self.eta = eta
+                self.eta = kept_eta(eta, worst)
                 return
         self.eta = 1.0
         raise StepFailed(NO_CONVERGENCE, SHORTER["newton"] * abs(h), "newton")
@@ -146,6 +155,15 @@ def outdated(iterations: int, rate: float) -> bool:
 def first_eta(eta: float, eps: float) -> float:
     """Return η of the first correction, from that of the last one before."""
     return max(eta, eps) ** 0.8  # type: ignore[no-any-return]
+
+
+def kept_eta(eta: float, worst: float) -> float:
+    """Return η for the next iteration, from that of the last correction and the worst contraction.
+
+    Where one stiff part of a system drives another, the second correction is often exact. What it
+    contracted by says nothing of a first one, which is what the next iteration may stop after.
+    """
+    return max(eta, worst / (1 - worst))
 
 
 def contraction(

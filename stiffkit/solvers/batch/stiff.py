@@ -26,7 +26,7 @@ class Contraction:
     """How an iteration went, row by row; rows that it left alone have what they came with."""
 
     eta: Floats
-    """Estimates of ‖error‖ / ‖last change‖ where it converged, and 1 where it did not."""
+    """Where it converged what `kept_eta` keeps for the next one, and 1 where it did not."""
     failed: Any
     """Where it did not converge."""
     broken: Any
@@ -72,8 +72,9 @@ def iterate(
                 hopeless = (rate >= 1) | (rate ** (most - m) / (1 - rate) * norm > tol)
                 now, lost = rate / (1 - rate), lost | (~done & hopeless)
             good = ~(done | lost) & ((now * norm <= tol) | (norm == 0))
+            eta = np.where(good, np.maximum(now, worst / (1 - worst)), eta)  # as by `kept_eta`
         iterations = np.where(done | lost, iterations, m)
-        eta, converged = np.where(good, now, eta), converged | good
+        converged |= good
         done, old = done | lost | good, norm
     failed = work & ~converged
     return Contraction(np.where(failed, 1.0, eta), failed, broken, worst, iterations)

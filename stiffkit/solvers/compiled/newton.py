@@ -36,6 +36,7 @@ _TENTH, _QUARTER, _HALF = (SHORTER[limit] for limit in ("non_finite", "newton", 
 _outdated = compiled(newton_step.outdated)
 _first_eta = compiled(newton_step.first_eta)
 _contraction = compiled(newton_step.contraction)
+_kept_eta = compiled(newton_step.kept_eta)
 
 
 def correct(m: Any, f: Any, args: Any, s: Any, w: Work, h: float, i: int) -> float:
@@ -119,19 +120,19 @@ def factorised(a, s, W, R, h, c):
 @inlined
 def iterate(m, f, args, s, w, h, i):
     """Correct until the iteration converges; return 0, or what it failed for."""
-    old, eta, most, tol = 0.0, _first_eta(s.eta, _EPS), m.most, m.tol
+    old, worst, eta, most, tol = 0.0, 0.0, _first_eta(s.eta, _EPS), m.most, m.tol
     for tried in range(1, most + 1):
         norm = correct(m, f, args, s, w, h, i)
         if not math.isfinite(norm):
             s.longest = _TENTH * abs(h)
             return F_NON_FINITE
         rate, eta, verdict = _contraction(tried, most, norm, old, eta, tol)
-        s.rate = max(s.rate, rate)
+        worst, s.rate = max(worst, rate), max(s.rate, rate)
         if verdict == _HOPELESS:
             break
         old, s.iterations = norm, max(s.iterations, tried)
         if verdict == _CONVERGED:
-            s.eta = eta
+            s.eta = _kept_eta(eta, worst)
             return 0
     s.eta, s.longest = 1.0, _QUARTER * abs(h)
     return NEWTON
