@@ -17,23 +17,9 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from ...stiffness import power, radius, trigger
-from .. import control, dense, differences, loop, newton_step, step, stiff_limit, stiff_step
-from .. import events as event_rules
-from .. import stabilised as stabilised_methods
-from . import (
-    calls,
-    dirk,
-    events,
-    explicit,
-    interior,
-    linear,
-    newton,
-    parts,
-    radau,
-    rosenbrock,
-    stabilised,
-)
+from ...stiffness import trigger
+from .. import control, loop
+from . import calls
 from .calls import compiled, function_at, inlined, optional_at
 from .events import happens
 from .parts import (
@@ -293,14 +279,19 @@ def _with_stamp(stamp):
     return integrate
 
 
-# numba looks at this file alone to tell whether its cache is stale: the stamp is of the others.
+# numba looks at this file alone to tell whether its cache is stale: the stamp is of all whose text
+# is compiled. They are not imported for it: the families come with their methods.
+_HERE = Path(__file__).parent
+_RULES = {
+    _HERE.parent: (
+        *("control", "dense", "differences", "events", "loop", "newton_step", "stabilised"),
+        *("step", "stiff_limit", "stiff_step"),
+    ),
+    _HERE.parents[1] / "stiffness": ("power", "radius", "trigger"),
+}
 _SOURCES = (
-    *(control, dense, differences, event_rules, loop, newton_step, power, radius, step, trigger),
-    *(stiff_limit, stiff_step, stabilised_methods),
-    *(calls, dirk, events, explicit, interior, linear, newton, parts, radau, rosenbrock),
-    stabilised,
+    *sorted(_HERE.glob("*.py")),
+    *(room / f"{name}.py" for room, names in _RULES.items() for name in names),
 )
-STAMP = hashlib.sha256(
-    b"".join(Path(str(part.__file__)).read_bytes() for part in _SOURCES)
-).digest()
+STAMP = hashlib.sha256(b"".join(source.read_bytes() for source in _SOURCES)).digest()
 integrate = _with_stamp(STAMP)
