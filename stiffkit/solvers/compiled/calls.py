@@ -43,7 +43,7 @@ inlined = partial(compiled, forceinline=True)
 
 pasted = partial(compiled, inline="always")
 """The same for what is called at one place: it is typed and optimised with the caller. On its own
-it is once more at each level of calls, which makes a tenth of the time of a first solve."""
+it is once more at each level of calls: up to a tenth of the time of a first solve."""
 
 
 def part_of(family: type, part: Any, **options: Any) -> Any:
