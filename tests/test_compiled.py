@@ -1,10 +1,13 @@
 """The compiled loop is the interpreted one: in every count and word, and in numbers to rounding."""
 
+import importlib
 import json
 import math
+import pkgutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from problems import ADAPTIVE, lotka_volterra, pendulum, riccati
 
 import stiffkit as sk
 from stiffkit import Status
+from stiffkit._optional import is_jitted
 
 numba = pytest.importorskip("numba")
 
@@ -423,6 +427,27 @@ def test_a_second_process_finds_the_kernel_on_disk():
     sk.solve(square, (0.0, 0.5), [1.0], "tsit5")  # whichever test runs first compiles it
     told = subprocess.run([sys.executable, "-c", SECOND], capture_output=True, check=True)
     assert json.loads(told.stdout) == [False, True, 1, 0]
+
+
+def test_the_loop_comes_without_the_implicit_families():
+    """And so without SciPy's sparse matrices, which take longer to import."""
+    text = "import sys, stiffkit.solvers.compiled.stretches; print('scipy.sparse' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", text], capture_output=True, check=True, text=True)
+    assert told.stdout == "False\n"
+
+
+def test_all_that_is_compiled_is_in_the_stamp_of_the_cache():
+    from stiffkit.solvers import compiled
+    from stiffkit.solvers.compiled import kernel
+
+    rooms = [
+        importlib.import_module(f"{compiled.__name__}.{room.name}")
+        for room in pkgutil.iter_modules(compiled.__path__)
+    ]
+    parts = {part for room in rooms for part in vars(room).values() if is_jitted(part)}
+    files = {Path(part.py_func.__code__.co_filename) for part in parts}
+    assert {file.stem for file in files} > {"control", "dense", "trigger", "radau"}
+    assert files <= set(kernel._SOURCES)
 
 
 @pytest.mark.parametrize("method", ["dopri5", "tsit5"])

@@ -258,7 +258,8 @@ def pid_rule(
     r_1, r_2, f_1, f_2, rejected = memory
     if ratio >= 1.0:
         factor = safety * ratio ** (-1 / k)
-        factor = max(factor, min_factor)
+        if factor < min_factor:
+            factor = min_factor
         return False, factor, (r_1, r_2, f_1 * factor, f_2, True)
     set_point = safety**k
     r = (ratio if ratio > 1e-12 else 1e-12) / set_point

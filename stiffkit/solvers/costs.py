@@ -15,7 +15,6 @@ from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
-from scipy.linalg.lapack import dgetrf
 
 __all__ = ["Costs", "Stopwatch", "departure"]
 
@@ -81,6 +80,8 @@ def departure(ratio: float) -> float:
 @cache
 def pace() -> float:
     """Return the nanoseconds that an operation of dense algebra takes on this machine."""
+    from scipy.linalg.lapack import dgetrf  # explicit methods need none of it
+
     n = 100
     A, watch = np.eye(n) + 1 / (1.0 + np.arange(n * n).reshape(n, n)), Stopwatch()
     for _ in range(5):

@@ -48,7 +48,11 @@ SLOW = 0.25
 
 def calm_wait(steps: int, first: int, interval: int) -> int:
     """Return the accepted steps to the next look where nothing is suspected after so many."""
-    return min(interval, max(first, steps // 4))
+    # Comparisons: numba compiles min and max as functions over tuples.
+    wait = steps // 4
+    if wait < first:
+        wait = first
+    return wait if wait < interval else interval
 
 
 def smooth_error(h: Any, rise: Any, turn: Any, error_norm: float, order: int) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...stiffness import trigger
 from ..tableau import ButcherTableau
-from .calls import compiled, inlined, part_of
+from .calls import inlined, part_of, pasted
 from .parts import (
     ERR,
     SCALE,
@@ -33,10 +33,10 @@ __all__ = ["Explicit", "explicit"]
 
 _EPS = np.finfo(np.float64).eps
 
-_smooth_error = compiled(trigger.smooth_error)
-_unexplained = compiled(trigger.unexplained)
-_turned = compiled(trigger.turned)
-_signs = compiled(trigger.signs)
+_smooth_error = pasted(trigger.smooth_error)
+_unexplained = pasted(trigger.unexplained)
+_turned = pasted(trigger.turned)
+_signs = pasted(trigger.signs)
 
 
 class Explicit(NamedTuple):

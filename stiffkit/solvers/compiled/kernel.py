@@ -17,24 +17,10 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from ...stiffness import power, radius, trigger
-from .. import control, dense, differences, loop, newton_step, step, stiff_limit, stiff_step
-from .. import events as event_rules
-from .. import stabilised as stabilised_methods
-from . import (
-    calls,
-    dirk,
-    events,
-    explicit,
-    interior,
-    linear,
-    newton,
-    parts,
-    radau,
-    rosenbrock,
-    stabilised,
-)
-from .calls import compiled, function_at, inlined, optional_at
+from ...stiffness import trigger
+from .. import control, loop
+from . import calls
+from .calls import compiled, function_at, inlined, optional_at, pasted
 from .events import happens
 from .parts import (
     ACCURACY,
@@ -78,10 +64,10 @@ MAX_FAILURES, MAX_NON_FINITE = loop.MAX_FAILURES, loop.MAX_NON_FINITE
 _TINY = np.finfo(np.float64).tiny
 
 _pid_rule = compiled(control.pid_rule)
-_hairer_combination = compiled(control.hairer_combination)
-_calm_wait = compiled(trigger.calm_wait)
-_first_guess = compiled(control.first_guess)
-_first_size = compiled(control.first_size)
+_hairer_combination = pasted(control.hairer_combination)
+_calm_wait = pasted(trigger.calm_wait)
+_first_guess = pasted(control.first_guess)
+_first_size = pasted(control.first_size)
 
 
 @overload(control.where, jit_options=calls.OPTIONS)
@@ -89,7 +75,7 @@ def _where(condition, x, y):
     return lambda condition, x, y: x if condition else y
 
 
-@compiled
+@pasted
 def _first_step(f, args, m, order, span, s, w):
     """Choose the first step; see `stiffkit.solvers.control.first_step`."""
     t1, direction, max_step = span
@@ -110,7 +96,7 @@ def _first_step(f, args, m, order, span, s, w):
     s.h_abs = _first_size(h_0, d_1, math.sqrt(d_2 / n) / h_0, order, longest, max_step)
 
 
-@inlined
+@pasted
 def _error_ratio(n_errors, w):
     """Error over tolerance; see `stiffkit.solvers.control.ErrorRatio`."""
     W, R = w.W, w.R
@@ -130,7 +116,7 @@ def _ahead(s, t_eval, direction):
     return (t_eval[s.i_eval] - s.t_new) * direction if s.i_eval < len(t_eval) else math.inf
 
 
-@compiled
+@pasted
 def _record_inside(f, args, m, keeps, s, w, h, direction, records):
     """Keep what is wanted of an accepted step besides its end: its polynomial, times of t_eval."""
     W, t_eval, y_eval, path = w.W, records.t_eval, records.y_eval, records.path
@@ -146,7 +132,7 @@ def _record_inside(f, args, m, keeps, s, w, h, direction, records):
         s.i_eval += 1
 
 
-@inlined
+@pasted
 def _log(log, s, h):
     if len(log) > 0:
         row = s.tried
@@ -155,7 +141,7 @@ def _log(log, s, h):
     s.tried += 1
 
 
-@compiled
+@pasted
 def _finite(W, row):
     for i in range(W.shape[1]):
         if not (math.isfinite(W[row, i].real) and math.isfinite(W[row, i].imag)):
@@ -293,14 +279,19 @@ def _with_stamp(stamp):
     return integrate
 
 
-# numba looks at this file alone to tell whether its cache is stale: the stamp is of the others.
+# numba looks at this file alone to tell whether its cache is stale: the stamp is of all whose text
+# is compiled. They are not imported for it: the families come with their methods.
+_HERE = Path(__file__).parent
+_RULES = {
+    _HERE.parent: (
+        *("control", "dense", "differences", "events", "loop", "newton_step", "stabilised"),
+        *("step", "stiff_limit", "stiff_step"),
+    ),
+    _HERE.parents[1] / "stiffness": ("power", "radius", "trigger"),
+}
 _SOURCES = (
-    *(control, dense, differences, event_rules, loop, newton_step, power, radius, step, trigger),
-    *(stiff_limit, stiff_step, stabilised_methods),
-    *(calls, dirk, events, explicit, interior, linear, newton, parts, radau, rosenbrock),
-    stabilised,
+    *sorted(_HERE.glob("*.py")),
+    *(room / f"{name}.py" for room, names in _RULES.items() for name in names),
 )
-STAMP = hashlib.sha256(
-    b"".join(Path(str(part.__file__)).read_bytes() for part in _SOURCES)
-).digest()
+STAMP = hashlib.sha256(b"".join(source.read_bytes() for source in _SOURCES)).digest()
 integrate = _with_stamp(STAMP)

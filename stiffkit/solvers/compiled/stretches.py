@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from .. import costs
-from ..algebra import NOT_FINITE
 from ..control import ErrorRatio
 from ..dense import Segment
-from ..linalg import singular
 from ..loop import FAILED, in_a_row
-from ..newton_step import F_NOT_FINITE, NO_CONVERGENCE, DirkStages, RadauStages
 from ..solution import Status
 from ..stabilised import RadiusKeeper, StabilisedStages
 from ..tableau import ButcherTableau
-from . import dirk, events, explicit, linear, parts, radau, rosenbrock, stabilised
+from . import events, explicit, parts, stabilised
 from .functions import Function, entry
 from .kernel import integrate
 from .parts import K
@@ -61,23 +58,6 @@ class Rows:
     def slopes(self) -> Sequence[Any]:
         """Return the stage derivatives of the last attempt."""
         return list(self.K[: self.s])
-
-
-def _stiff_method(run: CompiledRun) -> Any:
-    """Return the method as the kernel takes it, its rows of W, and those of its polynomials."""
-    p, stages = run.problem, run.stages
-    source, band, J = stages.linear.source, run.stiff.get("bandwidth"), None
-    if run.jac is not None:
-        J = source(run.t, run.y, stages.f_0)
-        # The kernel has no clock: a Jacobian that seems dear is made again for the time alone.
-        while run.switcher is not None and run.switcher.costs.doubts_jacobian:
-            J = source(run.t, run.y, stages.f_0)
-    a = linear.linear(len(p.y0), p.y0.dtype, band, J, constant=source.constant)
-    if isinstance(stages, DirkStages):
-        return dirk.dirk(stages, a)
-    if isinstance(stages, RadauStages):
-        return radau.radau(stages, a)
-    return rosenbrock.rosenbrock(run.tableau, a)
 
 
 @final
@@ -176,7 +156,9 @@ class Stretches:
                 self.method = stabilised.stabilised(run.tableau, stages.radius, run.radius)
                 rows, self.coefficients = stabilised.ROWS, 2
             else:
-                self.method, rows, self.coefficients = _stiff_method(run)
+                from .implicit import implicit_method
+
+                self.method, rows, self.coefficients = implicit_method(run)
             self.W = np.zeros((rows, self.n), self.dtype)
         self.W[parts.K] = stages.get(0)
 
@@ -229,15 +211,12 @@ class Stretches:
         elif code == parts.FAILED:
             limit, failures = parts.LIMITS[int(self.s["limit"])], int(self.s["failures"])
             failed: object
-            limit_code, c = int(self.s["limit"]), complex(self.s["c"], self.s["c_imag"])
             if isinstance(self.stages, StabilisedStages):
                 failed = self.stages.why_not(float(self.s["rho"]))
             else:
-                failed = {
-                    parts.NON_FINITE: NOT_FINITE,
-                    parts.F_NON_FINITE: F_NOT_FINITE,
-                    parts.NEWTON: NO_CONVERGENCE,
-                }.get(limit_code) or singular(c if c.imag else c.real)
+                from .implicit import why_failed
+
+                failed = why_failed(int(self.s["limit"]), complex(self.s["c"], self.s["c_imag"]))
             run.end(FAILED[limit], f"{failed} after t = {run.t!r}, {in_a_row(failures)}")
         return change
 
@@ -255,7 +234,9 @@ class Stretches:
         if isinstance(stages, StabilisedStages):
             stages.radius.value, stages.s = float(s["rho"]), stages.method.degrees[int(s["degree"])]
         elif not isinstance(stages, Rows):
-            stages.linear.J = linear.matrix(self.method.linear)
+            from .implicit import show_jacobian
+
+            show_jacobian(stages, self.method)
         self._ask_in(0)
         t, y, h_abs, made = float(s["t"]), self.y.copy(), float(s["h_abs"]), self.made
         self.made = 0
@@ -266,10 +247,13 @@ class Stretches:
 
     def _show_stages(self) -> None:
         """Let the stages know the slope that the next step starts with."""
-        if not isinstance(self.stages, Rows):
-            self.stages.f_0 = self.W[K].copy()
-        if isinstance(self.stages, DirkStages):
-            self.stages.K_flat[:] = self.W[K:][: len(self.stages.K)]
+        if isinstance(self.stages, Rows):
+            return
+        self.stages.f_0 = self.W[K].copy()
+        if not isinstance(self.stages, StabilisedStages):
+            from .implicit import show_stages
+
+            show_stages(self.stages, self.W)
 
     def _call(self) -> int:
         p = self.run.problem
