@@ -1,6 +1,7 @@
 """Implicit, additive and Rosenbrock tableaus: orders sharp on both sides, stability, transforms."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -49,6 +50,29 @@ def test_stage_order_and_stability(tab):
     eigenvalues = np.linalg.eigvals(tab.A)  # poles are their inverses
     assert (eigenvalues[np.abs(eigenvalues) > 1e-12].real > 0).all()
     assert abs(tab.R(-1e9)) < 1e-6
+
+
+@found(ButcherTableau, implicit)
+def test_estimates_without_a_filter_vanish_with_the_error_or_have_no_error_stage(tab):
+    z, vanishes = -1e6, []
+    for k in range(3, 7):  # φ = t^k / k!, with y right at the start
+        slope = tab.c ** (k - 1) / math.factorial(k - 1)
+        defect = tab.c**k / math.factorial(k) - tab.A @ slope
+        stages = slope - z * np.linalg.solve(np.eye(len(slope)) - z * tab.A, defect)
+        vanishes.append(abs(tab.e @ stages) < 1 / abs(z))
+    assert all(vanishes) == (tab.error_stage is not None)
+
+
+def test_error_stage():
+    found = {name: tab.error_stage for name, tab in vars(implicit).items() if "kvaerno" in name}
+    assert found == {"kvaerno3": 2, "kvaerno4": 3, "kvaerno5": 5}
+    tab = implicit.kvaerno3
+    assert np.array_equal(tab.A[tab.error_stage], tab.b_hat)
+    assert radau.radau5.error_stage is None  # without an embedded row
+    # Where y_new is no stage the difference is of no use.
+    weights = {"order": 2, "b": tab.b_hat.tolist(), "order_hat": 3, "b_hat": tab.b.tolist()}
+    swapped = ButcherTableau("swapped", c=tab.c.tolist(), A=tab.A.tolist(), **weights)
+    assert swapped.error_stage is None
 
 
 @every_additive

@@ -307,12 +307,17 @@ def test_the_factor_of_each_method():
     }
 
 
-@pytest.mark.parametrize("name", ["kencarp4", "kencarp5"])
+def follows(lam):
+    """Prothero and Robinson's problem with φ = sin."""
+    return lambda t, y: lam * (y - math.sin(t)) + math.cos(t)
+
+
+@pytest.mark.parametrize("name", ["kencarp4", "kencarp5", "kvaerno3", "kvaerno4", "kvaerno5"])
 def test_the_estimate_is_the_error_of_what_follows_the_others(name):
     lam, h = -1e7, 0.02
     seen = []
     sk.solve(
-        lambda t, y: lam * (y - math.sin(t)) + math.cos(t),
+        follows(lam),
         (0.3, 0.3 + h),
         [math.sin(0.3)],
         name,
@@ -324,6 +329,31 @@ def test_the_estimate_is_the_error_of_what_follows_the_others(name):
     )
     # The error itself, 1e-13, would drown in roundings of the state: it is known in closed form.
     A, c = sk.METHODS[name].A, sk.METHODS[name].c
-    defect = np.linalg.solve(A[1:, 1:], (c**3 / 6 - A @ c**2 / 2)[1:])[-1]
-    error = defect * h**3 * math.cos(0.3) / (h * lam)
-    assert abs(seen[0].err[0] / error) == pytest.approx(1.0, abs=0.1)
+    errors = np.linalg.solve(A[1:, 1:], (c**3 / 6 - A @ c**2 / 2)[1:])
+    errors *= h**3 * math.cos(0.3) / (h * lam)
+    stage = sk.METHODS[name].error_stage
+    estimate = errors[-1] if stage is None else errors[-1] - errors[stage - 1]
+    assert abs(seen[0].err[0] / estimate) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("lam", [-1e4, -1e6, -1e8])
+@pytest.mark.parametrize("name", ["kvaerno3", "kvaerno4", "kvaerno5", "kencarp4", "kencarp5"])
+def test_what_follows_the_others_keeps_to_the_tolerance(name, lam):
+    tol = 1e-8
+    s = sk.solve(follows(lam), (0.0, 10.0), [0.0], name, jac=[[lam]], rtol=tol, atol=tol)
+    error = np.abs(s.y[:, 0] - np.sin(s.t)) / (tol * (1 + np.abs(np.sin(s.t))))
+    # At equal steps the leading term of kvaerno4's estimate vanishes. 2.2 is the others' most, but
+    # they come late to zeros of their estimates.
+    assert error.max() < (20 if name == "kvaerno4" else 4)
+
+
+@pytest.mark.parametrize("name", ["kvaerno3", "kvaerno4", "kvaerno5"])
+def test_in_a_batch_it_takes_as_many_steps(name):
+    def many(t, y):
+        return lam * (y - np.sin(t)[:, None]) + np.cos(t)[:, None]
+
+    lam, options = -1e4, {"jac": [[-1e4]], "rtol": 1e-8, "atol": 1e-8}
+    one = sk.solve(follows(lam), (0.0, 10.0), [0.0], name, **options)
+    two = sk.solve(many, (0.0, 10.0), np.zeros((2, 1)), name, batched=True, **options)
+    # Batches do not hold a step length for the Jacobian's sake; a tenth would do with the filter.
+    assert two.stats["accepted"] == pytest.approx(one.stats["accepted"], rel=0.3)

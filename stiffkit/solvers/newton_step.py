@@ -372,10 +372,13 @@ class DirkStages(NewtonStages):
         return self.y_new
 
     def estimate_error(self) -> Array:
-        """Return the filtered estimate (M − hγJ)⁻¹ M h Σ e_i k_i, times `error_factor`.
+        """Return the estimate h Σ e_i k_i, times `error_factor`, filtered by (M − hγJ)⁻¹ M.
 
-        Without the filter stiff modes would count by z times their size (Hosea and Shampine 1996).
+        Without the filter stiff modes would count by z times their size, but see
+        `ButcherTableau.error_stage`.
         """
+        if self.tableau.error_stage is not None:
+            return self.h * (self.e @ self.K_flat)
         rest = self.times_mass(self.h * (self.e @ self.K_flat))
         return self.solver(self.h * self.gamma, self.h)(rest)
 

@@ -111,7 +111,8 @@ def error_factor(tableau: ButcherTableau) -> float:
 
     With stage order 2 the defect of φ is Δ = (c³/6 − A c²/2) h³ φ‴. The error of y_new is
     (Â⁻¹ Δ)_s / z; the estimate (I − hγJ)⁻¹ h Σ e_i k_i, e of order 3 at least, is
-    Σ_(i>1) e_i (Â⁻¹ Δ)_i / (γ z). Where that vanishes no factor helps, and it is 1.
+    Σ_(i>1) e_i (Â⁻¹ Δ)_i / (γ z). Where that vanishes the factor is 1: there the estimate has an
+    `error_stage`, and is not filtered.
     """
     if not _has_limit(tableau) or tableau.e is None or (tableau.error_order or 0) < 3:
         return 1.0

@@ -259,6 +259,22 @@ class ButcherTableau:
         return None if self.b_hat is None else _frozen(self.b - self.b_hat)
 
     @cached_property
+    def error_stage(self) -> int | None:
+        """Index i of the stage with y_new − ŷ = Y_s − Y_i, that is, with b_hat for its row of A.
+
+        None where there is none, or y_new is no stage. In the limit z = hλ → ∞ each stage of an
+        implicit method is φ + O(1/z) for a component that follows the others, y = φ(t). So such an
+        estimate vanishes as the error does. The filter (I − hγJ)⁻¹ is for those that do not (E.
+        Hairer, G. Wanner, Solving Ordinary Differential Equations II, 2nd ed., section IV.8, eq.
+        (8.19), doi:10.1007/978-3-642-05221-7; M. E. Hosea, L. F. Shampine, Appl. Numer. Math. 20
+        (1996) 21-37, doi:10.1016/0168-9274(95)00115-8); it would make this one too small by z.
+        """
+        if self.b_hat is None or not self.stiffly_accurate:
+            return None
+        rows = enumerate(self.A)
+        return next((i for i, row in rows if np.array_equal(row, self.b_hat)), None)
+
+    @cached_property
     def error_slope(self) -> FloatArray | None:
         """Weights d for which ``J err = Σ d_i k_i`` on linear problems y' = Jy, err = h Σ e_i k_i.
 

@@ -313,10 +313,11 @@ class DirkBatch(LinearStages):
         return self.backend.differentiable_once(Y + self.linear.solver(J, c)(right))
 
     def errors(self) -> list[Array]:
-        """Return the filtered estimate (I − hγJ)⁻¹ h Σ e_i k_i."""
+        """Return the estimate h Σ e_i k_i, filtered by (I − hγJ)⁻¹ if it has no `error_stage`."""
         with self.backend.no_grad():
             K = [self.backend.detach(k) for k in self.K]
-            return [self.solve(self.h * combine(self.e, K))]
+            err = self.h * combine(self.e, K)
+            return [self.solve(err) if self.tableau.error_stage is None else err]
 
     def slopes(self) -> list[Array]:
         """Return the last attempt's stage derivatives."""

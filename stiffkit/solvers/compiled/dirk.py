@@ -50,6 +50,8 @@ class Dirk(NamedTuple):
     psi: int
     """Row of W for what stage i has of the others; behind it one for corrections, and a spare
     one."""
+    filtered: bool
+    """Whether the error estimate has no `ButcherTableau.error_stage`."""
     n_errors: int
     most: int
     tol: float
@@ -77,6 +79,7 @@ def dirk(stages: DirkStages, a: Linear) -> tuple[Dirk, int, int]:
         s,
         last if tableau.stiffly_accurate else last + 1,
         last + 2,
+        tableau.error_stage is None,
         1,
         stages.most,
         stages.tol,
@@ -148,7 +151,8 @@ def _errors(m, s, w, h):
     W, rows, stages, a = w.W, m.rows, m.s, m.linear
     for k in range(W.shape[1]):
         W[ERR, k] = h * _sum(rows, 2 * stages + 1, stages, W, k)
-    solve(a.LU, a.L, a.pivots, a.band, W, ERR)
+    if m.filtered:
+        solve(a.LU, a.L, a.pivots, a.band, W, ERR)
 
 
 @part_of(Dirk, polynomial)
