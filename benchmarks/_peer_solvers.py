@@ -262,7 +262,7 @@ def _both(*methods: str) -> list[Solver]:
 def explicit() -> list[Solver]:
     """Return the solvers for problems that are not stiff."""
     return [
-        *_both("auto", "dopri5", "tsit5", "vern7", "vern9", "dop853"),
+        *_both("auto", "dopri5", "tsit5", "vern7", "vern8", "vern9", "dop853"),
         *(scipy(name) for name in ("RK45", "DOP853", "LSODA")),
         scipy("LSODA", COMPILED),
         *extensisq(("BS5", "Ts5", "Pr8")),

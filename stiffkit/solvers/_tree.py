@@ -26,6 +26,7 @@ def is_tree(y: Any) -> bool:
     return isinstance(y, tuple) and any(
         is_torch(part) or isinstance(part, dict) or getattr(part, "ndim", 0) > 0 or is_tree(part)
         for part in y
+        if not isinstance(part, float)
     )
 
 

@@ -87,6 +87,10 @@ class Ready:
         self.begin = stay.W[Y : K + 1 : K - Y]
         """y0 and f(t0, y0), where the kernel has them."""
         stay.make_room(room)
+        self.records = records = stay.records
+        """What the kernel writes to: behind the start, where the steps are kept."""
+        if run.t_eval is None:
+            self.records = records._replace(t=records.t[1:], path=records.path[1:])
         self.detector: StiffnessDetector | None = None
         """That of the solve in progress, where it was asked."""
         self.credit = 0
@@ -133,7 +137,7 @@ class Ready:
 
     def solve(self, t_span: Any, y0: Any, args: tuple[Any, ...]) -> Solution | None:
         """Solve from another start; None where Python has a part in it, or is to say what fails."""
-        run, stay, records = self.run, self.stay, self.stay.records
+        run, stay = self.run, self.stay
         (t0, t1), timed = span(t_span), run.t_eval is not None
         if t0 == t1 or (run.steps.first or 0.0) > abs(t1 - t0):
             return None
@@ -141,13 +145,13 @@ class Ready:
         s, W, self.detector = stay.s, stay.W, None
         if not self._begins(t0, y0, args):
             return None
-        s["t"], s["wall"], s["room"] = t0, t1, 2**62 if timed else len(records.t) - 1
+        t, path = stay.records.t, stay.records.path
+        s["t"], s["wall"], s["room"] = t0, t1, 2**62 if timed else len(t) - 1
         if timed:
             stay.y_eval[: run.i_eval] = W[Y]
         else:
-            records.t[0], records.path[0, 0] = t0, W[Y]
-            records = records._replace(t=records.t[1:], path=records.path[1:])
-        arguments = stay.arguments(args, (t1, 1.0 if t1 >= t0 else -1.0), records)
+            t[0], path[0, 0] = t0, W[Y]
+        arguments = stay.arguments(args, (t1, 1.0 if t1 >= t0 else -1.0), self.records)
         while (code := stay.enter(arguments)) == LOOK and self.looked():
             pass
         if code != DONE:
@@ -156,14 +160,14 @@ class Ready:
         spent, end = (accepted, rejected, sum(calls), njev, nlu), 1 + accepted
         if timed:
             return self.solution(stay.t_eval.copy(), stay.y_eval.copy(), spent)
-        t, path = stay.records.t, stay.records.path
         return self.solution(t[:end].copy(), path[:end, 0].copy(), spent)
 
     def _begins(self, t0: float, y0: Any, args: tuple[Any, ...]) -> bool:
         """Write y0 and f(t0, y0) to where the kernel has them; return whether it can go on."""
         argument = y0.copy()
         value = np.asarray(self.f(t0, argument, *args))
-        if value.shape != y0.shape or not np.can_cast(value.dtype, y0.dtype, "same_kind"):
+        fits = value.dtype is y0.dtype or np.can_cast(value.dtype, y0.dtype, "same_kind")
+        if value.shape != y0.shape or not fits:
             return False
         begin = self.begin
         begin[0], begin[1] = y0.reshape(-1), value.reshape(-1)
