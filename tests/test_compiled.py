@@ -36,12 +36,6 @@ def lambda_cos(t, y):
 
 
 @sk.jit
-def ring(t, y):
-    """Each component follows the sine of the one before."""
-    return np.sin(np.roll(y, 1))
-
-
-@sk.jit
 def square(t, y):
     return y * y
 
@@ -98,18 +92,6 @@ def test_equal_steps_give_equal_states_to_rounding(f, span, y0, method, monkeypa
             np.testing.assert_allclose(ours(t_eval), theirs(t_eval), rtol=0, atol=bound)
             np.testing.assert_array_equal(ours(span[1]), ours(np.array(span))[1])
     assert len(taken) == 4
-
-
-@pytest.mark.parametrize("method", ["tsit5", "vern9"])  # y_new is a stage of the one alone
-@pytest.mark.parametrize("n", range(3, 10))
-def test_states_of_any_length(n, method):
-    """The sums of the stages take components by fours, and what is left by twos."""
-    steps = {"first_step": 0.0625, "max_step": 0.0625, "rtol": 1e-2, "atol": 1e-2}
-    ours, theirs = both(ring, (0.0, 1.0), np.linspace(0.1, 1.0, n), method, **steps)
-    np.testing.assert_array_equal(ours.t, theirs.t)
-    # As above, with |∂f/∂y| t ≤ 1.
-    bound = len(theirs.t) * 20 * gamma(16) * np.e * (1 + np.abs(theirs.y).max())
-    np.testing.assert_allclose(ours.y, theirs.y, rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("method", ADAPTIVE)

@@ -103,28 +103,14 @@ def explicit(tableau: ButcherTableau) -> Explicit:
 def _state(m, i, w, h, out):
     """W_out = y + h Σ_j rows_ij K_j, without the exact zeros."""
     W, n = w.W, w.W.shape[1]
-    zero, whole = W.dtype.type(0), n - n % 4
-    for k in range(0, whole, 4):  # side by side in one register
-        a = b = c = d = zero
-        for p in range(m.first[i], m.first[i + 1]):
-            x, j = m.entries[p], m.sources[p]
-            a += x * W[j, k]
-            b += x * W[j, k + 1]
-            c += x * W[j, k + 2]
-            d += x * W[j, k + 3]
-        W[out, k] = W[Y, k] + h * a
-        W[out, k + 1] = W[Y, k + 1] + h * b
-        W[out, k + 2] = W[Y, k + 2] + h * c
-        W[out, k + 3] = W[Y, k + 3] + h * d
-    for k in range(whole, n, 2):  # two components in turn take little longer than one
+    for k in range(0, n, 2):  # two components in turn take little longer than one
         other = k + 1 if k + 1 < n else k
-        a = b = zero
+        total = total_other = W.dtype.type(0)
         for p in range(m.first[i], m.first[i + 1]):
-            x, j = m.entries[p], m.sources[p]
-            a += x * W[j, k]
-            b += x * W[j, other]
-        W[out, k] = W[Y, k] + h * a
-        W[out, other] = W[Y, other] + h * b
+            total += m.entries[p] * W[m.sources[p], k]
+            total_other += m.entries[p] * W[m.sources[p], other]
+        W[out, k] = W[Y, k] + h * total
+        W[out, other] = W[Y, other] + h * total_other
 
 
 @part_of(Explicit, attempt, forceinline=True)
