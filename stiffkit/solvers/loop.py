@@ -21,7 +21,7 @@ from .options import LOG_COLUMNS, Hooks, Progress, StepOptions, counted
 from .problem import Problem, check_times, first_bad
 from .solution import Solution, Status, freeze_log
 from .stabilised import stabilised_pays
-from .step import Probe, Step, StepFailed, combine, make_stages
+from .step import Probe, Step, StepFailed, make_stages
 from .stiff_limit import with_inside
 from .tableau import ButcherTableau
 
@@ -355,12 +355,11 @@ class Run:
         changes = ratio_of.norm(rise), ratio_of.norm(turn)
         stage = 0.0
         if detector.asks(h, ratio, *changes):
-            z, i, slope = stages.probe_state(), self.tableau.probe, self.tableau.error_slope
+            z, i = stages.probe_state(), self.tableau.probe
             if z is not None and i is not None:
                 stage = ratio_of.quotient(f_new - detach(stages.get(i)), y_end - detach(z))
-            elif slope is not None:
-                bend = detach(combine(slope.tolist(), [*stages.slopes(), f_new]))
-                stage = ratio_of.quotient(bend / ratio_of.scale, err)
+            elif self.tableau.error_slope is not None:
+                stage = ratio_of.quotient(detach(stages.bend()) / ratio_of.scale, err)
             else:
                 estimate = err * ratio_of.scale
                 stage = detector.along(f, t_new, y_end, f_new, estimate, ratio_of.norm)

@@ -142,6 +142,13 @@ class _Stages(ABC):
     def probe_state(self) -> Array | None:
         """State z of the probe's stage in the last attempt; None where there is no probe."""
 
+    @abstractmethod
+    def bend(self) -> Array:
+        """J times the error estimate of the last attempt, by `ButcherTableau.error_slope`.
+
+        Only after `f_new`, and only of a tableau that has these weights.
+        """
+
     @final
     def f_new(self, t: float, y: Array) -> Array:
         """f(t, y) at the end of the step: free for FSAL methods unless y_new was moved."""
@@ -204,6 +211,8 @@ class _BufferedStages(_Stages):
         m = s - 1 if self.fsal else s
         self.increment = backend.product(h_rows[s, :m], K[:m])
         self.error_products = [backend.product(h_rows[j], K[:s]) for j in range(s + 1, len(rows))]
+        if (slope := tableau.error_slope) is not None:
+            self.bend_product = backend.product(backend.vector(slope, K), K[: len(slope)])
         self.set_y, self.set_k_1 = backend.writer(buffer[0]), backend.writer(K[0])
         self.set_f_new, self.f_new_row = backend.writer(K[self.f_new_slot]), K[self.f_new_slot]
 
@@ -255,6 +264,9 @@ class _BufferedStages(_Stages):
         i = self.tableau.probe
         return None if i is None else self.plan[i - 1][0]()
 
+    def bend(self) -> Array:
+        return self.bend_product()
+
     def errors(self) -> list[Array]:
         return [product() for product in self.error_products]
 
@@ -298,6 +310,10 @@ class _RecordedStages(_Stages):
         if i is None:
             return None
         return self.y + self.h * combine(self.tableau.A[i].tolist(), self.list)
+
+    def bend(self) -> Array:
+        slope: Any = self.tableau.error_slope
+        return combine(slope.tolist(), [k_i.detach() for k_i in self.list[: len(slope)]])
 
     def errors(self) -> list[Array]:
         k = [k_i.detach() for k_i in self.list[: self.s]]

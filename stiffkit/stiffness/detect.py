@@ -205,9 +205,10 @@ class StiffnessDetector:
         """
         if self.tableau.probe is not None:
             return True
+        if turned(h, ratio, rise, turn, self.order):
+            return True
         smooth = smooth_error(h, rise, turn, self.error_norm, self.order)
-        left = unexplained(ratio, smooth, self.order)
-        return bool(left or turned(h, ratio, rise, turn, self.order))
+        return bool(unexplained(ratio, smooth, self.order))
 
     def along(
         self, f: Any, t: float, y: Array, f_new: Array, err: Array, norm: Callable[[Array], float]
