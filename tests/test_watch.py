@@ -406,10 +406,10 @@ def test_looks_of_methods_without_a_probe_are_mostly_free(method, calls, batched
 
 
 @pytest.mark.parametrize("method", ["midpoint", "ralston"])
-@pytest.mark.parametrize("batched", [False, True])
-def test_the_stages_tell_the_rate_of_a_single_mode(method, batched, monkeypatch):
+@pytest.mark.parametrize("kind", ["buffered", "recorded", "batched"])
+def test_the_stages_tell_the_rate_of_a_single_mode(method, kind, monkeypatch):
     """What `along` would ask f for: of a linear problem it is exact."""
-    rates = []
+    rates, batched = [], kind == "batched"
     if batched:
         ratio = ExplicitStep.stage_ratio
         monkeypatch.setattr(
@@ -423,6 +423,9 @@ def test_the_stages_tell_the_rate_of_a_single_mode(method, batched, monkeypatch)
             lambda self, *given: (rates.append(given[4]), suspicious(self, *given))[1],
         )
     y0 = np.ones((3, 1)) if batched else np.ones(1)
+    if kind == "recorded":  # for gradients
+        torch = pytest.importorskip("torch")
+        y0 = torch.tensor(y0, requires_grad=True)
     sk.solve(lambda t, y: -3.0 * y, (0.0, 1.0), y0, method, batched=batched, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(rates, 3.0, rtol=1e-4)
     assert rates
