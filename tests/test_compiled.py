@@ -302,6 +302,21 @@ def test_f_with_an_argument_too_many_is_told():
     )
 
 
+def test_parts_of_the_kernel_are_made_into_code_only_with_it():
+    from stiffkit.solvers.compiled import calls
+
+    part = calls.compiled(lambda x: x * x)
+    whole = numba.njit(**{**calls.ENTRY, "cache": False})(lambda x: part(x) + 1.0)
+    assert whole(3.0) == 10.0
+
+    def address(dispatcher):
+        (compiled,) = dispatcher.overloads.values()
+        return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+
+    assert address(part) == 0
+    assert address(whole) != 0
+
+
 def test_an_f_that_changes_size_is_told():
     @numba.njit
     def f(t, y):

@@ -11,7 +11,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from . import pipeline
+
 __all__ = [
+    "ENTRY",
     "OPTIONS",
     "compiled",
     "function_at",
@@ -30,7 +33,17 @@ OPTIONS: Any = {
     "_nrt": False,
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
+    "pipeline_class": pipeline.PART,
 }
+
+ENTRY: Any = {
+    **OPTIONS,
+    "no_cpython_wrapper": False,
+    "pipeline_class": pipeline.ENTRY,
+    "nogil": True,
+    "cache": True,
+}
+"""The same for what Python calls."""
 
 
 def compiled(function: Any, **options: Any) -> Any:

@@ -161,7 +161,7 @@ def _ruled(s, ratio, k, constants):
 def _with_stamp(stamp):
     """Return the kernel; numba keeps it on disk under the value of `stamp` too."""
 
-    @numba.njit(nogil=True, cache=True, **{**calls.OPTIONS, "no_cpython_wrapper": False})
+    @numba.njit(**calls.ENTRY)
     def integrate(
         reference, address, jac_reference, jac_address, args, m, constants, order, hold, span,
         keeps, state, w, records, g, watch,

@@ -84,7 +84,7 @@ def _keep_start(s, y, page, used, y_eval):
 def _with_stamp(stamp):
     """Return the kernel, as `kernel.integrate` is made."""
 
-    @numba.njit(nogil=True, cache=True, **{**calls.OPTIONS, "no_cpython_wrapper": False})
+    @numba.njit(**calls.ENTRY)
     def integrate_many(
         reference, address, jac_reference, jac_address, columns, m, constants, order, hold,
         max_step, keeps, state, w, page, y_0, spans, y_eval, memory, fresh, told, first, goes_on,
