@@ -43,8 +43,8 @@ class Explicit(NamedTuple):
     """An explicit tableau, and what the detector knows of it."""
 
     rows: Any
-    """The rows of A, b, one or two rows of the error, those of the dense output's A, and those of
-    its polynomial (`ButcherTableau.bubble`)."""
+    """The rows of A, b, one or two rows of the error, `ButcherTableau.error_slope` where there is
+    one, the rows of the dense output's A, and those of its polynomial (`ButcherTableau.bubble`)."""
     first: Any
     """Where the entries of each row of A and of b begin that are not zero; where the last one's
     end."""
@@ -64,18 +64,21 @@ class Explicit(NamedTuple):
     error_norm: float
     limit: float
     least: float
-    error_slope: Any
-    """`ButcherTableau.error_slope` as one row; none where there is none."""
+    error_slope: int
+    """Row of `rows`, or -1."""
+    dense: int
+    """The dense output's first."""
 
 
 @lru_cache(maxsize=64)
 def explicit(tableau: ButcherTableau) -> Explicit:
     """Return a tableau as the kernel takes it."""
     dense, quality, s = tableau.dense, tableau.pair_quality, tableau.n_stages
-    slope = tableau.error_slope
+    error_slope = [] if tableau.error_slope is None else [tableau.error_slope]
     assert tableau.error_order is not None
     assert quality is not None
-    given = [*tableau.A, *tableau.rows[s:], *dense.A, *tableau.bubble]
+    of_step = [*tableau.A, *tableau.rows[s:], *error_slope]
+    given = [*of_step, *dense.A, *tableau.bubble]
     rows = np.zeros((len(given), s + 1 + len(dense.c)))
     for row, entries in zip(rows, given, strict=True):
         row[: len(entries)] = entries
@@ -95,7 +98,8 @@ def explicit(tableau: ButcherTableau) -> Explicit:
         float(quality.A_hat),
         float(tableau.real_stability_limit),
         trigger.least_share(tableau),
-        np.zeros((0, 1)) if slope is None else np.array([slope]),
+        len(of_step) - 1 if error_slope else -1,
+        len(of_step),
     )
 
 
@@ -144,7 +148,7 @@ def _errors(m, s, w, h):
 def _polynomial(m, f, args, s, w, h, path, place):
     if s.formed:
         return
-    W, first, s.formed = w.W, m.s + 1 + m.n_errors, True
+    W, first, s.formed = w.W, m.dense, True
     end_slope(m, f, args, s, w)
     for r in range(len(m.c) - m.s):
         end, c = m.end + 1 + r, m.c[m.s + r]
@@ -205,9 +209,9 @@ def _look(m, f, args, s, w, h):
         if below > 0:
             s.stage = math.sqrt(above / below)
     elif left or _turned(h, s.ratio, s.rise, s.turn, m.order):
-        if len(m.error_slope) > 0:
+        if m.error_slope >= 0:
             for i in range(n):
-                bend = change(m.error_slope, 0, m.error_slope.shape[1], W, i)
+                bend = change(m.rows, m.error_slope, m.rows.shape[1], W, i)
                 above += square(bend / scale[i])
                 below += square(W[ERR, i] / scale[i])
             s.stage = math.sqrt(above / below) if below > 0 else 0.0

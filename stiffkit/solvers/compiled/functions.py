@@ -237,6 +237,10 @@ def without_collection() -> Iterator[None]:
         yield
     finally:
         if was_on:
+            if gc.get_freeze_count() == 0:
+                # What was made goes to the oldest generation without a look, which costs as much.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
