@@ -1,7 +1,7 @@
-"""numba's pipeline, without what the kernel has no use for: two fifths of what is done in LLVM.
+"""numba's pipeline, without what the kernel has no use for: a third of the work in LLVM.
 
-numba makes machine code of each function, though the kernel takes in those that it calls before it
-is optimised. Here the kernel's parts are kept for that alone, and only the kernel becomes code.
+numba makes machine code of each function, though what calls it takes in its LLVM code. Here the
+parts of the kernel are made for that alone: they are optimised and become machine code with it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["ENTRY", "PART"]
 def _passes(state: Any) -> PassManager:
     """Return numba's passes but for those that find nothing to do in the kernel."""
     manager: PassManager = DefaultPassBuilder.define_nopython_pipeline(state)
-    # The kernel computes with no whole arrays, and has no closures.
+    # The kernel has no expressions of whole arrays, and no closures.
     idle: set[type] = {NopythonRewrites, InlineClosureLikes}
     if not state.flags.nrt:
-        idle.add(IRLegalization)  # tells where variables end, which only counts of references ask
+        idle.add(IRLegalization)  # where variables end, which matters to counted references
     manager.passes = [entry for entry in manager.passes if entry[0] not in idle]
     return manager
 
