@@ -310,6 +310,16 @@ def test_any_value_is_an_eigenvalue_of_a_matrix_at_the_distance_of_the_residual(
         assert away(theta) <= residual + krylov_rounding(A, k) + gamma(10 * n) * norm(A)
 
 
+@given(seed=seeds, n=st.integers(20, 40), decades=st.floats(0.5, 1.0))
+def test_residuals_of_a_space_that_is_nearly_invariant_are_true(seed, n, decades):
+    """LAPACK balances H, whose entries span 1e-30: its small eigenvectors are poor, and told so."""
+    rng = np.random.default_rng(seed)
+    A = 10.0 ** (-decades * np.arange(n))[:, None] * (np.ones((n, n)) + np.eye(n))
+    found = arnoldi(matvec(A), rng.standard_normal(n), k=n)
+    away = np.linalg.norm(A @ found.vectors - found.vectors * found.values, axis=0)
+    assert (away <= found.residuals + krylov_rounding(A, n)).all()
+
+
 # Rates --------------------------------------------------------------------------------------------
 
 
