@@ -224,7 +224,7 @@ def test_fast_oscillation_beside_a_slow_path():
     assert not any("RKC" in cost.name for cost in report.costs)
 
 
-@pytest.mark.parametrize("growth", [0.0, 1e-3, -1e-3])
+@pytest.mark.parametrize("growth", [0.0, 1e-3, -1e-3, 0.9])
 def test_a_fast_oscillation_limits_whether_or_not_it_dies_out(growth):
     """The limit is that of the imaginary axis, and no matter of the sign of a rounding error."""
     A = np.array([[growth, 1000.0, 0.0], [-1000.0, growth, 0.0], [0.0, 0.0, -1.0]])

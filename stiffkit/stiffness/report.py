@@ -18,7 +18,7 @@ from ..solvers.methods import EXPLICIT
 from ..solvers.problem import Problem, bind, check_callable, first_bad, make_problem
 from ..solvers.stabilised import ROCK4, stabilised_pays
 from ..solvers.tableau import ButcherTableau
-from .indicators import stability_ratio, stiffness_ratio
+from .indicators import as_damped, stability_ratio, stiffness_ratio
 from .krylov import arnoldi
 from .spectrum import NotFiniteError, eigenvalues, finite_matrix
 
@@ -327,10 +327,6 @@ and of Radau IIA γ_0/60, before its filter."""
 MANY_STAGES = 50
 """From so many stages of a stabilised method on a problem is more than mildly stiff."""
 
-UNDAMPED = 1e-3
-"""Modes count as damped by this share of their frequency at least. What a method amplifies by less
-is seen after thousands of steps, if ever."""
-
 TRANSIENT = 2.0
 """The path counts as fast as the fastest mode where its slope turns within so many 1/ρ."""
 
@@ -472,11 +468,10 @@ def _costs(
 
 
 def _stable_step(values: npt.NDArray[np.complex128], tableau: ButcherTableau) -> float:
-    """Largest h for which no mode is amplified that decays, or oscillates faster than it grows."""
-    held = values[(values.real < 0) | (np.abs(values.imag) > values.real)]
-    held = np.minimum(held.real, -UNDAMPED * np.abs(held)) + 1j * held.imag
+    """Largest h for which no mode is amplified that does not grow."""
+    modes = [as_damped(v) for v in values.tolist()]
     # stability_ratio grows linearly with h along a fixed direction.
-    rate = max((stability_ratio(1.0, complex(v), tableau) for v in held), default=0.0)
+    rate = max((stability_ratio(1.0, v, tableau) for v in modes if v.real < 0), default=0.0)
     return 1 / rate if rate > 0 else math.inf
 
 
