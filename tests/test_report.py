@@ -114,6 +114,18 @@ def test_krylov_branch():
     assert "≥" in str(some)
 
 
+def test_what_a_krylov_space_does_not_know_is_no_eigenvalue():
+    """Modes near zero come last: here the space sees decay at 350 where solutions grow at 40."""
+    A, values, y = heat(400)
+    report = sk.diagnose(lambda t, y: A @ y + 50 * y, 0.0, y, exact=False, k=30)
+    assert values.max() + 50 > 0 > report.spectral_abscissa
+    told = dict(report.rows())
+    assert "rightmost eigenvalue" not in told
+    residual = float(re.search(r"residual (\S+)\)", told["rightmost Ritz value"])[1])
+    assert residual > abs(report.spectral_abscissa - (values.max() + 50))
+    assert told["stiffness ratio"].endswith("of Ritz values")
+
+
 def test_large_states_take_the_krylov_branch():
     def f(t, y):
         return -np.arange(1.0, 202.0) * y
