@@ -1075,6 +1075,22 @@ def test_the_abscissa_of_a_normal_matrix_is_met_from_inside(seed, n, k, stiff, p
         assert found.value.real >= spectrum.real.max() - slack
 
 
+@pytest.mark.parametrize("width", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize("batched", [False, True])
+def test_an_end_of_the_spectrum_that_is_found_first_is_not_taken_for_the_rightmost(width, batched):
+    """A spectrum like a wave's: its ends are far up and down, the rightmost value is amid it."""
+    n, found = 100, []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        values = rng.standard_normal(n) + 1j * width * rng.standard_normal(n)
+        start = rng.standard_normal((1, n) if batched else n) + 0j
+        pair = spectral_abscissa(lambda v, d=values: d * v, start, k=20, batched=batched)
+        if np.all(pair.converged):
+            found.append(np.ravel(pair.value)[0].real - values.real.max())
+    np.testing.assert_allclose(found, 0, atol=1e-4 * width)
+    assert len(found) == 10 or width > 1
+
+
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 @given(seed=seeds, k=st.integers(3, 12))
 def test_abscissae_of_a_batch_are_those_of_its_samples(backend, seed, k):
