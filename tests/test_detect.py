@@ -116,6 +116,17 @@ def test_a_stage_ratio_may_be_told_when_it_is_asked_for(stage):
     assert at_once.near == later.near == pytest.approx(stage)
 
 
+@pytest.mark.parametrize("method", ["tsit5", "dop853"])
+@pytest.mark.parametrize("growth", [1e-3, 0.0, -1e-3])
+def test_a_mode_beside_the_imaginary_axis_limits_steps_whatever_its_sign(growth, method):
+    A = np.array([[growth, 1000, 0], [-1000, growth, 0], [0, 0, -1]])
+    solution = sk.solve(
+        lambda t, y: A @ y + [0, 0, np.cos(t + 0.5)], (0.0, 2.0), [1e-11, 0.0, 1.0], method
+    )
+    assert "oscillatory" in solution.message
+    assert proved(solution)[-1].stability_ratio <= 1.1
+
+
 def test_rounding_is_no_evidence():
     assert not detector(looks=1).suspicious(0.1, 9e-4, 1e-3, 1e-9, 0.0)
 

@@ -41,7 +41,7 @@ import numpy as np
 from .._array import Array, backend_of
 from ..solvers.problem import check_positive
 from ..solvers.tableau import ButcherTableau
-from .indicators import stability_ratio
+from .indicators import as_damped, stability_ratio
 from .proof import Mode, StepRows, prove
 from .trigger import (
     ROOM,
@@ -417,7 +417,7 @@ class StiffnessDetector:
         self.evidence.append(found)
         if found.verdict is Stiffness.non_stiff:
             self._leave(calls)
-            self.grew = (mode.value * h).real > 0
+            self.grew = as_damped(h * mode.value).real > 0
             if self._trusts(mode.value, mode.residual) and 0 < found.stability_ratio < math.inf:
                 vector = mode.vector if y.dtype != y.real.dtype else mode.vector.real
                 room = found.accuracy_step / free if free < math.inf else 1.0
@@ -537,9 +537,9 @@ class StiffnessDetector:
             Calls of f that it has cost.
         """
         self._h, self._smooth = h, smooth_error(h, *slow, self.error_norm, self.order)
-        share = stability_ratio(h, value, self.tableau)
-        room = self.accuracy_step
-        limits = self.PROOF <= share < math.inf and (value * h).real < 0 and room >= ROOM * abs(h)
+        z, room = as_damped(h * value), self.accuracy_step
+        share = stability_ratio(1.0, z, self.tableau)
+        limits = self.PROOF <= share < math.inf and z.real < 0 and room >= ROOM * abs(h)
         verdict = Stiffness.non_stiff
         if limits and self._trusts(value, residual):
             if abs(value.imag) > abs(value.real):
