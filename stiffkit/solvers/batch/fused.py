@@ -1,0 +1,128 @@
+"""The stages of an explicit step, f included, as one function that torch.compile makes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any, final
+
+from ..._array import Array, is_torch
+from ..tableau import ButcherTableau
+from .problem import BatchProblem
+
+__all__ = ["FusedStages"]
+
+MOST = 64
+"""Compiled functions that are kept: for every method and f in use, and kind of tensor."""
+
+
+@final
+class FusedStages:
+    """Calls the compiled stages of a method.
+
+    Parameters
+    ----------
+    problem : BatchProblem
+        Has f.
+    tableau : ButcherTableau
+        An explicit method.
+    """
+
+    def __init__(self, problem: BatchProblem, tableau: ButcherTableau) -> None:
+        from torch._dynamo import exc
+
+        self.problem, self.compiled = problem, _compiled(tableau)
+        self.calls, self.first = tableau.n_stages - 1, True
+        self.trailing = None if problem.flat else problem.shape
+        self.args = tuple(
+            _any_rows(a, 0) if own and is_torch(a) else a
+            for a, own in zip(problem.args, problem.mine, strict=True)
+        )
+        limit = getattr(exc, "FailOnRecompileLimitHit", exc.TorchDynamoException)
+        self.refusals: Any = (exc.TorchDynamoException, limit)
+
+    def __call__(self, k_0: Array, t: Array, h: Array, y: Array) -> tuple[Array, Array]:
+        """Return the states at the end of the step, and the slopes of all stages in one tensor.
+
+        Parameters
+        ----------
+        k_0, y : tensor, shape (b, n)
+            Slopes and states at the start.
+        t : tensor, shape (s - 1, b)
+            Times of the stages after the first.
+        h : tensor, shape (b,)
+            Step sizes.
+
+        Raises
+        ------
+        RuntimeError
+            If torch.compile does not make the function.
+        """
+        f, self.problem.nfev = self.problem.f, self.problem.nfev + self.calls
+        try:
+            if not self.first:
+                return self.compiled(f, self.trailing, k_0, t, h, y, self.args)
+            return self._compile(f, k_0, t, h, y)
+        except self.refusals as error:
+            reason = str(error).strip().partition("\n")[0]
+            msg = (
+                "compile=True, but torch.compile makes no function of a step with this f, or a new "
+                f"one at each call: {reason}"
+            )
+            raise RuntimeError(msg) from error
+
+    def _compile(self, f: Any, k_0: Array, t: Array, h: Array, y: Array) -> tuple[Array, Array]:
+        """Make the first call in such a way that what is compiled serves the later ones."""
+        from torch._dynamo import config
+
+        self.first = False
+        if k_0.requires_grad and not y.requires_grad:  # as the states of all later steps do
+            y = y.detach().requires_grad_()
+        k_0, t, h, y = (_any_rows(x, axis) for x, axis in ((k_0, 0), (t, 1), (h, 0), (y, 0)))
+        # A number that f holds is a constant: as a variable it would be made a tensor at each call.
+        with (
+            config.patch(cache_size_limit=MOST, automatic_dynamic_shapes=False),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # torch warns of its own looks at tensors' .grad
+            return self.compiled(f, self.trailing, k_0, t, h, y, self.args)
+
+
+def _any_rows(x: Array, axis: int) -> Array:
+    """Return a copy of x, by which torch.compile sees that this axis may have any length."""
+    from torch._dynamo import maybe_mark_dynamic
+
+    x = x.clone()  # not a view: of such it asks how long the whole is
+    maybe_mark_dynamic(x, axis)
+    return x
+
+
+@cache
+def _compiled(tableau: ButcherTableau) -> Callable[..., tuple[Array, Array]]:
+    """Return a method's stages as a function of f and what it needs.
+
+    f is an argument, so that torch.compile itself remembers what it has compiled for which f, and
+    sees what f has changed in itself since.
+    """
+    import torch
+
+    s = tableau.n_stages
+    rows = [
+        [(float(a), j) for j, a in enumerate(row) if a != 0.0]
+        for row in tableau.rows[1 : s if tableau.fsal else s + 1]
+    ]
+
+    def stages(
+        f: Any, trailing: Any, k_0: Array, t: Array, h: Array, y: Array, args: tuple[Any, ...]
+    ) -> tuple[Array, Array]:
+        k, z, h = [k_0], y, h[:, None]
+        times = [*t.unbind(0), None]
+        for row, time in zip(rows, times, strict=False):
+            z = y + h * sum(a * k[j] for a, j in row)
+            if time is not None:
+                state = z if trailing is None else z.reshape((-1, *trailing))
+                k.append(f(time, state, *args).reshape(z.shape))
+        return z, torch.stack(k)
+
+    return torch.compile(stages, fullgraph=True)
