@@ -36,7 +36,7 @@ class FusedStages:
         self.calls, self.first = tableau.n_stages - 1, True
         self.trailing = None if problem.flat else problem.shape
         self.args = tuple(
-            _any_rows(a, 0) if own and is_torch(a) else a
+            _any_rows(a) if own and is_torch(a) else a
             for a, own in zip(problem.args, problem.mine, strict=True)
         )
         limit = getattr(exc, "FailOnRecompileLimitHit", exc.TorchDynamoException)
@@ -49,10 +49,8 @@ class FusedStages:
         ----------
         k_0, y : tensor, shape (b, n)
             Slopes and states at the start.
-        t : tensor, shape (s - 1, b)
-            Times of the stages after the first.
-        h : tensor, shape (b,)
-            Step sizes.
+        t, h : tensor, shape (b,)
+            Ends of the steps, and their sizes.
 
         Raises
         ------
@@ -79,7 +77,7 @@ class FusedStages:
         self.first = False
         if k_0.requires_grad and not y.requires_grad:  # as the states of all later steps do
             y = y.detach().requires_grad_()
-        k_0, t, h, y = (_any_rows(x, axis) for x, axis in ((k_0, 0), (t, 1), (h, 0), (y, 0)))
+        k_0, t, h, y = map(_any_rows, (k_0, t, h, y))
         # A number that f holds is a constant: as a variable it would be made a tensor at each call.
         with (
             config.patch(cache_size_limit=MOST, automatic_dynamic_shapes=False),
@@ -89,12 +87,12 @@ class FusedStages:
             return self.compiled(f, self.trailing, k_0, t, h, y, self.args)
 
 
-def _any_rows(x: Array, axis: int) -> Array:
-    """Return a copy of x, by which torch.compile sees that this axis may have any length."""
+def _any_rows(x: Array) -> Array:
+    """Return a copy of x, by which torch.compile sees that there may be any number of rows."""
     from torch._dynamo import maybe_mark_dynamic
 
     x = x.clone()  # not a view: of such it asks how long the whole is
-    maybe_mark_dynamic(x, axis)
+    maybe_mark_dynamic(x, 0)
     return x
 
 
@@ -107,22 +105,19 @@ def _compiled(tableau: ButcherTableau) -> Callable[..., tuple[Array, Array]]:
     """
     import torch
 
-    s = tableau.n_stages
-    rows = [
-        [(float(a), j) for j, a in enumerate(row) if a != 0.0]
-        for row in tableau.rows[1 : s if tableau.fsal else s + 1]
-    ]
+    s, fsal, rest = tableau.n_stages, tableau.fsal, [1.0 - float(c) for c in tableau.c]
+    rows = [[(float(a), j) for j, a in enumerate(row) if a != 0.0] for row in tableau.rows]
 
     def stages(
         f: Any, trailing: Any, k_0: Array, t: Array, h: Array, y: Array, args: tuple[Any, ...]
     ) -> tuple[Array, Array]:
-        k, z, h = [k_0], y, h[:, None]
-        times = [*t.unbind(0), None]
-        for row, time in zip(rows, times, strict=False):
-            z = y + h * sum(a * k[j] for a, j in row)
-            if time is not None:
-                state = z if trailing is None else z.reshape((-1, *trailing))
-                k.append(f(time, state, *args).reshape(z.shape))
+        k, z, h_0 = [k_0], y, h[:, None]
+        for i in range(1, s):
+            z = y + h_0 * sum(a * k[j] for a, j in rows[i])
+            state = z if trailing is None else z.reshape((-1, *trailing))
+            k.append(f(t - rest[i] * h, state, *args).reshape(z.shape))
+        if not fsal:
+            z = y + h_0 * sum(b * k[j] for b, j in rows[s])
         return z, torch.stack(k)
 
     return torch.compile(stages, fullgraph=True)

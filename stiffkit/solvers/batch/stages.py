@@ -222,14 +222,13 @@ class ExplicitBatch(BatchStages):
         """Compute the stages; see `BatchStages`."""
         problem, s, move, outward = self.problem, self.s, self.backend.move, self.outward
         y_0 = self.inward(y)
-        # Times are counted back from the end: t + (t_new − t) may round to a time past the span.
-        times = t + h - self.rest * h
         self._end, self.h = None, self.backend.along(h, y_0)
         if self.fused is not None:
-            self.y_new, k = self.fused(self.f_0, problem.time(times), problem.time(h), y)
+            self.y_new, k = self.fused(self.f_0, problem.time(t + h), problem.time(h), y)
             self.K[: self.s] = k.unbind(0) if self.record else self.inward(k)
             return self.y_new
-        times = problem.times(times)
+        # Times are counted back from the end: t + (t_new − t) may round to a time past the span.
+        times = problem.times(t + h - self.rest * h)
         h, y_new = self.h, y
         if self.record:
             for i, time in enumerate(times, 1):
