@@ -113,6 +113,19 @@ def test_gradients_and_parameters(compiler):
     assert compiler.frame_count == 1
 
 
+def test_gradients_where_the_first_slope_has_none(compiler):
+    y0 = torch.ones(2, 1, dtype=FLOAT, requires_grad=True)
+    limits = torch.tensor([0.5, 1.0], dtype=FLOAT)
+
+    def f(t, y, limits):
+        return limits[:, None].expand_as(y)
+
+    solutions = both(f, y0, args=(limits,))
+    check_same(*solutions)
+    for s in solutions:
+        assert torch.equal(torch.autograd.grad(s.y.sum(), y0)[0], torch.full_like(y0, 2.0))
+
+
 def test_numbers_held_by_f(compiler):
     """A number is part of what is compiled: another number is another function."""
 

@@ -27,14 +27,16 @@ class FusedStages:
         Has f.
     tableau : ButcherTableau
         An explicit method.
+    record : bool
+        Whether autograd needs the stages' history.
     """
 
-    def __init__(self, problem: BatchProblem, tableau: ButcherTableau) -> None:
+    def __init__(self, problem: BatchProblem, tableau: ButcherTableau, *, record: bool) -> None:
         from torch._dynamo import exc
 
         self.problem, self.compiled = problem, _compiled(tableau)
         self.calls, self.first = tableau.n_stages - 1, True
-        self.trailing = None if problem.flat else problem.shape
+        self.kind = None if problem.flat else problem.shape, record
         self.args = tuple(
             _any_rows(a) if own and is_torch(a) else a
             for a, own in zip(problem.args, problem.mine, strict=True)
@@ -42,8 +44,11 @@ class FusedStages:
         limit = getattr(exc, "FailOnRecompileLimitHit", exc.TorchDynamoException)
         self.refusals: Any = (exc.TorchDynamoException, limit)
 
-    def __call__(self, k_0: Array, t: Array, h: Array, y: Array) -> tuple[Array, Array]:
-        """Return the states at the end of the step, and the slopes of all stages in one tensor.
+    def __call__(self, k_0: Array, t: Array, h: Array, y: Array) -> tuple[Array, Any]:
+        """Return the states at the end of the step, and the slopes of the stages.
+
+        These are one tensor, or with `record` a list of those after the first: then most of them
+        have nothing to pass back.
 
         Parameters
         ----------
@@ -60,7 +65,7 @@ class FusedStages:
         f, self.problem.nfev = self.problem.f, self.problem.nfev + self.calls
         try:
             if not self.first:
-                return self.compiled(f, self.trailing, k_0, t, h, y, self.args)
+                return self.compiled(f, self.kind, k_0, t, h, y, self.args)
             return self._compile(f, k_0, t, h, y)
         except self.refusals as error:
             reason = str(error).strip().partition("\n")[0]
@@ -70,12 +75,12 @@ class FusedStages:
             )
             raise RuntimeError(msg) from error
 
-    def _compile(self, f: Any, k_0: Array, t: Array, h: Array, y: Array) -> tuple[Array, Array]:
+    def _compile(self, f: Any, k_0: Array, t: Array, h: Array, y: Array) -> tuple[Array, Any]:
         """Make the first call in such a way that what is compiled serves the later ones."""
         from torch._dynamo import config
 
         self.first = False
-        if k_0.requires_grad and not y.requires_grad:  # as the states of all later steps do
+        if self.kind[1] and not y.requires_grad:  # as the states of all later steps do
             y = y.detach().requires_grad_()
         k_0, t, h, y = map(_any_rows, (k_0, t, h, y))
         # A number that f holds is a constant: as a variable it would be made a tensor at each call.
@@ -84,7 +89,7 @@ class FusedStages:
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")  # torch warns of its own looks at tensors' .grad
-            return self.compiled(f, self.trailing, k_0, t, h, y, self.args)
+            return self.compiled(f, self.kind, k_0, t, h, y, self.args)
 
 
 def _any_rows(x: Array) -> Array:
@@ -97,7 +102,7 @@ def _any_rows(x: Array) -> Array:
 
 
 @cache
-def _compiled(tableau: ButcherTableau) -> Callable[..., tuple[Array, Array]]:
+def _compiled(tableau: ButcherTableau) -> Callable[..., tuple[Array, Any]]:
     """Return a method's stages as a function of f and what it needs.
 
     f is an argument, so that torch.compile itself remembers what it has compiled for which f, and
@@ -109,15 +114,15 @@ def _compiled(tableau: ButcherTableau) -> Callable[..., tuple[Array, Array]]:
     rows = [[(float(a), j) for j, a in enumerate(row) if a != 0.0] for row in tableau.rows]
 
     def stages(
-        f: Any, trailing: Any, k_0: Array, t: Array, h: Array, y: Array, args: tuple[Any, ...]
-    ) -> tuple[Array, Array]:
-        k, z, h_0 = [k_0], y, h[:, None]
+        f: Any, kind: Any, k_0: Array, t: Array, h: Array, y: Array, args: tuple[Any, ...]
+    ) -> tuple[Array, Any]:
+        (trailing, record), k, z, h_0 = kind, [k_0], y, h[:, None]
         for i in range(1, s):
             z = y + h_0 * sum(a * k[j] for a, j in rows[i])
             state = z if trailing is None else z.reshape((-1, *trailing))
             k.append(f(t - rest[i] * h, state, *args).reshape(z.shape))
         if not fsal:
             z = y + h_0 * sum(b * k[j] for b, j in rows[s])
-        return z, torch.stack(k)
+        return z, k[1:] if record else torch.stack(k)
 
     return torch.compile(stages, fullgraph=True)

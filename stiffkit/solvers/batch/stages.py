@@ -178,7 +178,9 @@ class ExplicitBatch(BatchStages):
 
     def _allocate(self) -> None:
         b, n = self.problem.size, self.problem.y0.shape[1]
-        self.fused = FusedStages(self.problem, self.tableau) if self.compiled else None
+        self.fused = None
+        if self.compiled:
+            self.fused = FusedStages(self.problem, self.tableau, record=self.record)
         if self.record:
             self.K = [None] * self.m
             return
@@ -225,7 +227,10 @@ class ExplicitBatch(BatchStages):
         self._end, self.h = None, self.backend.along(h, y_0)
         if self.fused is not None:
             self.y_new, k = self.fused(self.f_0, problem.time(t + h), problem.time(h), y)
-            self.K[: self.s] = k.unbind(0) if self.record else self.inward(k)
+            if self.record:
+                self.K[1 : self.s] = k
+            else:
+                self.K[: self.s] = self.inward(k)
             return self.y_new
         # Times are counted back from the end: t + (t_new − t) may round to a time past the span.
         times = problem.times(t + h - self.rest * h)
