@@ -207,7 +207,7 @@ def solve(
         For batches of real tensors, by an explicit method that is named, without `adjoint`: let
         torch.compile make one function of a step's stages, f included. That takes tens of seconds,
         once for each f and kind of tensor, and pays in long runs of an f of few and small
-        operations: see :doc:`/guides/batching`. f must be what torch.compile can take whole, and
+        operations: see :ref:`compiled-steps`. f must be what torch.compile can take whole, and
         only change what it holds where torch.compile sees it, as in parameters and tensors.
 
     Returns
