@@ -8,7 +8,8 @@ limit that the step uses. A step is labelled
 
 * accuracy: h_acc ≤ 1.5 h, or less than half of the stability limit is used;
 * stability: h_acc ≥ 2 h and at least 0.7 of the limit is used;
-* between: everything else.
+* between: everything else, and steps where the solve has left the accurate solution, by a tenth of
+  its largest component or more: they are steps along another path.
 
 Alarms on steps labelled accuracy are false. A stiff phase starts with 10 accepted steps labelled
 stability in a row; it is found if the detector's verdict comes within 30 accepted steps of their
@@ -46,7 +47,7 @@ from stiff_problems import STIFF
 
 import stiffkit as sk
 from stiffkit.stiffness import JacobianOperator, Stiffness, StiffnessDetector, eigenvalues
-from stiffkit.stiffness.indicators import stability_ratio
+from stiffkit.stiffness.indicators import as_damped, stability_ratio
 
 MAX_STEPS = 4000
 TOLERANCES = (1e-3, 1e-5, 1e-7, 1e-9)
@@ -86,7 +87,7 @@ def trace(
 
 
 def labels(
-    problem: Any, reference: Any, steps: Any, method: str, rtol: float, atol: Any
+    problem: Any, reference: Any, steps: Any, states: Any, method: str, rtol: float, atol: Any
 ) -> tuple[list[str], list[float], list[float]]:
     """Label every step; return labels, exact shares of the stability limit, and h_acc / h."""
     tableau = sk.METHODS[method]
@@ -94,7 +95,7 @@ def labels(
     t0, t1 = problem.t_span
     nodes = np.cos(np.pi * (np.arange(q + 3) + 0.5) / (q + 3))  # Chebyshev, degree q + 2
     found, shares, rooms = [], [], []
-    for t, h in steps.tolist():
+    for (t, h), at_end in zip(steps.tolist(), states, strict=True):
         # The window is centred on the step, three steps wide where the span has room for it.
         a, b = max(t - h, t0), min(t + 2 * h, t1)
         values = np.array([reference(s) for s in a + (b - a) * (1 + nodes) / 2])
@@ -107,11 +108,13 @@ def labels(
         error = norm * abs(h) ** (q + 1) * float(np.sqrt(np.mean((derivative / scale) ** 2)))
         accuracy = (0.5 / error) ** (1 / (q + 1)) if error > 0 else np.inf  # h_acc / h
         operator = JacobianOperator(problem.f, t + h, y, method="central")
-        decaying = [v for v in eigenvalues(operator).values if (v * h).real < 0]
-        share = max((stability_ratio(h, complex(v), tableau) for v in decaying), default=0.0)
+        modes = [as_damped(complex(v) * h) for v in eigenvalues(operator).values]
+        share = max((stability_ratio(1.0, z, tableau) for z in modes if z.real < 0), default=0.0)
         shares.append(share)
         rooms.append(float(accuracy))
-        if accuracy <= 1.5 or share < 0.5:
+        if np.abs(at_end - y).max() > 0.1 * np.abs(y).max():
+            found.append("between")
+        elif accuracy <= 1.5 or share < 0.5:
             found.append("accuracy")
         elif accuracy >= 2 and share >= 0.7:
             found.append("stability")
@@ -124,7 +127,8 @@ def judge(name: str, problem: Any, reference: Any, method: str, rtol: float, ato
     """Compare verdicts with labels for one solve."""
     solution, detector, steps, history = trace(problem, method, rtol, atol)
     steps = steps[:1500]  # labels cost n calls each
-    label, shares, rooms = labels(problem, reference, steps, method, rtol, atol)
+    states = solution.y[1 : len(steps) + 1]
+    label, shares, rooms = labels(problem, reference, steps, states, method, rtol, atol)
     alarms = [found for found in detector.evidence if found.verdict is not Stiffness.non_stiff]
     ends = steps[:, 0] + steps[:, 1]
     index = [int(np.argmin(np.abs(ends - found.t))) for found in alarms if found.t <= ends[-1]]

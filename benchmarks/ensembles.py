@@ -1,9 +1,11 @@
 """Many short solves of a compiled f: by `ensemble` on threads, and by calls of their own.
 
 Times are of the wall clock, in microseconds per solve, the least of some repetitions that take
-turns: on a machine that is busy they say nothing about two threads. Behind them stands the
-processor's time per solve. SciPy's solvers have f in Python and solve a hundredth of the members;
-they take most of the benchmark's time, and ``--ours`` leaves them out.
+turns. Behind them stands the processor's time per solve in this process. What two threads gain is
+to be held against what two processes gain that share nothing and solve the same members each: on a
+busy machine, or one with half a core for each of its two, that is far from 2. SciPy's solvers have
+f in Python and solve a hundredth of the members; they take most of the benchmark's time, and
+``--ours`` leaves them out.
 
     python benchmarks/ensembles.py [--members N] [--repeat N] [--ours]
 """
@@ -13,7 +15,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 from _measure import take_turns  # first: it sets the number of threads
@@ -68,6 +72,30 @@ def by_scipy(problem: dict[str, Any], method: str, members: Sequence[Any]) -> No
         solve_ivp(f, problem["t_span"], problem["y0"], method, args=args, **TOLERANCES)
 
 
+def members_of(name: str, n: int) -> list[tuple[float, float]]:
+    """Return f's further arguments in each solve."""
+    first, second = PROBLEMS[name][2]
+    factors = np.random.default_rng(0).uniform(0.9, 1.1, size=n)
+    return [(float(factor) * first, second) for factor in factors]
+
+
+def on_threads(name: str, members: Sequence[Any], threads: int, reduce: Any = None) -> None:
+    """Solve as an ensemble."""
+    with ThreadPoolExecutor(threads) as pool:
+        result = sk.ensemble(PROBLEMS[name][0] | TOLERANCES, members, pool, reduce=reduce)
+    assert result.success
+
+
+def in_process(name: str, n: int) -> None:
+    """Solve in a process of its own, on one thread."""
+    on_threads(name, members_of(name, n), 1)
+
+
+def last(solution: Any) -> Any:
+    """Return what is to be kept of a solution."""
+    return solution.y[-1]
+
+
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -76,47 +104,52 @@ def main() -> None:
     parser.add_argument("--ours", action="store_true", help="without SciPy's solvers")
     given = parser.parse_args()
     n = given.members
-    for name, (arguments, scipy_method, args) in PROBLEMS.items():
-        problem = arguments | TOLERANCES
-        factors = np.random.default_rng(0).uniform(0.9, 1.1, size=n)
-        members = [(float(factor) * args[0], args[1]) for factor in factors]
-        few = members[: max(1, n // 100)]
+    with ProcessPoolExecutor(2, get_context("forkserver")) as pool:
+        for name, (arguments, scipy_method, _) in PROBLEMS.items():
+            members = members_of(name, n)
+            few = members[: max(1, n // 100)]
 
-        def on(threads: int, problem: Any = problem, members: Any = members) -> Any:
-            with ThreadPoolExecutor(threads) as pool:
-                result = sk.ensemble(problem, members, pool, reduce=lambda s: s.y[-1])
-            assert result.success
-            return result
+            def in_processes(name: str = name) -> None:
+                for done in [pool.submit(in_process, name, n) for _ in range(2)]:
+                    done.result()
 
-        def calls(problem: Any = problem, few: Any = few) -> None:
-            for args in few:
-                sk.solve(**problem, args=args)
+            def calls(problem: Any = arguments | TOLERANCES, few: Any = few) -> None:
+                for args in few:
+                    sk.solve(**problem, args=args)
 
-        runs: dict[str, tuple[Callable[[], Any], int]] = {
-            "ensemble, 1 thread": (lambda on=on: on(1), n),
-            "ensemble, 2 threads": (lambda on=on: on(2), n),
-            "calls of solve": (calls, len(few)),
-        }
-        if not given.ours:
-            runs[f"SciPy's {scipy_method}"] = (
-                lambda p=problem, m=scipy_method, few=few: by_scipy(p, m, few),
-                len(few),
+            runs: dict[str, tuple[Callable[[], Any], int]] = {
+                "1 thread": (partial(on_threads, name, members, 1), n),
+                "2 threads": (partial(on_threads, name, members, 2), n),
+                "2 processes": (in_processes, 2 * n),
+                "1 thread, reduce": (partial(on_threads, name, members, 1, last), n),
+                "2 threads, reduce": (partial(on_threads, name, members, 2, last), n),
+                "calls of solve": (calls, len(few)),
+            }
+            if not given.ours:
+                by = partial(by_scipy, arguments, scipy_method, few)
+                runs[f"SciPy's {scipy_method}"] = by, len(few)
+            in_processes()  # compiles
+            on_threads(name, members[:100], 1)
+            wall, busy = (
+                take_turns(
+                    {key: run for key, (run, _) in runs.items()},
+                    given.repeat,
+                    longest=1e9,
+                    clock=clock,
+                )
+                for clock in (time.perf_counter, time.process_time)
             )
-        sk.ensemble(problem, members[:4], chunk=4)  # compiles
-        wall, busy = (
-            take_turns(
-                {key: run for key, (run, _) in runs.items()},
-                given.repeat,
-                longest=1e9,
-                clock=clock,
-            )
-            for clock in (time.perf_counter, time.process_time)
-        )
-        for key, (_, count) in runs.items():
-            times = (1e6 * timings[key].best / count for timings in (wall, busy))
-            print(f"{name:16} {key:20} {next(times):9.1f} µs, {next(times):9.1f} busy", flush=True)
-        ratio = wall["ensemble, 1 thread"].best / wall["ensemble, 2 threads"].best
-        print(f"{name:16} 2 threads are {ratio:.2f} times as fast as 1", flush=True)
+            best = {key: 1e6 * wall[key].best / count for key, (_, count) in runs.items()}
+            for key, (_, count) in runs.items():
+                spent = f"{1e6 * busy[key].best / count:9.1f} busy" if key != "2 processes" else ""
+                print(f"{name:16} {key:20} {best[key]:9.1f} µs {spent}", flush=True)
+            gains = {
+                "2 threads": best["1 thread"] / best["2 threads"],
+                "2 threads, reduce": best["1 thread, reduce"] / best["2 threads, reduce"],
+                "2 processes": best["1 thread"] / best["2 processes"],
+            }
+            told = ", ".join(f"{gain:.2f} by {key}" for key, gain in gains.items())
+            print(f"{name:16} times as fast: {told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ repetitions each, ours over the peer's. Peers that are not installed are left ou
   scipy.integrate.solve_ivp by its fastest method: forward alone, and with the gradient by all
   rates, which the loop makes by differences, 4 solves each, or by the variational equations,
   written out. At equal digits, of states and gradients: each by its best method and tolerance.
-* compiled: a step of dopri5, f included, as one function by torch.compile, and what that takes.
+* compiled: a step of dopri5 as ``compile=True`` makes it against one without, forward and with
+  gradients, and what compiling it takes. The first three cases have such a solve beside ours.
 * nan: one sample of 256 fails; the largest change of the others.
 
     python benchmarks/torch_batch.py [--json FILE] [--repeat 5]
@@ -72,12 +73,13 @@ def batch(f: Callable[..., Any], y0: Any, t1: float, args: tuple[Any, ...], repe
         calls += 1
         return f(t, y, *args)
 
-    def ours() -> Any:
-        return sk.solve(
-            f, (0.0, t1), y0, "dopri5", rtol=tol, atol=tol, t_eval=times, batched=True, args=args
-        )
+    options = {"rtol": tol, "atol": tol, "t_eval": times, "batched": True, "args": args}
+
+    def ours(**more: Any) -> Any:
+        return sk.solve(f, (0.0, t1), y0, "dopri5", **options, **more)
 
     runs: dict[str, Callable[[], Any]] = {"stiffkit": ours}
+    runs["stiffkit, compiled"] = partial(ours, compile=True)
     theirs = peer("torchdiffeq")
     if theirs is not None:
         runs["torchdiffeq"] = lambda: theirs.odeint(
@@ -90,6 +92,7 @@ def batch(f: Callable[..., Any], y0: Any, t1: float, args: tuple[Any, ...], repe
             to.InitialValueProblem(y0=y0, t_eval=times[None].expand(len(y0), -1))
         )
     with torch.no_grad():
+        seconds = seconds_to_compile(runs["stiffkit, compiled"])
         mine, start = ours(), torch.zeros(len(y0), dtype=FLOAT)
 
         def alone() -> None:
@@ -98,6 +101,9 @@ def batch(f: Callable[..., Any], y0: Any, t1: float, args: tuple[Any, ...], repe
 
         best = best_times(runs | {"f alone": alone}, repeat, longest=math.inf)
         row: dict[str, Any] = {"seconds": best, "stiffkit nfev": mine.stats["nfev"]}
+        gain = best["stiffkit"] - best["stiffkit, compiled"]
+        row["seconds to compile"] = seconds
+        row["solves until it pays"] = seconds / gain if gain > 0 else math.inf
         tight = {"rtol": 1e-10, "atol": 1e-11, "t_eval": times, "batched": True, "args": args}
         exact = sk.solve(f, (0.0, t1), y0, "vern8", **tight).y
         row["stiffkit error"] = float((mine.y - exact).abs().max())
@@ -112,9 +118,20 @@ def batch(f: Callable[..., Any], y0: Any, t1: float, args: tuple[Any, ...], repe
     for name in ("torchdiffeq", "torchode"):
         if name in best:
             row[f"ratio to {name}"] = best["stiffkit"] / best[name]
+            row[f"ratio to {name}, compiled"] = best["stiffkit, compiled"] / best[name]
             calls_each = row["stiffkit nfev"] / row[f"{name} nfev"]
             row[f"ratio per call to {name}"] = row[f"ratio to {name}"] / calls_each
     return row
+
+
+def seconds_to_compile(run: Callable[[], Any]) -> float:
+    """Return the time that a first run takes, torch's caches on disk apart."""
+    import torch._inductor.config
+
+    start = sum(os.times()[:4])  # with the C++ compiler's, a process of its own
+    with torch._inductor.config.patch(force_disable_caches=True, compile_threads=1):
+        run()
+    return sum(os.times()[:4]) - start
 
 
 def van_der_pol(t: Any, y: Any, mu: Any) -> Any:  # noqa: ARG001
@@ -427,61 +444,63 @@ def at_equal_digits(runs: Any, kept: Callable[[Any], float], repeat: int) -> dic
 
 
 def compiled(repeat: int) -> Any:
-    """Weigh a whole step, f included, made one function by torch.compile, against ours."""
-    import torch._inductor.config
-
-    tableau = sk.METHODS["dopri5"]
-    rows, nodes = [row.tolist() for row in tableau.A], tableau.c.tolist()
-    e = tableau.e.tolist()
-
-    def step_of(f: Callable[..., Any]) -> Callable[..., Any]:
-        def step(t: Any, h: Any, y: Any, k_0: Any) -> Any:
-            k, z = [k_0], y
-            for row, c in zip(rows[1:], nodes[1:], strict=True):
-                z = y + h[:, None] * sum(a * k_j for a, k_j in zip(row, k, strict=False) if a)
-                k.append(f(t + c * h, z))
-            return z, sum(a * k_j for a, k_j in zip(e, k, strict=True) if a), torch.stack(k)
-
-        return step
-
+    """Weigh a step of dopri5, f included, that torch.compile has made against one without."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(
         *(torch.nn.Linear(16, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64), torch.nn.Tanh()),
         torch.nn.Linear(64, 16),
     ).to(FLOAT)
-    mu = torch.full((256,), 2.0, dtype=FLOAT)
-    cases = {
-        "256 oscillators": (lambda t, y: van_der_pol(t, y, mu), torch.rand(256, 2, dtype=FLOAT)),
-        "network, batch 512": (lambda t, y: net(y), torch.rand(512, 16, dtype=FLOAT)),  # noqa: ARG005
+    mu = torch.full((256,), 2.0, dtype=FLOAT, requires_grad=True)
+
+    def network(t: Any, y: Any) -> Any:  # noqa: ARG001
+        return net(y)
+
+    cases: dict[str, Any] = {
+        "256 oscillators": (van_der_pol, torch.rand(256, 2, dtype=FLOAT), (mu,), [mu]),
+        "network, batch 512": (
+            *(network, torch.rand(512, 16, dtype=FLOAT), ()),
+            list(net.parameters()),
+        ),
     }
-    row: dict[str, Any] = {}
-    for name, (f, y) in cases.items():
-        problem = make_batch_problem(f, (0.0, 1.0), y, ())
-        stages = ExplicitBatch(problem, tableau, dense=False, record=False)
-        with torch.no_grad():
-            t, h, k_0 = torch.zeros(len(y), dtype=FLOAT), torch.full_like(y[:, 0], 0.01), f(None, y)
-            stages.start(k_0)
-            step = torch.compile(step_of(f), fullgraph=True, dynamic=False)
-            start = sum(os.times()[:4])  # with the C++ compiler's, a process of its own
-            with torch._inductor.config.patch(force_disable_caches=True, compile_threads=1):
-                result = step(t, h, y, k_0)[0]
-            seconds = sum(os.times()[:4]) - start
-            times, sizes = t.numpy(), h.numpy()
-            off = float((result - stages.attempt(times, sizes, y)).abs().max())
-            runs = {
-                "stiffkit": partial(stages.attempt, times, sizes, y),
-                "compiled": partial(step, t, h, y, k_0),
-            }
-            best = best_times(runs, 20 * repeat, longest=math.inf)
-        gain = best["stiffkit"] - best["compiled"]
-        row[name] = {
-            "seconds a step": best,
-            "ratio": best["compiled"] / best["stiffkit"],
-            "seconds to compile": seconds,
-            "steps until it pays": seconds / gain if gain > 0 else math.inf,
-            "difference": off,
+    return {
+        f"{name}, with gradients" if record else name: weigh_step(*case, record, repeat)
+        for name, case in cases.items()
+        for record in (False, True)
+    }
+
+
+def weigh_step(
+    f: Callable[..., Any], y: Any, args: tuple[Any, ...], wanted: Any, record: bool, repeat: int
+) -> dict[str, Any]:
+    """Time a step, and what compiling it takes; with `record` the gradients by `wanted`, too."""
+    problem = make_batch_problem(f, (0.0, 1.0), y, args)
+    t, h = np.zeros(len(y)), np.full(len(y), 0.01)
+    tableau, kind = sk.METHODS["dopri5"], {"dense": False, "record": record}
+
+    def step(stages: ExplicitBatch) -> Any:
+        stages.start(problem.first_slopes())
+        y_new = stages.attempt(t, h, problem.y0)
+        return y_new, torch.autograd.grad(y_new.sum(), wanted) if record else ()
+
+    with torch.set_grad_enabled(record):
+        runs = {
+            name: partial(step, ExplicitBatch(problem, tableau, **kind, compiled=compiled))
+            for name, compiled in (("stiffkit", False), ("compiled", True))
         }
-    return row
+        seconds = seconds_to_compile(runs["compiled"])
+        one, two = (run() for run in runs.values())
+        best = best_times(runs, 20 * repeat, longest=math.inf)
+    gain = best["stiffkit"] - best["compiled"]
+    return {
+        "seconds a step": best,
+        "ratio": best["compiled"] / best["stiffkit"],
+        "seconds to compile": seconds,
+        "steps until it pays": seconds / gain if gain > 0 else math.inf,
+        "difference": max(
+            float((a - b).detach().abs().max() / b.detach().abs().max())
+            for a, b in zip((one[0], *one[1]), (two[0], *two[1]), strict=True)
+        ),
+    }
 
 
 def nan(_: int) -> Any:

@@ -113,3 +113,31 @@ def test_unusable_parts_are_named(call, match):
 def test_a_class_is_no_hook():
     with pytest.raises(TypeError, match="not the class NormRatio"):
         sk.solve(lambda t, y: -y, (0.0, 1.0), [1.0], observe=NormRatio)
+
+
+@pytest.mark.parametrize("method", ["tsit5", "vern7"])
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_the_share_of_an_undamped_mode_is_no_matter_of_rounding(method, n):
+    """Its eigenvalue's real part is rounding, of either sign; to the right nothing is stable."""
+    S = np.random.default_rng(n).standard_normal((n, n))
+    S = S - S.T
+
+    def f(t, y):
+        return S @ y
+
+    hook = StabilityRatio(DominantEigenpair(f))
+    log = sk.solve(f, (0.0, 5.0), np.ones(n), method, observe=hook).log
+    taken = log["accepted"]
+    tableau = sk.METHODS[method]
+    limit = tableau.stability_limit(np.pi / 2 + 1e-3)
+    share = np.abs(log["h"][taken]) * np.abs(np.linalg.eigvals(S)).max() / limit
+    np.testing.assert_allclose(log["stability_ratio"][taken], share, rtol=1e-3)
+
+
+def test_a_mode_that_grows_has_no_limit():
+    def f(t, y):
+        return np.array([[0.01, 1.0], [-1.0, 0.01]]) @ y
+
+    hook = StabilityRatio(DominantEigenpair(f))
+    log = sk.solve(f, (0.0, 1.0), [1.0, 0.0], "tsit5", observe=hook).log
+    assert np.isinf(log["stability_ratio"][log["accepted"]]).all()

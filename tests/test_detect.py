@@ -92,14 +92,39 @@ def test_a_mode_that_limits_steps_and_explains_its_error_turns_the_path():
 
 
 def test_a_path_that_explains_its_error_needs_no_stage_ratio():
+    def asked(method, *measures):
+        calls = []
+        StiffnessDetector(sk.METHODS[method]).suspicious(*measures, lambda: calls.append(1) or 0.0)
+        return bool(calls)
+
     watch = StiffnessDetector(sk.METHODS["bosh3"])
     smooth = smooth_error(0.1, 100.0, 100.0, watch.error_norm, watch.order)  # kappa = 0.1
-    assert not watch.asks(0.1, smooth, 100.0, 100.0)
-    assert watch.asks(0.1, 10 * smooth, 100.0, 100.0)
-    assert watch.asks(0.1, smooth, 100.0, 150.0)
-    assert not watch.asks(0.1, 1e-4, 1e-2, 1.0)  # an error so small may be rounding
-    assert StiffnessDetector(sk.METHODS["midpoint"]).asks(0.1, 0.5, 100.0, 1.0)
-    assert detector().asks(0.1, smooth, 100.0, 100.0)
+    assert not asked("bosh3", 0.1, smooth, 100.0, 100.0)
+    assert asked("bosh3", 0.1, 10 * smooth, 100.0, 100.0)
+    assert asked("bosh3", 0.1, smooth, 100.0, 150.0)
+    assert not asked("bosh3", 0.1, 1e-4, 1e-2, 1.0)  # an error so small may be rounding
+    assert asked("midpoint", 0.1, 0.5, 100.0, 1.0)
+    assert asked("tsit5", 0.1, smooth, 100.0, 100.0)  # a probe's is free
+
+
+@pytest.mark.parametrize("stage", [0.0, 0.6, 0.8])
+def test_a_stage_ratio_may_be_told_when_it_is_asked_for(stage):
+    at_once, later = detector(looks=1), detector(looks=1)
+    measures = (0.1, 0.5, 10.0, 1000.0)
+    rate = stage * TSIT5.real_stability_limit / 0.1
+    assert at_once.suspicious(*measures, rate) == later.suspicious(*measures, lambda: rate)
+    assert at_once.near == later.near == pytest.approx(stage)
+
+
+@pytest.mark.parametrize("method", ["tsit5", "dop853"])
+@pytest.mark.parametrize("growth", [1e-3, 0.0, -1e-3])
+def test_a_mode_beside_the_imaginary_axis_limits_steps_whatever_its_sign(growth, method):
+    A = np.array([[growth, 1000, 0], [-1000, growth, 0], [0, 0, -1]])
+    solution = sk.solve(
+        lambda t, y: A @ y + [0, 0, np.cos(t + 0.5)], (0.0, 2.0), [1e-11, 0.0, 1.0], method
+    )
+    assert "oscillatory" in solution.message
+    assert proved(solution)[-1].stability_ratio <= 1.1
 
 
 def test_rounding_is_no_evidence():

@@ -596,3 +596,16 @@ def test_an_ensemble_is_a_sequence():
     assert [member.index for member in result[1:3]] == [1, 2]
     assert result[-1].parameters == RATES[-1]
     assert repr(result[0]) == "<Member 0: success, Solution>"
+
+
+def test_final_states_are_one_array():
+    result = sk.ensemble(DECAY, RATES)
+    np.testing.assert_array_equal(result.final_states(), [value.y[-1] for value in result.values])
+    stopped = sk.ensemble(solve_decay, [1.0, "max_steps"])
+    assert stopped.final_states()[1] == stopped[1].value.y[-1]
+    with pytest.raises(ValueError, match="member 1 has no final state: ValueError: no rate"):
+        sk.ensemble(solve_decay, [1.0, "raise"]).final_states()
+    with pytest.raises(TypeError, match="member 0 has no final state: its value is no Solution"):
+        sk.ensemble(DECAY, RATES, reduce=last).final_states()
+    with pytest.raises(ValueError, match="no members"):
+        sk.ensemble(DECAY, []).final_states()

@@ -1,5 +1,6 @@
 """Members whose loop is compiled are solved together, and come out as if each were alone."""
 
+import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,7 @@ pytest.importorskip("numba")
 
 from compiled_pair import stretches
 
+from stiffkit.solvers import columns
 from stiffkit.solvers.compiled import many
 from stiffkit.solvers.ensemble import member as rooms
 
@@ -57,6 +59,20 @@ def alone(monkeypatch):
         return solve(**arguments)
 
     monkeypatch.setattr(rooms, "solve", told)
+    return seen
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """List the solutions that are made of columns."""
+    seen = []
+    make = columns.plain_solution
+
+    def told(*parts):
+        seen.append(make(*parts))
+        return seen[-1]
+
+    monkeypatch.setattr(columns, "plain_solution", told)
     return seen
 
 
@@ -273,3 +289,118 @@ def test_reduce_is_called_with_each_solution(alone):
         else:
             np.testing.assert_array_equal(member.value, y)
     assert len(result.failures) == 2
+
+
+# What is kept
+
+DELICATE = {"f": delicate, "t_span": (0.0, 20.0), "y0": [1.0], "method": "dopri5"}
+GOOD, HIGH = np.array([2.0]), 10.0
+
+
+def test_no_solution_is_made_before_somebody_asks(made, alone):
+    with ThreadPoolExecutor(2) as pool:
+        result = sk.ensemble(PROBLEM, MEMBERS, pool, chunk=2)
+    assert (len(result), result.success, result.failures) == (5, True, [])
+    assert result.succeeded.tolist() == [True] * 5
+    assert repr(result) == "<Ensemble of 5: 5 succeeded>"
+    states = result.final_states()
+    again = pickle.loads(pickle.dumps(result))
+    assert len(alone) == 1  # has a chunk of its own
+    assert not made
+    for i, mu in enumerate(MEMBERS):
+        expected = sk.solve(**PROBLEM, args=(mu,))
+        equal(result[i].value, expected)
+        equal(again[i].value, expected)
+        np.testing.assert_array_equal(states[i], expected.y[-1])
+    assert len(made) == 2 * 4
+
+
+def test_a_member_is_made_once(made):
+    result = sk.ensemble(PROBLEM, MEMBERS, chunk=5)
+    member = result[-2]
+    member.value.y[:] = 7.0
+    assert len(made) == 1
+    assert result[3] is result[1:4][-1] is result.members[3] is member
+    assert (result[3].value.y == 7.0).all()
+    assert result.index(member) == 3
+    assert len(made) == 5
+
+
+def test_failures_within_a_block_leave_the_others_as_they_are(made):
+    entries = [(GOOD, HIGH), (-GOOD, HIGH), (GOOD, 0.5), (GOOD, HIGH)]
+    result = sk.ensemble(DELICATE, entries, chunk=4)
+    assert repr(result) == "<Ensemble of 4: 2 succeeded, 1 non_finite, 1 ValueError>"
+    assert [member.index for member in result.failures] == [1, 2]
+    assert not made
+    with pytest.raises(ValueError, match="member 2 has no final state: ValueError: beyond"):
+        result.final_states()
+    rest = sk.ensemble(DELICATE, entries[:2] + entries[3:], chunk=3)
+    ends = rest.final_states()
+    assert not made
+    np.testing.assert_array_equal(ends, [value.y[-1] for value in rest.values])
+    assert rest[2].parameters is entries[3]
+
+
+def test_final_states_of_any_shape():
+    problem = {"f": turning, "t_span": (0.0, 2.0), "method": "tsit5", "t_eval": [0.5, 1.0]}
+    entries = [{"y0": np.full((2, 3), 1j) * k, "args": (0.5,)} for k in (1, 2, 3)]
+    result = sk.ensemble(problem, entries, chunk=3)
+    states = result.final_states()
+    assert (states.shape, states.dtype) == ((3, 2, 3), complex)
+    np.testing.assert_array_equal(states, [value.y[-1] for value in result.values])
+    other = [*entries, {"y0": np.ones(2) * 1j, "args": (0.5,)}]
+    with pytest.raises(ValueError, match=r"shapes \[\(2,\), \(2, 3\)\]"):
+        sk.ensemble(problem, other, chunk=4).final_states()
+    with pytest.raises(ValueError, match="t_eval is empty"):
+        sk.ensemble(problem | {"t_eval": []}, entries, chunk=3).final_states()
+
+
+@pytest.mark.parametrize("options", [{}, {"t_eval": [1.0, 2.0]}], ids=["steps", "times"])
+def test_what_is_kept_is_what_was_asked_for(options):
+    problem = PROBLEM | options
+    task = rooms.Task(problem, None)
+    few = task.run(MEMBERS).columns
+    rows = sum(len(sk.solve(**problem, args=(mu,)).t) for mu in MEMBERS)
+    assert len(few.y) == rows
+    for array in (few.t, few.y):
+        owner = array if array.base is None else array.base
+        assert owner.nbytes <= rows * 2 * 8
+    # A failure has no rows in what is kept of the others.
+    entries = [(GOOD, HIGH), (-GOOD, HIGH), (GOOD, HIGH)]
+    kept = rooms.Task(DELICATE | options, None).run(entries).columns
+    owner = kept.y if kept.y.base is None else kept.y.base
+    assert owner.size == 2 * len(sk.solve(**DELICATE, **options, args=entries[0]).t)
+
+
+def test_a_worker_sends_columns():
+    task, entries = rooms.Task(DELICATE, None), [(GOOD, HIGH), (-GOOD, HIGH), (GOOD, HIGH)]
+    packed = [rooms.dumps(x, "pickle") for x in (task, entries)]
+    sent = pickle.loads(pickle.dumps(rooms.run_chunk(*packed, "pickle", 0)))
+    assert [type(x) for x in sent.alone] == [type(None), bytes, type(None)]
+    outcomes = sent.each(rooms.unpack)
+    assert outcomes.succeeded == [True, False, True]
+    for outcome, entry in zip(outcomes, entries, strict=True):
+        equal(outcome.value, sk.solve(**DELICATE, args=entry))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_iterator_makes_members_in_turn(ordered, made):
+    members = sk.ensemble_iter(PROBLEM, MEMBERS, chunk=5, ordered=ordered)
+    for k, member in enumerate(members):
+        assert (member.index, member.parameters, len(made)) == (k, MEMBERS[k], k + 1)
+        equal(member.value, sk.solve(**PROBLEM, args=(MEMBERS[k],)))
+
+
+def test_an_interrupt_keeps_the_blocks_that_were_done():
+    def reduce(solution):
+        if solution.y[0, 0] == 0.0:
+            raise KeyboardInterrupt
+        return solution.y[-1]
+
+    entries = [{"y0": [y, 0.0], "args": (1.0,)} for y in (2.0, 1.0, 1.5, 0.5, 0.0, 1.0)]
+    with pytest.raises(KeyboardInterrupt) as told:
+        sk.ensemble(PROBLEM, entries, chunk=2, reduce=reduce)
+    done = told.value.ensemble
+    assert [member.index for member in done] == [0, 1, 2, 3]
+    with pytest.raises(TypeError, match="member 0 has no final state: its value"):
+        done.final_states()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import stiffkit as sk
 from stiffkit.stiffness import logarithmic_norm, stability_ratio, stiffness_ratio, time_scales
+from stiffkit.stiffness.indicators import as_damped
 
 NORMS = [1, 2, math.inf]
 seeds = st.integers(0, 2**32 - 1)
@@ -278,3 +279,13 @@ def test_a_span_holds_so_many_of_the_smallest():
     assert time_scales([-0.5, -100.0], span=-3.0) == 300.0
     assert time_scales([0.0], span=3.0) == 0.0
     assert time_scales([], span=3.0) == 0.0
+
+
+@pytest.mark.parametrize("size", [1e-150, 1.0, 1e150])
+def test_points_beside_the_imaginary_axis_count_as_damped(size):
+    for z in (1j, -1j, 1e-9 + 1j, -1e-9 - 1j, 9e-4 + 1j):
+        moved = as_damped(size * z)
+        assert moved.imag == size * z.imag
+        assert moved.real == pytest.approx(-1e-3 * size, rel=1e-5)
+    for z in (0j, -1.0, 1.0, -1.1e-3 + 1j, 1.1e-3 - 1j):
+        assert as_damped(size * z) == size * z

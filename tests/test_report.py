@@ -4,6 +4,7 @@ import html
 import math
 import re
 
+import matplotlib.colors
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 from problems import counted, decay, oscillator
 
 import stiffkit as sk
+from stiffkit.solvers.radau import radau_transformation
+from stiffkit.solvers.stabilised import ROCK4
+from stiffkit.stiffness import report as report_module
 
 torch = pytest.importorskip("torch")
 
@@ -110,6 +114,18 @@ def test_krylov_branch():
     assert "≥" in str(some)
 
 
+def test_what_a_krylov_space_does_not_know_is_no_eigenvalue():
+    """Modes near zero come last: here the space sees decay at 350 where solutions grow at 40."""
+    A, values, y = heat(400)
+    report = sk.diagnose(lambda t, y: A @ y + 50 * y, 0.0, y, exact=False, k=30)
+    assert values.max() + 50 > 0 > report.spectral_abscissa
+    told = dict(report.rows())
+    assert "rightmost eigenvalue" not in told
+    residual = float(re.search(r"residual (\S+)\)", told["rightmost Ritz value"])[1])
+    assert residual > abs(report.spectral_abscissa - (values.max() + 50))
+    assert told["stiffness ratio"].endswith("of Ritz values")
+
+
 def test_large_states_take_the_krylov_branch():
     def f(t, y):
         return -np.arange(1.0, 202.0) * y
@@ -141,6 +157,55 @@ def test_accuracy_step_is_near_what_a_solve_takes():
     assert 0.3 < report.accuracy_step / np.median(log["h"]) < 3
 
 
+def heated_rod():
+    A, _, y = heat(50)
+    return (lambda t, y: A @ y), y + np.sin(3 * np.pi * np.arange(1, 51) / 51)
+
+
+def cooled_reaction():
+    return robertson, robertson_state(10.0)
+
+
+@pytest.mark.parametrize(
+    ("problem", "method"),
+    [
+        (heated_rod, "tsit5"),
+        (heated_rod, "rock4"),
+        (heated_rod, "radau5"),
+        (cooled_reaction, "tsit5"),
+        (cooled_reaction, "radau5"),
+    ],
+)
+def test_steps_and_costs_are_near_what_a_solve_takes(problem, method):
+    """Each class by its own error estimate: one of order 2 or 3 does not have the steps of 5."""
+    f, y = problem()
+    family = {"tsit5": "explicit", "rock4": "stabilised", "radau5": "implicit"}[method]
+    (cost,) = (c for c in sk.diagnose(f, 0.0, y).costs if c.name.startswith(family))
+    span = (40 if cost.limited_by == "stability" else 10) * cost.step
+    run = sk.solve(f, (0.0, span), y, method, first_step=cost.step / 2, log=True, detect=False)
+    assert 0.5 < cost.step / np.median(run.log["h"]) < 2
+    assert 0.5 < cost.calls * span / run.stats["nfev"] < 2
+    assert cost.factorisations * span <= 4 * run.stats["nlu"]
+
+
+def test_the_error_constants_are_those_of_the_methods():
+    tsit5 = sk.METHODS["tsit5"]
+    A, q = report_module.EXPLICIT_ERROR
+    assert q == tsit5.error_order
+    assert pytest.approx(tsit5.pair_quality.A_hat, rel=1e-3) == A
+    h, y = 1e-2, np.ones(1)
+    err = ROCK4.step(lambda t, y: -y, 0.0, y, h, -y, 20)[1]
+    A, q = report_module.STABILISED_ERROR
+    assert q == ROCK4.error_order
+    assert abs(err[0]) == pytest.approx(A * h ** (q + 1), rel=0.05)
+    radau = radau_transformation(sk.METHODS["radau5"])
+    gamma_0 = 1 / radau.eigenvalues[0].real
+    z = -h
+    Z = np.linalg.solve(np.eye(3) - z * sk.METHODS["radau5"].A, z * sk.METHODS["radau5"].A.sum(1))
+    A, q = report_module.IMPLICIT_ERROR
+    assert gamma_0 * abs(z + radau.e @ Z) == pytest.approx(A * h ** (q + 1), rel=0.05)
+
+
 def test_calls_are_counted():
     f = counted(robertson)
     assert sk.diagnose(f, 0.0, [1.0, 0.0, 0.0]).nfev == f.calls == 2 * 3 + 2
@@ -169,6 +234,23 @@ def test_fast_oscillation_beside_a_slow_path():
     report = sk.diagnose(lambda t, y: A @ y, 0.0, [0.0, 0.0, 1.0])
     assert "oscillates" in report.verdict
     assert not any("RKC" in cost.name for cost in report.costs)
+
+
+@pytest.mark.parametrize("growth", [0.0, 1e-3, -1e-3, 0.9])
+def test_a_fast_oscillation_limits_whether_or_not_it_dies_out(growth):
+    """The limit is that of the imaginary axis, and no matter of the sign of a rounding error."""
+    A = np.array([[growth, 1000.0, 0.0], [-1000.0, growth, 0.0], [0.0, 0.0, -1.0]])
+    report = sk.diagnose(lambda t, y: A @ y, 0.0, [0.0, 0.0, 1.0])
+    assert "oscillates" in report.verdict
+    assert report.costs[0].limited_by == "stability"
+    # With a trace of the oscillation in it: an explicit solve ends up at this limit.
+    run = sk.solve(lambda t, y: A @ y - [0, 0, -np.cos(t)], (0.0, 3.0), [1e-6, 0.0, 1.0], "tsit5")
+    assert 0.5 < report.costs[0].step / np.median(np.diff(run.t)) < 2
+
+
+def test_a_mode_that_grows_without_oscillating_holds_no_step():
+    report = sk.diagnose(lambda t, y: np.array([50.0, -1.0]) * y, 0.0, [0.0, 1.0])
+    assert report.costs[0].limited_by == "accuracy"
 
 
 def test_heat_equation_is_mildly_stiff():
@@ -228,6 +310,27 @@ def test_plot():
     figure, ax = plt.subplots()
     assert report.plot(["rk4"], ax) is ax
     plt.close(figure)
+
+
+def test_eigenvalues_are_seen_on_a_dark_ground():
+    report = sk.diagnose(robertson, 0.0, robertson_state(100.0))
+    for style in ("default", "dark_background"):
+        with plt.style.context(style):
+            ax = report.plot()
+            (points,) = (line for line in ax.lines if line.get_label().startswith("hλ"))
+            ink, ground = (
+                matplotlib.colors.to_rgb(c) for c in (points.get_color(), ax.get_facecolor())
+            )
+            assert abs(np.subtract(ink, ground)).max() > 0.5
+            plt.close(ax.figure)
+
+
+def test_far_eigenvalues_of_either_sign_have_ticks_beside_them():
+    report = sk.diagnose(lambda t, y: np.array([5000.0, -1.0]) * y, 0.0, [0.0, 1.0])
+    ax = report.plot()
+    far = report.accuracy_step * 5000
+    assert min(abs(np.log10(tick / far)) for tick in ax.get_xticks() if tick > 0) < 1
+    plt.close(ax.figure)
 
 
 # torch, and errors --------------------------------------------------------------------------------
@@ -346,6 +449,17 @@ def test_at_rest_the_verdict_says_so():
     assert report.verdict.startswith("At rest")
     assert report.accuracy_step == math.inf
     assert "At rest" in report._repr_html_()
+
+
+@pytest.mark.parametrize("t", [1.0, 1e6])
+def test_a_slope_that_is_zero_for_a_moment_is_no_rest(t):
+    """y = cos(t) is where f vanishes, and not where the solution stays."""
+    report = sk.diagnose(lambda t, y: -1000 * (y - np.cos(t)), t, [np.cos(t)])
+    assert "a transient" in report.verdict
+    assert report.slope_time == pytest.approx(1e-3)
+    assert 0 < report.accuracy_step < 0.01
+    wait = float(re.search(r"at t \+ (\S+) or later", report.verdict)[1])
+    assert 1e-3 < wait < 0.1
 
 
 def test_structures_and_split_functions():

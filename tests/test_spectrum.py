@@ -310,6 +310,16 @@ def test_any_value_is_an_eigenvalue_of_a_matrix_at_the_distance_of_the_residual(
         assert away(theta) <= residual + krylov_rounding(A, k) + gamma(10 * n) * norm(A)
 
 
+@given(seed=seeds, n=st.integers(20, 40), decades=st.floats(0.5, 1.0))
+def test_residuals_of_a_space_that_is_nearly_invariant_are_true(seed, n, decades):
+    """LAPACK balances H, whose entries span 1e-30: its small eigenvectors are poor, and told so."""
+    rng = np.random.default_rng(seed)
+    A = 10.0 ** (-decades * np.arange(n))[:, None] * (np.ones((n, n)) + np.eye(n))
+    found = arnoldi(matvec(A), rng.standard_normal(n), k=n)
+    away = np.linalg.norm(A @ found.vectors - found.vectors * found.values, axis=0)
+    assert (away <= found.residuals + krylov_rounding(A, n)).all()
+
+
 # Rates --------------------------------------------------------------------------------------------
 
 
@@ -1063,6 +1073,22 @@ def test_the_abscissa_of_a_normal_matrix_is_met_from_inside(seed, n, k, stiff, p
     if k >= n:
         assert found.converged
         assert found.value.real >= spectrum.real.max() - slack
+
+
+@pytest.mark.parametrize("width", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize("batched", [False, True])
+def test_an_end_of_the_spectrum_that_is_found_first_is_not_taken_for_the_rightmost(width, batched):
+    """A spectrum like a wave's: its ends are far up and down, the rightmost value is amid it."""
+    n, found = 100, []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        values = rng.standard_normal(n) + 1j * width * rng.standard_normal(n)
+        start = rng.standard_normal((1, n) if batched else n) + 0j
+        pair = spectral_abscissa(lambda v, d=values: d * v, start, k=20, batched=batched)
+        if np.all(pair.converged):
+            found.append(np.ravel(pair.value)[0].real - values.real.max())
+    np.testing.assert_allclose(found, 0, atol=1e-4 * width)
+    assert len(found) == 10 or width > 1
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])

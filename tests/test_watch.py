@@ -420,7 +420,7 @@ def test_the_stages_tell_the_rate_of_a_single_mode(method, kind, monkeypatch):
         monkeypatch.setattr(
             StiffnessDetector,
             "suspicious",
-            lambda self, *given: (rates.append(given[4]), suspicious(self, *given))[1],
+            lambda self, *given: (rates.append(given[4]()), suspicious(self, *given))[1],
         )
     y0 = np.ones((3, 1)) if batched else np.ones(1)
     if kind == "recorded":  # for gradients

@@ -44,9 +44,9 @@ FAILED = {
 _STUCK = {Status.newton_failed, Status.max_steps, Status.step_too_small, Status.non_finite}
 """Ends that a wrong Jacobian may be the cause of, or a component without tolerance."""
 
-FIRST_LOOK, LOOKS = 3, 2
-"""With ``method="auto"``: accepted steps before the first look for stiffness, and suspicious looks
-in a row that make a case."""
+FIRST_LOOK, LOOKS, INTERVAL = 3, 2, 20
+"""With ``method="auto"``: accepted steps before the first look for stiffness, suspicious looks in a
+row that make a case, and accepted steps between looks where nothing is suspected."""
 
 TRIAL = 0.05
 """Share of a solve's calls that may be spent to find what another method would have cost."""
@@ -169,7 +169,7 @@ class Run:
         self.detector, p = None, self.problem
         if isinstance(self.tableau, ButcherTableau) and self.tableau.explicit:
             # Where a switch is at stake early looks pay, though more of the proofs fail.
-            early = {"first": FIRST_LOOK, "looks": LOOKS} if self.auto else {}
+            early = {"first": FIRST_LOOK, "looks": LOOKS, "interval": INTERVAL} if self.auto else {}
             pays = stabilised_pays(p.y0.shape[0], float(np.min(np.asarray(p.rtol))))
             self.detector = StiffnessDetector(self.tableau, **early, stabilised=pays)
             self.detectors.append(self.detector)
@@ -352,18 +352,16 @@ class Run:
             f = partial(self.switcher.costs.f, p.f)
         f_new, y_end = detach(stages.f_new(t_new, y_new)), detach(y_new)
         rise, turn = y_end - detach(self.y), f_new - detach(stages.get(0))
-        changes = ratio_of.norm(rise), ratio_of.norm(turn)
-        stage = 0.0
-        if detector.asks(h, ratio, *changes):
+
+        def stage() -> float:
             z, i = stages.probe_state(), self.tableau.probe
             if z is not None and i is not None:
-                stage = ratio_of.quotient(f_new - detach(stages.get(i)), y_end - detach(z))
-            elif self.tableau.error_slope is not None:
-                stage = ratio_of.quotient(detach(stages.bend()) / ratio_of.scale, err)
-            else:
-                estimate = err * ratio_of.scale
-                stage = detector.along(f, t_new, y_end, f_new, estimate, ratio_of.norm)
-        if detector.suspicious(h, ratio, *changes, stage):
+                return ratio_of.quotient(f_new - detach(stages.get(i)), y_end - detach(z))
+            if self.tableau.error_slope is not None:
+                return ratio_of.quotient(detach(stages.bend()) / ratio_of.scale, err)
+            return detector.along(f, t_new, y_end, f_new, err * ratio_of.scale, ratio_of.norm)
+
+        if detector.suspicious(h, ratio, ratio_of.norm(rise), ratio_of.norm(turn), stage):
             path = rise, turn, ratio_of.norm
             detector.examine(f, t_new, y_end, f_new, err * ratio_of.scale, h, path)
 

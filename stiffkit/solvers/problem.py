@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._array import Array, Backend, backend_of, to_numpy
+from .._array import Array, Backend, backend_of, is_torch, to_numpy
 from .implicit import AdditiveTableau
 from .radau import RADAU
 from .tableau import ButcherTableau
@@ -20,6 +20,7 @@ from .tableau import ButcherTableau
 __all__ = [
     "Problem",
     "bind",
+    "check_compiles",
     "check_method",
     "check_pair",
     "check_positive",
@@ -379,6 +380,26 @@ def refuse_batched(**given: Any) -> None:
                 else "each row has a dense matrix of its own, by jac, autograd or differences"
             )
             msg = f"{name} is not for batched solves, nor for implicit methods on tensors: {why}"
+            raise ValueError(msg)
+
+
+def check_compiles(y0: Any, method: Any, *, batched: bool, auto: bool, adjoint: Any) -> None:
+    """Check that torch.compile can make the steps of a solve.
+
+    Raises
+    ------
+    ValueError
+        If the solve's steps are of another kind.
+    """
+    explicit = isinstance(method, ButcherTableau) and method.explicit and not auto
+    for good, what in (
+        (is_torch(y0) and batched, "a batch of tensors, with batched=True"),
+        (not (is_torch(y0) and y0.is_complex()), "a real state"),
+        (explicit, "an explicit method, by its name"),
+        (adjoint is None, "adjoint=None: the steps' own history"),
+    ):
+        if not good:
+            msg = f"compile=True needs {what}"
             raise ValueError(msg)
 
 

@@ -24,6 +24,7 @@ from .options import Hooks, Progress, StepOptions, event_functions
 from .problem import (
     Problem,
     bind,
+    check_compiles,
     check_flags,
     check_method,
     check_pair,
@@ -75,6 +76,7 @@ def solve(
     args: Sequence[Any] = (),
     batched: bool = False,
     adjoint: Any = None,
+    compile: bool = False,  # noqa: A002 - torch's word for it
 ) -> Solution:
     """Solve the initial value problem y' = f(t, y), or M y' = f(t, y), y(t0) = y0.
 
@@ -201,6 +203,12 @@ def solve(
         For torch, how gradients are made. By default the history of the steps is kept, as for any
         computation; with checkpoints it is made again, a piece at a time; backsolve integrates the
         adjoint equation instead. See `stiffkit.solvers.batch.adjoint`.
+    compile : bool
+        For batches of real tensors, by an explicit method that is named, without `adjoint`: let
+        torch.compile make one function of a step's stages, f included. That takes tens of seconds,
+        once for each f and kind of tensor, and pays in long runs of an f of few and small
+        operations: see :ref:`compiled-steps`. f must be what torch.compile can take whole, and
+        only change what it holds where torch.compile sees it, as in parameters and tensors.
 
     Returns
     -------
@@ -221,18 +229,22 @@ def solve(
     ('success', 0.367879)
     """
     arguments = locals()
-    check_flags(dense=dense, progress=progress, log=log, detect=detect, batched=batched)
+    check_flags(
+        dense=dense, progress=progress, log=log, detect=detect, batched=batched, compile=compile
+    )
     if is_tree(y0):
         return solve_tree(solve, arguments)  # type: ignore[no-any-return]
     if is_torch(y0) and (moves(t_span) or moves(t_eval)) and backend_of(y0).grad_enabled():
         return solve_moving(solve, arguments)  # type: ignore[no-any-return]
-    if is_jitted(f):
+    if is_jitted(f) and not compile:
         from .compiled.again import solve_again
 
         again = solve_again(arguments, lambda: make_run(arguments, *start_method(arguments)))
         if again is not None:
             return again
     tableau, auto = start_method(arguments)
+    if compile:
+        check_compiles(y0, tableau, batched=batched, auto=auto, adjoint=adjoint)
     if batched or adjoint is not None or (is_torch(y0) and needs_batch(tableau)):
         if is_split(f):
             msg = "a split f takes a NumPy state, one at a time"
@@ -269,6 +281,7 @@ def solve(
             adjoint=adjoint,
             auto=auto,
             detect=detect,
+            compiled=compile,
             args=args,
         )
     run = make_run(arguments, tableau, auto)

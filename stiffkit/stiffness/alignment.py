@@ -21,7 +21,7 @@ from ..solvers.batch_step import BatchStep
 from ..solvers.jacobian import JacobianOperator
 from ..solvers.problem import bind, check_callable, check_positive
 from ..solvers.step import Probe, Step
-from .indicators import stability_ratio
+from .indicators import as_damped, stability_ratio
 from .krylov import arnoldi
 from .spectrum import NotFiniteError
 
@@ -36,7 +36,8 @@ class DominantEigenpair:
     Parameters
     ----------
     f : callable
-        Right-hand side ``f(t, y, *args)``, the one that is solved.
+        Right-hand side ``f(t, y, *args)``, the one that is solved; of the flat state, which is what
+        hooks see, where the state is a structure.
     products : int
         Jacobian products per step, at least 1.
     batched : bool
@@ -212,6 +213,7 @@ class SpectralRadius:
 class StabilityRatio:
     """``|h λ₁|`` over the method's stability limit in its direction; inf for a growing mode.
 
+    A mode whose real part is less than a thousandth of its modulus counts as damped by so much.
     None for methods that are no explicit tableaus: they have no limit, or choose it in each step.
     """
 
@@ -234,7 +236,7 @@ class StabilityRatio:
             return None
         h = np.broadcast_to(np.ravel(backend_of(step.h).numpy(step.h)), pair[0].shape)
         ratios = [
-            stability_ratio(float(h_b), complex(value), step.tableau)
+            stability_ratio(1.0, as_damped(complex(h_b * value)), step.tableau)
             if np.isfinite(value)
             else math.nan
             for h_b, value in zip(h, pair[0], strict=True)

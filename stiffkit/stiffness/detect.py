@@ -41,7 +41,7 @@ import numpy as np
 from .._array import Array, backend_of
 from ..solvers.problem import check_positive
 from ..solvers.tableau import ButcherTableau
-from .indicators import stability_ratio
+from .indicators import as_damped, stability_ratio
 from .proof import Mode, StepRows, prove
 from .trigger import (
     ROOM,
@@ -150,7 +150,7 @@ class StiffnessDetector:
         self,
         tableau: ButcherTableau,
         *,
-        interval: int = 20,
+        interval: int = 25,
         looks: int = 3,
         first: int | None = None,
         stabilised: bool = True,
@@ -169,7 +169,7 @@ class StiffnessDetector:
         self.stabilised = stabilised
         self.order, self.error_norm = tableau.error_order, quality.A_hat
         self.limit = tableau.real_stability_limit
-        self.least = least_share(tableau)
+        self.least, self.probes = least_share(tableau), tableau.probe is not None
         self.budget = Budget(tableau, interval)
         self.state = Stiffness.non_stiff
         self.since: float | None = None
@@ -186,7 +186,7 @@ class StiffnessDetector:
         """What the last proof that failed has left."""
         self.grew = False
         """Whether the mode of the case that rests grows, so that no limit of stability is near."""
-        self.accuracy_step = math.inf
+        self._h = self._smooth = 0.0
         self.start: tuple[float, Array] | None = None
         """Time and state of the first proof of stiffness."""
         self._proved: list[int] = []
@@ -197,18 +197,6 @@ class StiffnessDetector:
         """Accepted steps made under a verdict other than non-stiff."""
         running = self.steps - self._entered if self.state is not Stiffness.non_stiff else 0
         return self._stiff_steps + running
-
-    def asks(self, h: float, ratio: float, rise: float, turn: float) -> bool:
-        """Whether `suspicious` is to be told the stage ratio of a step: else 0 will do.
-
-        The arguments are those of `suspicious`. A probe's is always told.
-        """
-        if self.tableau.probe is not None:
-            return True
-        if turned(h, ratio, rise, turn, self.order):
-            return True
-        smooth = smooth_error(h, rise, turn, self.error_norm, self.order)
-        return bool(unexplained(ratio, smooth, self.order))
 
     def along(
         self, f: Any, t: float, y: Array, f_new: Array, err: Array, norm: Callable[[Array], float]
@@ -232,7 +220,7 @@ class StiffnessDetector:
         ratio: float,
         rise: float,
         turn: float,
-        stage: float,
+        stage: float | Callable[[], float],
         steps: int | None = None,
     ) -> bool:
         """Look at a step.
@@ -245,8 +233,9 @@ class StiffnessDetector:
             Error estimate over tolerance.
         rise, turn : float
             ‖y_new − y‖ and ‖f_new − f‖, rms in units of the tolerance.
-        stage : float
-            ‖f_new − f(z)‖ / ‖y_new − z‖ of two states at one time.
+        stage : float or callable
+            ‖f_new − f(z)‖ / ‖y_new − z‖ of two states at one time; or a function that returns it,
+            which is called only if it matters: a probe's always does.
         steps : int, optional
             Accepted steps since the last look; by default as many as it asked for.
 
@@ -256,13 +245,18 @@ class StiffnessDetector:
             Whether there is a case to examine now.
         """
         self.steps += self.wait if steps is None else steps
-        smooth = self._smooth_error(h, rise, turn)
-        left = unexplained(ratio, smooth, self.order)
+        self._h, self._smooth = h, smooth_error(h, rise, turn, self.error_norm, self.order)
+        left = unexplained(ratio, self._smooth, self.order)
+        if callable(stage):
+            matters = self.probes or left or turned(h, ratio, rise, turn, self.order)
+            stage = stage() if matters else 0.0
         self.near, doubtful = signs(h, left, stage, self.limit, self.least)
         if not doubtful:
             self._h_seen = 0.0
             self._calm()
-            if self._rate * abs(h) < self.PROOF or self.accuracy_step < ROOM * abs(h):
+            if self.state is not Stiffness.non_stiff and (
+                self._rate * abs(h) < self.PROOF or self.accuracy_step < ROOM * abs(h)
+            ):
                 self._relax()
             return False
         if self.rests:
@@ -307,17 +301,16 @@ class StiffnessDetector:
         if self.grew:  # the path has left the stretch where it grew: the next case is another
             self.grew, self.resume = False, self.steps
 
-    def _smooth_error(self, h: float, rise: float, turn: float) -> float:
-        """Error over tolerance that the smooth path explains; sets `accuracy_step` by it."""
-        smooth: float = smooth_error(h, rise, turn, self.error_norm, self.order)
-        exponent = 1 / (self.order + 1)
-        self.accuracy_step = abs(h) * (0.5 / smooth) ** exponent if smooth != 0 else math.inf
-        return smooth
+    @property
+    def accuracy_step(self) -> float:
+        """Step that the smooth path of the last look or proof would allow."""
+        if self._smooth == 0:
+            return math.inf
+        allowed: float = abs(self._h) * (0.5 / self._smooth) ** (1 / (self.order + 1))
+        return allowed
 
     def _relax(self) -> None:
         """Let a verdict lapse after as many quiet looks as it took suspicious ones."""
-        if self.state is Stiffness.non_stiff:
-            return
         self.misses += 1
         if self.misses >= self.looks:
             self._stiff_steps = self.stiff_steps
@@ -424,7 +417,7 @@ class StiffnessDetector:
         self.evidence.append(found)
         if found.verdict is Stiffness.non_stiff:
             self._leave(calls)
-            self.grew = (mode.value * h).real > 0
+            self.grew = as_damped(h * mode.value).real > 0
             if self._trusts(mode.value, mode.residual) and 0 < found.stability_ratio < math.inf:
                 vector = mode.vector if y.dtype != y.real.dtype else mode.vector.real
                 room = found.accuracy_step / free if free < math.inf else 1.0
@@ -527,7 +520,7 @@ class StiffnessDetector:
         residual: float,
         products: int,
     ) -> Evidence:
-        """Judge a step, given a mode and what the others change; sets `accuracy_step`.
+        """Judge a step, given a mode and what the others change: `accuracy_step` is theirs.
 
         Parameters
         ----------
@@ -543,10 +536,10 @@ class StiffnessDetector:
         products : int
             Calls of f that it has cost.
         """
-        self._smooth_error(h, *slow)
-        share = stability_ratio(h, value, self.tableau)
-        room = self.accuracy_step
-        limits = self.PROOF <= share < math.inf and (value * h).real < 0 and room >= ROOM * abs(h)
+        self._h, self._smooth = h, smooth_error(h, *slow, self.error_norm, self.order)
+        z, room = as_damped(h * value), self.accuracy_step
+        share = stability_ratio(1.0, z, self.tableau)
+        limits = self.PROOF <= share < math.inf and z.real < 0 and room >= ROOM * abs(h)
         verdict = Stiffness.non_stiff
         if limits and self._trusts(value, residual):
             if abs(value.imag) > abs(value.real):

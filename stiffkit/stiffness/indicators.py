@@ -12,7 +12,20 @@ import numpy.typing as npt
 from ..solvers.tableau import ButcherTableau
 from .spectrum import finite_matrix, halved_sum
 
-__all__ = ["logarithmic_norm", "stability_ratio", "stiffness_ratio", "time_scales"]
+__all__ = ["as_damped", "logarithmic_norm", "stability_ratio", "stiffness_ratio", "time_scales"]
+
+UNDAMPED = 1e-3
+"""Share of ``|z|`` within which z counts as being on the imaginary axis."""
+
+
+def as_damped(z: complex) -> complex:
+    """Return z, and beside the imaginary axis the point where it is damped by `UNDAMPED`.
+
+    The real part of a mode without damping is rounding, and its sign would decide between a limit
+    and none. What a method amplifies by less than this is seen after thousands of steps, if ever.
+    """
+    margin = UNDAMPED * abs(z)
+    return complex(-margin, z.imag) if abs(z.real) < margin else complex(z)
 
 
 def stability_ratio(h: float, eigenvalue: complex, tableau: ButcherTableau) -> float:

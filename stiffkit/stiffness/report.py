@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,9 @@ from ..solvers._tree import Layout, is_tree
 from ..solvers.jacobian import JacobianOperator, dense_jacobian
 from ..solvers.methods import EXPLICIT
 from ..solvers.problem import Problem, bind, check_callable, first_bad, make_problem
-from ..solvers.stabilised import stabilised_pays
+from ..solvers.stabilised import ROCK4, stabilised_pays
 from ..solvers.tableau import ButcherTableau
-from .indicators import stability_ratio, stiffness_ratio
+from .indicators import as_damped, stability_ratio, stiffness_ratio
 from .krylov import arnoldi
 from .spectrum import NotFiniteError, eigenvalues, finite_matrix
 
@@ -84,13 +84,16 @@ class StiffnessReport:
     def rows(self) -> list[tuple[str, str]]:
         """Return what the text and the HTML show, label and value."""
         kind = "all eigenvalues" if self.exact else f"{len(self.eigenvalues)} Ritz values"
-        bound = float(self.residuals[0]) if len(self.residuals) else 0.0
+        bound, right = self.residuals[0], self.residuals[int(np.argmax(self.eigenvalues.real))]
+        rightmost, of = f"{self.spectral_abscissa:.6g}", ""
+        if not self.exact:  # a Krylov space may be far from these, and must not claim to know
+            rightmost, of = f"{rightmost} (residual {right:.1e})", " of Ritz values"
         rows = [
             ("state", f"n = {self.n} at t = {self.t:g} ({kind}, {self.nfev} calls of f)"),
             ("spectral radius", f"{self.spectral_radius:.6g} (residual {bound:.1e})"),
-            ("rightmost eigenvalue", f"{self.spectral_abscissa:.6g}"),
+            ("rightmost eigenvalue" if self.exact else "rightmost Ritz value", rightmost),
             ("time scales", f"{self.fastest_time:.3g} (fastest) to {self.slope_time:.3g} (path)"),
-            ("stiffness ratio", f"{self.stiffness_ratio:.3g}"),
+            ("stiffness ratio", f"{self.stiffness_ratio:.3g}{of}"),
             ("logarithmic norm μ₂", f"{'' if self.exact else '≥ '}{self.log_norm:.3g}"),
         ]
         if self.exact:
@@ -171,14 +174,17 @@ class StiffnessReport:
             modulus = np.abs(EXPLICIT[name].R(x + 1j * y))
             ax.contour(x, y, modulus, levels=[1.0], colors=[f"C{i}"])
             ax.plot([], [], color=f"C{i}", label=f"|R| = 1, {name}")
-        ax.plot(z.real, z.imag, "k.", label=f"hλ, h = {h:.2g}")
-        for axis, far in ((ax.xaxis, np.abs(z.real)), (ax.yaxis, np.abs(z.imag))):
-            decades = math.ceil(math.log10(max(far.max(initial=0.0), 1.0)))
+        ink = ax.xaxis.label.get_color()  # which is seen on a dark ground too
+        ax.plot(z.real, z.imag, ".", color=ink, label=f"hλ, h = {h:.2g}")
+        for axis, part in ((ax.xaxis, z.real), (ax.yaxis, z.imag)):
+            decades = math.ceil(math.log10(max(np.abs(part).max(initial=0.0), 1.0)))
             if 10**decades > 3 * reach:
                 scale = ax.set_xscale if axis is ax.xaxis else ax.set_yscale
                 scale("symlog", linthresh=10.0)
                 powers = 10.0 ** np.arange(1, decades + 1)[:: 1 + decades // 6]
-                axis.set_ticks([*-powers[::-1], 0.0, *powers[:1]])
+                negative = powers[: None if part.min() < -10 else 1]
+                positive = powers[: None if part.max() > 10 else 1]
+                axis.set_ticks([*-negative[::-1], 0.0, *positive])
         ax.axhline(0, lw=0.5, color="0.5")
         ax.axvline(0, lw=0.5, color="0.5")
         ax.set(xlabel="Re hλ", ylabel="Im hλ", title="spectrum, scaled by the accuracy step")
@@ -202,7 +208,8 @@ def diagnose(
 
     Stiffness is local. At the start of a solve the path itself may be as fast as the fastest mode
     (a transient), and nothing is stiff. The verdict says so, and how much later to ask again, at a
-    state on the smooth path such as ``solution.y[-1]``.
+    state on the smooth path such as ``solution.y[-1]``. A solve backward in time is that of
+    ``lambda s, y: -f(-s, y)`` from ``s = -t``.
 
     Parameters
     ----------
@@ -288,10 +295,9 @@ def diagnose(
     scale = np.abs(numpy(problem.y0)) * to_numpy(problem.rtol) + to_numpy(problem.atol)
     radius = float(np.abs(spectrum.values).max(initial=0.0))
     scale = np.where(scale > 0, scale, 1.0)
-    slope_time, h = _accuracy(operator, f_0, scale, radius)
+    path = _path(operator, f_0, scale, radius)
     values = spectrum.values
-    transient = _transient(values, radius, slope_time, f_0 / scale)
-    costs = _costs(values, radius, h, operator.n)
+    costs = _costs(values, radius, path, operator.n)
     least = float(np.min(to_numpy(problem.rtol)))
     return StiffnessReport(
         t=float(t),
@@ -304,16 +310,25 @@ def diagnose(
         stiffness_ratio=stiffness_ratio(values),
         log_norm=float(spectrum.field_of_values[1]),
         departure=departure,
-        slope_time=slope_time,
-        accuracy_step=h,
+        slope_time=path.time,
+        accuracy_step=path.step(*EXPLICIT_ERROR),
         costs=costs,
-        verdict=_verdict(values, radius, h, costs, transient, operator.n, least),
+        verdict=_verdict(values, radius, path, costs, operator.n, least),
         nfev=operator.nfev,
     )
 
 
 REFERENCE = "tsit5"
 """The explicit method that costs are told for."""
+
+EXPLICIT_ERROR = (1.065e-3, 4)
+STABILISED_ERROR = (6.2e-4, 3)
+IMPLICIT_ERROR = (0.275 / 60, 3)
+"""(A, q) of the error estimates A h^(q+1) y^(q+1): of the pair its A_hat, of ROCK4 with 20 stages,
+and of Radau IIA γ_0/60, before its filter."""
+
+MANY_STAGES = 50
+"""From so many stages of a stabilised method on a problem is more than mildly stiff."""
 
 TRANSIENT = 2.0
 """The path counts as fast as the fastest mode where its slope turns within so many 1/ρ."""
@@ -369,58 +384,63 @@ def _departure(J: npt.NDArray[Any]) -> float:
     return float(np.linalg.norm(np.triu(T, 1)) / np.linalg.norm(T))
 
 
-def _accuracy(
-    operator: JacobianOperator, f_0: npt.NDArray[Any], scale: npt.NDArray[Any], radius: float
-) -> tuple[float, float]:
-    """Time in which the slope turns, and the step that the tolerance allows the reference pair.
+class _Path(NamedTuple):
+    """How the solution moves here."""
 
-    Along the solution f' = ∂f/∂t + J f, by one difference; with L = ‖f‖/‖f'‖ the local error of a
-    pair of orders p(q) is about Â (h/L)^q h ‖f‖, Â its error norm of b_hat. `scale` is the
-    tolerance of each component.
+    speed: float
+    """‖f‖ in units of the tolerance."""
+    time: float
+    """The time in which the slope turns."""
+
+    def step(self, A: float, q: int) -> float:
+        """Step whose error A (h/L)^q h ‖f‖, L being the time, is half the tolerance."""
+        if self.speed == 0 or math.isinf(self.time):
+            return math.inf
+        return self.time * math.pow(0.5 / (A * self.speed * self.time), 1 / (q + 1))
+
+
+def _path(
+    operator: JacobianOperator, f_0: npt.NDArray[Any], scale: npt.NDArray[Any], radius: float
+) -> _Path:
+    """Return speed and time, L = ‖f‖/‖f'‖ with f' = ∂f/∂t + J f along the solution.
+
+    f' is taken by one difference. `scale` is the tolerance of each component.
     """
     numpy, y = operator.backend.numpy, operator.y
     speed = _rms(f_0 / scale)
-    if speed == 0:
-        return math.inf, math.inf
     eps = float(operator.backend.xp.finfo(y.dtype).eps)
+    fastest = 1 / radius if radius > 0 else math.inf
     # Long enough to show in f beside rounding: a share of the time in which y changes, or, where
-    # y is zero, the fastest mode acts; and longer than the spacing of times.
+    # y is zero or rests, the fastest mode acts; and longer than the spacing of times.
     size = _rms(numpy(y).reshape(-1) / scale)
-    own = size / speed or (1 / radius if radius > 0 else 1.0)
+    own = (size / speed if speed > 0 else 0.0) or (fastest if radius > 0 else 1.0)
     delta = eps**0.5 * max(own, abs(float(operator.t)) * eps**0.25)
     moved = y + delta * operator.f_0
     operator.nfev += 1
     slope = numpy(operator.backend.slope(operator.f(operator.t + delta, moved), y)).reshape(-1)
     change = slope - f_0
+    if speed == 0:
+        # A force sets it going, and the fastest mode will answer.
+        push = _rms(change / scale) / delta
+        return _Path(push * fastest if push > 0 else 0.0, fastest if push > 0 else math.inf)
     # In units of the tolerance and as it is: a component that is just passing zero has a very
     # small unit, and would speak for all.
     pairs = [(speed, _rms(change / scale)), (_rms(f_0), _rms(change))]
-    time = min((delta * a / b for a, b in pairs if b > 0), default=math.inf)
-    tableau = EXPLICIT[REFERENCE]
-    quality, q = tableau.pair_quality, tableau.error_order
-    if quality is None or q is None or math.isinf(time):
-        return time, math.inf
-    return time, time * (0.5 / (quality.A_hat * speed * time)) ** (1 / (q + 1))
+    return _Path(speed, min((delta * a / b for a, b in pairs if b > 0), default=math.inf))
 
 
-def _transient(
-    values: npt.NDArray[np.complex128],
-    radius: float,
-    slope_time: float,
-    slope: npt.NDArray[Any],
-) -> float:
+def _transient(values: npt.NDArray[np.complex128], radius: float, path: _Path) -> float:
     """Time in which the fastest mode dies out, if the path follows it here; else nan.
 
-    The slope is in units of the tolerance. A mode λ that f consists of is |f/λ| away from rest,
-    and falls to a millionth of the tolerance, where it hardly bends the path, in
-    ln(1e6 |f/λ|)/|λ|.
+    A mode λ that f consists of is |f/λ| away from rest, and falls to a millionth of the tolerance,
+    where it hardly bends the path, in ln(1e6 |f/λ|)/|λ|.
     """
-    if radius == 0 or not slope_time * radius < TRANSIENT:
+    if radius == 0 or not path.time * radius < TRANSIENT:
         return math.nan
     dominant = complex(values[int(np.argmax(np.abs(values)))])
     if -dominant.real < abs(dominant.imag):
         return math.nan
-    return math.log1p(1e6 * _rms(slope) / radius) / -dominant.real
+    return math.log1p(1e6 * path.speed / radius) / -dominant.real
 
 
 def _rms(x: npt.NDArray[Any]) -> float:
@@ -429,39 +449,32 @@ def _rms(x: npt.NDArray[Any]) -> float:
 
 
 def _costs(
-    values: npt.NDArray[np.complex128], radius: float, h: float, n: int
+    values: npt.NDArray[np.complex128], radius: float, path: _Path, n: int
 ) -> tuple[MethodCost, ...]:
     tableau = EXPLICIT[REFERENCE]
-    stable = _stable_step(values, tableau)
-    explicit_h = min(h, stable)
-    calls = (tableau.n_stages - 1) / explicit_h
-    costs = [
-        MethodCost(
-            f"explicit ({REFERENCE})",
-            explicit_h,
-            "accuracy" if h <= stable else "stability",
-            calls,
-            0.0,
-        )
-    ]
-    # RKC2: s stages cover a real spectrum of hρ = 0.65 s²; its error is order 2, told here for
-    # the same step.
-    stages = 1 + math.sqrt(1.54 * h * radius) if math.isfinite(h) else math.inf
+    accurate, stable = path.step(*EXPLICIT_ERROR), _stable_step(values, tableau)
+    h = min(accurate, stable)
+    limit = "accuracy" if accurate <= stable else "stability"
+    costs = [MethodCost(f"explicit ({REFERENCE})", h, limit, (tableau.n_stages - 1) / h, 0.0)]
     if _is_real(values):
-        costs.append(MethodCost("stabilised (RKC2)", h, "accuracy", stages / h, 0.0))
-    # Radau IIA(5): about 4 simplified Newton iterations of 3 calls, and a Jacobian by differences
-    # (n calls) and two factorisations (one real, one complex) every few steps.
-    costs.append(
-        MethodCost("implicit (Radau IIA, order 5)", h, "accuracy", (12 + n / 4) / h, 0.5 / h)
-    )
-    return tuple(costs)
+        accurate, stable = path.step(*STABILISED_ERROR), ROCK4.longest(radius)
+        h = min(accurate, stable)
+        limit = "accuracy" if accurate <= stable else "stability"
+        calls = (ROCK4.stages(h * radius) + 1) / h
+        costs.append(MethodCost("stabilised (ROCK4)", h, limit, calls, 0.0))
+    # Radau IIA(5): about 4 simplified Newton iterations of 3 calls, a Jacobian by differences (n
+    # calls) every ten steps, and two factorisations (one real, one complex) every other step.
+    h = path.step(*IMPLICIT_ERROR)
+    calls, factorisations = (12 + n / 10) / h, 1 / h
+    name = "implicit (Radau IIA, order 5)"
+    return (*costs, MethodCost(name, h, "accuracy", calls, factorisations))
 
 
 def _stable_step(values: npt.NDArray[np.complex128], tableau: ButcherTableau) -> float:
-    """Largest h for which no decaying mode is amplified."""
-    decaying = values[values.real < 0]
+    """Largest h for which no mode is amplified that does not grow."""
+    modes = [as_damped(v) for v in values.tolist()]
     # stability_ratio grows linearly with h along a fixed direction.
-    rate = max((stability_ratio(1.0, complex(v), tableau) for v in decaying), default=0.0)
+    rate = max((stability_ratio(1.0, v, tableau) for v in modes if v.real < 0), default=0.0)
     return 1 / rate if rate > 0 else math.inf
 
 
@@ -474,13 +487,12 @@ def _is_real(values: npt.NDArray[np.complex128]) -> bool:
 def _verdict(
     values: npt.NDArray[np.complex128],
     radius: float,
-    h: float,
+    path: _Path,
     costs: tuple[MethodCost, ...],
-    transient: float,
     n: int,
     rtol: float,
 ) -> str:
-    explicit = costs[0]
+    explicit, h = costs[0], path.step(*EXPLICIT_ERROR)
     if math.isinf(h) and math.isfinite(explicit.step):
         return (
             "At rest: f does not change along the path here, so that accuracy bounds no step. "
@@ -491,6 +503,7 @@ def _verdict(
             f"Not stiff here: accuracy allows h = {explicit.step:.3g}, and stability of "
             f"{REFERENCE} allows that too."
         )
+        transient = _transient(values, radius, path)
         if math.isnan(transient):
             return f"{opening} An explicit method fits."
         return (
@@ -511,7 +524,7 @@ def _verdict(
             f"{opening} The fastest mode oscillates (λ = {dominant:.3g}): an implicit method "
             "damps it or skips it; if it matters, small steps are needed with any method."
         )
-    if _is_real(values) and 1 + math.sqrt(1.54 * h * radius) < 50:
+    if _is_real(values) and costs[1].step * radius < ROCK4.growth * MANY_STAGES**2:
         mild = f"{opening} Mildly stiff with a real spectrum:"
         if stabilised_pays(n, rtol):
             return f"{mild} a stabilised explicit method fits."

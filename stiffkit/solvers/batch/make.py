@@ -29,6 +29,7 @@ def make_stages(
     jac: Any,
     correct: bool,
     record: bool,
+    compiled: bool = False,
 ) -> BatchStages:
     """Return the stages of a problem which has these rows of the whole batch."""
     if isinstance(method, Pair):
@@ -45,7 +46,7 @@ def make_stages(
     if isinstance(method, StabilisedMethod):
         return StabilisedBatch(problem, method, radius)
     if not isinstance(method, RosenbrockTableau) and method.explicit:
-        return ExplicitBatch(problem, method, dense=dense, record=record)
+        return ExplicitBatch(problem, method, dense=dense, record=record, compiled=compiled)
     own = [tol if isinstance(tol, float) else tol[rows] for tol in tolerances]
     return linear_stages(problem, method, jac, *own, correct=correct, record=record)
 

@@ -55,12 +55,13 @@ def solve_batch(
     adjoint: Any = None,
     auto: bool = False,
     detect: bool = False,
+    compiled: bool = False,
     args: Sequence[Any] = (),
 ) -> BatchSolution:
     """Solve many problems of one shape; arguments as for `stiffkit.solve`.
 
     `on_step` is that of `BatchRun`. With `auto` the method is chosen, for each row and again on
-    the way.
+    the way; `compiled` is `compile` there.
 
     Returns
     -------
@@ -101,6 +102,7 @@ def solve_batch(
             radius=radius,
             jac=jac,
             correct=again,
+            compiled=compiled,
         )
         return BatchRun(p, make, tols[0], tols[1], by, t_eval=at, **more)
 

@@ -15,6 +15,7 @@ from ..stabilised import StabilisedMethod
 from ..step import combine
 from ..tableau import ButcherTableau
 from .dense import BatchSegment
+from .fused import FusedStages
 from .problem import BatchProblem, Floats
 
 __all__ = ["BatchStages", "ExplicitBatch", "StabilisedBatch"]
@@ -134,14 +135,23 @@ class ExplicitBatch(BatchStages):
 
     The stages lie in one buffer of shape (m, b, n), so that each combination is one
     matrix-vector product; where autograd needs their history they are a list, and combined one by
-    one. `inward` and `outward` lead to the library that the buffer belongs to, and back.
+    one. `inward` and `outward` lead to the library that the buffer belongs to, and back. With
+    `compiled` torch.compile makes the stages of a step, f included, one function.
     """
 
     def __init__(
-        self, problem: BatchProblem, tableau: ButcherTableau, *, dense: bool, record: bool
+        self,
+        problem: BatchProblem,
+        tableau: ButcherTableau,
+        *,
+        dense: bool,
+        record: bool,
+        compiled: bool = False,
     ) -> None:
         super().__init__(problem, tableau)
         self.error_order, self.record = tableau.error_order or 0, record
+        self.compiled = compiled
+        self.fused: FusedStages | None = None
         self.s = tableau.n_stages
         self.slot = self.s - 1 if tableau.fsal else self.s
         self.m = self.slot + 1 + (len(tableau.dense.c) if dense else 0)
@@ -168,6 +178,9 @@ class ExplicitBatch(BatchStages):
 
     def _allocate(self) -> None:
         b, n = self.problem.size, self.problem.y0.shape[1]
+        self.fused = None
+        if self.compiled:
+            self.fused = FusedStages(self.problem, self.tableau, record=self.record)
         if self.record:
             self.K = [None] * self.m
             return
@@ -211,9 +224,16 @@ class ExplicitBatch(BatchStages):
         """Compute the stages; see `BatchStages`."""
         problem, s, move, outward = self.problem, self.s, self.backend.move, self.outward
         y_0 = self.inward(y)
+        self._end, self.h = None, self.backend.along(h, y_0)
+        if self.fused is not None:
+            self.y_new, k = self.fused(self.f_0, problem.time(t + h), problem.time(h), y)
+            if self.record:
+                self.K[1 : self.s] = k
+            else:
+                self.K[: self.s] = self.inward(k)
+            return self.y_new
         # Times are counted back from the end: t + (t_new − t) may round to a time past the span.
         times = problem.times(t + h - self.rest * h)
-        self._end, self.h = None, self.backend.along(h, y_0)
         h, y_new = self.h, y
         if self.record:
             for i, time in enumerate(times, 1):
@@ -359,6 +379,8 @@ class ExplicitBatch(BatchStages):
         """Go on with some of the rows."""
         super().take(problem, rows)
         f_0 = self.f_0
+        # For one row there would be another function to compile, and hardly a step to gain by it.
+        self.compiled = self.compiled and problem.size > 1
         self._allocate()
         self.start(f_0)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from operator import is_, itemgetter
+from operator import add, is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..._array import backend_of
 from ..problem import span
-from ..solution import Solution
+from ..solution import Solution, plain_solution
 from ..solve import solve
 from . import stabilised
 from .functions import InPlace, writes
@@ -74,11 +74,13 @@ class Ready:
     """
 
     def __init__(self, run: CompiledRun, stay: Stretches, room: int) -> None:
-        self.run, self.stay, self.stats = run, stay, run.stats()
+        self.run, self.stay, stats = run, stay, run.stats()
         self.f = InPlace(run.f) if writes(run.f, run.args) else run.f
         if stay.jac is not None:
             # Each solve makes its own first Jacobian, which Python made of this one.
-            stay.s["first_jac"], self.stats["njev"] = False, 0
+            stay.s["first_jac"], stats["njev"] = False, 0
+        self.counts = [*stats.values()]
+        """What is spent before the loop."""
         # The tables of stabilised methods are large; nothing but `learn` writes to them.
         own = () if isinstance(stay.method, stabilised.Stabilised) else stay.method
         (state, W, method), self.memory = _gathered((stay.state, stay.W, own))
@@ -114,26 +116,13 @@ class Ready:
         t, y : ndarray
             Times and states.
         spent : sequence of int
-            Accepted and rejected steps, calls of f, Jacobians and decompositions.
+            Its `stats`, without what was spent before the loop.
         """
-        run, own, (accepted, rejected, nfev, njev, nlu) = self.run, self.stats, spent
+        run, counts = self.run, [*map(add, self.counts, spent)]
         if self.detector is not None:
-            nfev, self.detector = nfev + self.detector.nfev, None
-        solution = object.__new__(Solution)  # its own way in costs three times as much
-        vars(solution).update(
-            t=t,
-            y=y.reshape(-1, *run.problem.shape),
-            status=run.status,
-            message=run.message,
-            stats={
-                "nfev": own["nfev"] + nfev,
-                "accepted": accepted,
-                "rejected": rejected,
-                "njev": own["njev"] + njev,
-                "nlu": own["nlu"] + nlu,
-            },
-        )
-        return solution
+            counts[0], self.detector = counts[0] + self.detector.nfev, None
+        y = y.reshape(-1, *run.problem.shape)
+        return plain_solution(t, y, run.status, run.message, counts)
 
     def solve(self, t_span: Any, y0: Any, args: tuple[Any, ...]) -> Solution | None:
         """Solve from another start; None where Python has a part in it, or is to say what fails."""
@@ -157,7 +146,7 @@ class Ready:
         if code != DONE:
             return None
         accepted, rejected, *calls, njev, nlu = stay.state.view(np.int64)[_SPENT_AT].tolist()
-        spent, end = (accepted, rejected, sum(calls), njev, nlu), 1 + accepted
+        spent, end = (sum(calls), accepted, rejected, njev, nlu), 1 + accepted
         if timed:
             return self.solution(stay.t_eval.copy(), stay.y_eval.copy(), spent)
         return self.solution(t[:end].copy(), path[:end, 0].copy(), spent)

@@ -9,15 +9,14 @@ where it makes more steps than a page holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import repeat
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 from numba.extending import overload
 
-from ..solution import Solution
+from ..columns import SolutionColumns
 from . import calls, kernel, stabilised
 from .again import Ready
 from .calls import compiled, function_at
@@ -34,12 +33,14 @@ WAITS, BEGUN = -3, -2
 """Codes of solves that are still to come, and of those that are for Python: f has raised an
 exception, or moved y, or is not finite at t0."""
 
-CODE, START, ACCEPTED, REJECTED, NFEV, NJEV, NLU = range(7)
-"""What the kernel tells of each solve; START is its first row in the page."""
+CODE, START, NFEV, ACCEPTED, REJECTED, NJEV, NLU = range(7)
+"""What the kernel tells of each solve: START is its first row in the page, and what follows are the
+`stats` of its solution, in their order."""
 
-_NUMBERS = 2**19
-"""Those that a page holds: for small systems as many steps as a thousand short solves make. To come
-back for another page is to wait for Python's lock, some milliseconds where threads compete."""
+_NUMBERS = 2**21
+"""Those that a page holds: what a thousand short solves of a small system write, and more, for what
+is not written costs nothing. To come back for another page is to wait for Python's lock, some
+milliseconds where threads compete, and to put the pages together in the end."""
 
 integrate = kernel.integrate
 
@@ -186,8 +187,6 @@ class _Many:
         self.told = np.full((len(y_0), NLU + 1), WAITS)
         self.paths: list[tuple[Any, Any]] = []
         """Times and states of all steps of those that are done, in parts."""
-        self.kept = 0
-        """How many those are."""
         self.arguments = (
             stay.f.type,
             stay.f.address,
@@ -211,7 +210,7 @@ class _Many:
 
     def solve(self) -> None:
         """Solve all, but for those that Python has to solve."""
-        told, detector, first, goes_on = self.told, None, 0, False
+        told, detector, first, goes_on, page_first = self.told, None, 0, False, 0
         while first < len(told):
             arguments = (*self.arguments, first, goes_on, None, None)
             try:
@@ -220,25 +219,25 @@ class _Many:
                 done = int(np.count_nonzero(told[:, CODE] != WAITS))
             if detector is not None and done > first:
                 told[first, NFEV] += detector.nfev
-            if self.run.t_eval is None:
-                self._keep(first, done)
             code = int(told[done, CODE]) if done < len(told) else DONE
             goes_on = code == LOOK and self.ready.looked()
-            if not goes_on:
+            if not goes_on:  # the next one is written from the page's first row on
                 self.ready.detector = None
+                self._keep(page_first, done)
+                page_first = done
             detector, first = self.ready.detector, done
             if (code == LOOK and not goes_on) or (code == ASK and not self._learns()):
                 first += 1
 
     def _keep(self, first: int, done: int) -> None:
-        """Copy from the page what the kernel has written there."""
+        """Copy from the page what the kernel has written there of these solves."""
+        if self.run.t_eval is not None:
+            return
         good = np.flatnonzero(self.told[first:done, CODE] == DONE) + first
         if len(good) == 0:
             return
         start, last = int(self.told[good[0], START]), self.told[good[-1]]
         rows = slice(start, int(last[START] + last[ACCEPTED]) + 1)
-        self.told[good, START] += self.kept - start
-        self.kept += rows.stop - start
         self.paths.append((self.page.t[rows].copy(), self.page.path[rows, 0].copy()))
 
     def _learns(self) -> bool:
@@ -248,25 +247,30 @@ class _Many:
             stabilised.learn(self.stay.method, self.run.tableau, row)
         return row >= 0
 
-    def solutions(self) -> Iterator[Solution | None]:
-        """Yield solutions, each made when it is asked for; None for one that is for Python."""
-        timed, make = self.run.t_eval is not None, self.ready.solution
-        t, path = self.page.t, self.page.path[:, 0]
-        if self.paths:
-            t, path = (np.concatenate(parts) for parts in zip(*self.paths, strict=True))
-        for i, (code, start, *spent) in enumerate(zip(*self.told.T.tolist(), strict=True)):
-            if code != DONE:
-                yield None
-            elif timed:
-                yield make(self.stay.t_eval.copy(), self.y_eval[i].copy(), spent)
-            else:
-                rows = slice(start, start + 1 + spent[0])
-                yield make(t[rows].copy(), path[rows].copy(), spent)
+    def solutions(self) -> tuple[np.ndarray[Any, Any], SolutionColumns]:
+        """Return which solves are done, and their solutions."""
+        run, done = self.run, np.flatnonzero(self.told[:, CODE] == DONE)
+        counts = self.told[done, NFEV:]
+        bounds = np.zeros(len(done) + 1, np.int64)
+        if run.t_eval is None:
+            np.cumsum(1 + counts[:, ACCEPTED - NFEV], out=bounds[1:])
+            t, y = map(_joined, zip(*self.paths, strict=True))
+        else:
+            t, y = self.stay.t_eval.copy(), self.y_eval
+            y = y if len(done) == len(y) else y[done]
+            bounds += np.arange(len(bounds)) * len(t)
+        y = y.reshape(bounds[-1], *run.problem.shape)
+        counts += self.ready.counts
+        return done, SolutionColumns(t, y, bounds, counts, run.status, run.message)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def solve_many(
     run: CompiledRun, y_0: Any, spans: Any, values: tuple[Any, ...]
-) -> tuple[int, Iterator[Solution | None]]:
+) -> tuple[np.ndarray[Any, Any], SolutionColumns] | None:
     """Solve many problems by one call of the kernel, or few.
 
     Parameters
@@ -282,15 +286,14 @@ def solve_many(
 
     Returns
     -------
-    int
-        How many are solved.
-    iterator of Solution or None
-        Makes each when it is asked for; None for a solve that needs Python on its way.
+    (ndarray of int, SolutionColumns), optional
+        Which are solved, and their solutions. The others need Python on their way; None where all
+        do.
     """
     with run.problem.backend.quiet():
         stay = run.ready()
     if stay is None:
-        return 0, repeat(None, len(y_0))
+        return None
     many = _Many(run, stay, y_0, spans, values)
     many.solve()
-    return int(np.count_nonzero(many.told[:, CODE] == DONE)), many.solutions()
+    return many.solutions() if (many.told[:, CODE] == DONE).any() else None

@@ -37,23 +37,34 @@ __all__ = ["Radau", "radau"]
 
 _TINY = float(np.finfo(np.float64).tiny)
 
+E, FROM_OWN, TO_OWN = map(np.int64, (-3, -2, -1))
+"""The last of `Radau.rows`: e / γ, and S's column and S⁻¹'s row of the real eigenvalue."""
+
 
 class Radau(NamedTuple):
-    """A Radau method, and the solve's linear algebra: see `RadauTransformation` for the letters."""
+    """A Radau method, and the solve's linear algebra: see `RadauTransformation` for the letters.
+
+    What is of the real eigenvalue stands apart from what is of the others: it is real where the
+    state is.
+    """
 
     rows: Any
-    """The rows of `coefficients`, those of the dense output's polynomial, and e / γ."""
+    """The rows of `coefficients`, those of the dense output's polynomial, and three more: see E."""
     c: Any
     gamma: float
     S: Any
+    """Shape (s, m − 1)."""
     S_inv: Any
+    """Shape (m − 1, s)."""
     eigenvalues: Any
+    """Shape (m − 1,)."""
     s: int
     end: int
     """Row of W for f(t_new, y_new)."""
     F: int
     """First of the rows of W with f's values at the stages, Z, the coefficients of the last step's
-    collocation polynomial, and two that are free."""
+    collocation polynomial, and two that are free but for Newton's iteration: the correction of the
+    real eigenvalue's unknown, and that unknown."""
     n_errors: int
     most: int
     tol: float
@@ -64,24 +75,26 @@ class Radau(NamedTuple):
     L: Any
     pivots: Any
     C: Any
-    """W and its corrections, shape (2 m, n)."""
+    """Their unknowns and the corrections of those, shape (2 m − 2, n)."""
     weights: Any
     """h over the eigenvalues."""
 
 
 def radau(stages: RadauStages, a: Linear) -> tuple[Radau, int, int]:
     """Return a method as the kernel takes it, its rows of W, and those of its polynomials."""
-    s, m, (n, width) = stages.tableau.n_stages, len(stages.eigenvalues), a.LU.shape
+    s, others, (n, width) = stages.tableau.n_stages, len(stages.eigenvalues) - 1, a.LU.shape
     F = int(K) + 2
-    LU, pivots = np.empty((m - 1, n, width), complex), np.empty((m - 1, n), np.int64)
+    LU, pivots = np.empty((others, n, width), complex), np.empty((others, n), np.int64)
+    data, S, S_inv = stages.data, stages.S, stages.S_inv
+    own = stages.e.real, S[:, 0].real, S_inv[0].real
     method = Radau(
-        np.vstack([stages.data.coefficients, stages.bubble.real, stages.e.real]),
+        np.vstack([data.coefficients, stages.bubble.real, *own]),
         stages.tableau.c,
         stages.gamma,
         # One layout for all: the kernel is chosen by the type of the method, not of its arrays.
-        np.ascontiguousarray(stages.S),
-        np.ascontiguousarray(stages.S_inv),
-        np.array(stages.eigenvalues),
+        np.ascontiguousarray(S[:, 1:]),
+        np.ascontiguousarray(S_inv[1:]),
+        np.array(stages.eigenvalues[1:]),
         s,
         F - 1,
         F,
@@ -90,88 +103,110 @@ def radau(stages: RadauStages, a: Linear) -> tuple[Radau, int, int]:
         stages.tol,
         a,
         LU,
-        np.empty((m - 1, *a.L.shape), complex),
+        np.empty((others, *a.L.shape), complex),
         pivots,
-        np.zeros((2 * m, n), complex),
-        np.zeros(m, complex),
+        np.zeros((2 * others, n), complex),
+        np.zeros(others, complex),
     )
     return method, F + 3 * s + 2, s - 1
 
 
-def _put(W: Any, row: int, k: int, value: complex) -> None:
-    """W_row,k = the value, or of a real W its real part."""
+def _times(c: complex, x: complex) -> complex:
+    """Return c x, without products by zero where x is real."""
     raise NotImplementedError
 
 
-@overload(_put, jit_options=OPTIONS)
-def _of_dtype(W, row, k, value):
-    if isinstance(W.dtype, types.Float):
+@overload(_times, jit_options=OPTIONS)
+def _times_of(c, x):
+    if isinstance(x, types.Float):
+        return lambda c, x: complex(c.real * x, c.imag * x)
+    return lambda c, x: c * x
 
-        def real(W, row, k, value):
-            W[row, k] = value.real
 
-        return real
+def _like(x: complex, z: complex) -> complex:
+    """Return z, or where x is real the real part."""
+    raise NotImplementedError
 
-    def whole(W, row, k, value):
-        W[row, k] = value
 
-    return whole
+@overload(_like, jit_options=OPTIONS)
+def _like_of(x, z):
+    if isinstance(x, types.Float):
+        return lambda x, z: z.real
+    return lambda x, z: z
 
 
 @inlined
 def _sum(rows, row, W, first, k):
-    """Σ_i rows_row,i W_(first + i) of component k."""
-    total = rows[0, 0] * 0 * W[0, k]
+    """Σ_i rows_row,i W_(first + i) of component k; the rows are real."""
+    total = W.dtype.type(0)
     for i in range(rows.shape[1]):
         total += rows[row, i] * W[np.uint64(first + i), k]
     return total
 
 
 @inlined
-def _predict(ratio, c, S_inv, C, W, first):
-    """Write Z by extrapolation of the step before, and W = S⁻¹ Z."""
-    s, n = len(c), W.shape[1]
-    for i in range(s):
-        theta, power = 1 + ratio * c[i], 1.0
+def _turned(rows, row, W, first, k):
+    """Do the same with complex rows."""
+    total = 0j
+    for i in range(rows.shape[1]):
+        total += _times(rows[row, i], W[np.uint64(first + i), k])
+    return total
+
+
+@inlined
+def _predict(m, W, ratio):
+    """Write Z by extrapolation of the step before, and the unknowns S⁻¹ Z."""
+    c, C, S_inv = m.c, m.C, m.S_inv
+    n, stages = W.shape[1], len(c)
+    first = m.F + stages
+    last, own = first + stages, first + 2 * stages + 1
+    for i in range(stages):
+        theta = 1 + ratio * c[i]
         for k in range(n):
-            W[first + i, k] = 0
-        for j in range(s):
-            power *= theta
-            for k in range(n):
-                W[first + i, k] += (power - 1) * W[first + s + j, k]
+            total, power = W.dtype.type(0), 1.0
+            for j in range(stages):
+                power *= theta
+                total += (power - 1) * W[np.uint64(last + j), k]
+            W[first + i, k] = total
+    for k in range(n):
+        W[own, k] = _sum(m.rows, TO_OWN, W, first, k)
     for r in range(len(S_inv)):
         for k in range(n):
-            C[r, k] = _sum(S_inv, r, W, first, k)
+            C[r, k] = _turned(S_inv, r, W, first, k)
 
 
 @part_of(Radau, correct, forceinline=True)
 def _correct(m, f, args, s, w, h, i):
-    W, scale, C, S, S_inv, weights, c = w.W, w.R[SCALE], m.C, m.S, m.S_inv, m.weights, m.c
-    a, LU, L, pivots, F, band = m.linear, m.LU, m.L, m.pivots, m.F, m.linear.band
-    n, stages, systems, total = W.shape[1], len(c), len(weights), 0.0
-    first, right = F + stages, F + 3 * stages
+    W, scale, rows, C, S, S_inv, c = w.W, w.R[SCALE], m.rows, m.C, m.S, m.S_inv, m.c
+    a, F, weight, weights = m.linear, m.F, h / m.gamma, m.weights
+    n, stages, others, total = W.shape[1], len(c), len(weights), 0.0
+    first = F + stages
+    change, own = first + 2 * stages, first + 2 * stages + 1
     for i in range(stages):
         for k in range(n):
             W[Z, k] = W[Y, k] + W[first + i, k]
         s.nfev += 1
         slope(f, s.t_new - (1 - c[i]) * h, w, F + i, args)
-    for r in range(systems):
-        for k in range(n):
-            C[systems + r, k] = weights[r] * _sum(S_inv, r, W, F, k) - C[r, k]
     for k in range(n):
-        _put(W, right, k, C[systems, k])
-    solve(a.LU, a.L, a.pivots, band, W, right)
-    for k in range(n):
-        C[systems, k] = W[right, k]
-    for r in range(1, systems):
-        solve(LU[r - 1], L[r - 1], pivots[r - 1], band, C, systems + r)
-    for r in range(systems):
+        W[change, k] = weight * _sum(rows, TO_OWN, W, F, k) - W[own, k]
+    solve(a.LU, a.L, a.pivots, a.band, W, change)
+    for r in range(others):
         for k in range(n):
-            C[r, k] += C[systems + r, k]
-            total += square(C[systems + r, k] * scale[k])
+            C[others + r, k] = weights[r] * _turned(S_inv, r, W, F, k) - C[r, k]
+        solve(m.LU[r], m.L[r], m.pivots[r], a.band, C, others + r)
+    for k in range(n):
+        W[own, k] += W[change, k]
+        total += square(W[change, k] * scale[k])
+    for r in range(others):
+        for k in range(n):
+            C[r, k] += C[others + r, k]
+            total += square(C[others + r, k] * scale[k])
     for i in range(stages):
         for k in range(n):
-            _put(W, first + i, k, _sum(S, i, C, 0, k))
+            z = rows[FROM_OWN, i] * W[own, k]
+            for r in range(others):
+                z += _like(z, S[i, r] * C[r, k])
+            W[first + i, k] = z
     return math.sqrt(total / (stages * n))
 
 
@@ -182,15 +217,15 @@ def _solve_stages(m, f, args, s, w, h):
         return SINGULAR
     for r in range(len(weights)):
         c = weights[r] = h / eigenvalues[r]
-        if s.solved == r:
+        if s.solved == 1 + r:
             s.nlu += 1
-            if not decompose(a.J, a.band, m.LU[r - 1], m.L[r - 1], m.pivots[r - 1], c):
+            if not decompose(a.J, a.band, m.LU[r], m.L[r], m.pivots[r], c):
                 s.c, s.c_imag = c.real, c.imag
                 return SINGULAR
             s.solved += 1
     s.h_made, s.rate, s.iterations = h, 0.0, 0
     # Before the first step there was none: from zeros it is extrapolated to zeros.
-    _predict(h / s.h_last if s.h_last != 0 else 0.0, m.c, m.S_inv, m.C, W, m.F + m.s)
+    _predict(m, W, h / s.h_last if s.h_last != 0 else 0.0)
     failed = iterate(m, f, args, s, w, h, 0)
     if failed > 0:
         return failed
@@ -207,7 +242,7 @@ def _estimate(m, f, args, s, w, h):
     n, rest = W.shape[1], m.F + 3 * m.s
     value, total, careful = rest + 1, 0.0, s.careful
     for k in range(n):
-        W[rest, k] = _sum(rows, len(rows) - 1, W, m.F + m.s, k)
+        W[rest, k] = _sum(rows, E, W, m.F + m.s, k)
         W[value, k] = W[K, k]
     s.careful = True
     while True:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, overload
 
 import numpy as np
@@ -15,17 +17,25 @@ from .fingerprint import fingerprint
 from .member import Failure, Member, Task
 from .pool import place
 from .store import Store
-from .sweep import EnsembleError, Sweep
+from .sweep import Block, EnsembleError, Sweep
 
 __all__ = ["Ensemble", "EnsembleError", "Failure", "Member", "ensemble", "ensemble_iter"]
 
 
 class Ensemble(Sequence[Member]):
-    """Result of `stiffkit.ensemble`: its members, in the order of `parameters`."""
+    """Result of `stiffkit.ensemble`: its members, in the order of `parameters`.
 
-    def __init__(self, members: Iterable[Member]) -> None:
-        self.members = tuple(sorted(members, key=lambda member: member.index))
-        """All of them; those that were done, if the sweep was interrupted."""
+    Those whose f is compiled stay arrays, of many at a time, and a `Member` with its `Solution` is
+    made when it is first asked for, and kept.
+    """
+
+    def __init__(self, parameters: Sequence[Any], blocks: Iterable[Block]) -> None:
+        self._parameters, self._blocks = parameters, list(blocks)
+        self._starts = [0, *accumulate(len(block.indices) for block in self._blocks)]
+        indices = [i for block in self._blocks for i in block.indices]
+        self._order = np.argsort(np.array(indices, dtype=int))
+        """Where each member is in the blocks, one after the other."""
+        self._made: dict[int, Member] = {}
 
     @overload
     def __getitem__(self, i: int) -> Member: ...
@@ -33,30 +43,72 @@ class Ensemble(Sequence[Member]):
     def __getitem__(self, i: slice) -> tuple[Member, ...]: ...
     def __getitem__(self, i: int | slice) -> Member | tuple[Member, ...]:
         """Return a member."""
-        return self.members[i]
+        if isinstance(i, slice):
+            return tuple(self[k] for k in range(len(self))[i])
+        i = range(len(self))[i]
+        member = self._made.get(i)
+        if member is None:
+            place = int(self._order[i])
+            b = bisect_right(self._starts, place) - 1
+            member = self._blocks[b].member(place - self._starts[b], self._parameters)
+            member = self._made.setdefault(i, member)  # another thread may have been faster
+        return member
 
     def __len__(self) -> int:
-        return len(self.members)
+        return len(self._order)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All of them; those that were done, if the sweep was interrupted."""
+        return self[:]
 
     @property
     def values(self) -> list[Any]:
         """What each member's solve returned, or `reduce` made of it."""
         return [member.value for member in self]
 
+    def final_states(self) -> np.ndarray[Any, Any]:
+        """Return the last state of each member, ``value.y[-1]``, as one array.
+
+        Of a member whose status is a failure it is the last one that it reached (see `succeeded`).
+
+        Returns
+        -------
+        ndarray, shape ``(len(self), *shape)``
+
+        Raises
+        ------
+        TypeError
+            If a value is no `Solution` of NumPy arrays, for instance what `reduce` made of one.
+        ValueError
+            If a member ended with an exception, the shapes differ, or there is no state.
+        """
+        try:
+            parts = [states for block in self._blocks for states in block.final_states()]
+        except IndexError as error:
+            msg = "there are no states: t_eval is empty"
+            raise ValueError(msg) from error
+        shapes = sorted({states.shape[1:] for states in parts})
+        if len(shapes) != 1:
+            msg = f"states of shapes {shapes} make no one array" if shapes else "no members"
+            raise ValueError(msg)
+        return np.concatenate(parts)[self._order]
+
     @property
     def success(self) -> bool:
         """Whether all members succeeded."""
-        return all(member.success for member in self)
+        return bool(self.succeeded.all())
 
     @property
     def succeeded(self) -> np.ndarray[Any, Any]:
         """Which members succeeded, shape (len(self),)."""
-        return np.array([member.success for member in self], dtype=bool)
+        ended = [good for block in self._blocks for good in block.outcomes.succeeded]
+        return np.array(ended, dtype=bool)[self._order]
 
     @property
     def failures(self) -> list[Member]:
         """The members that did not succeed."""
-        return [member for member in self if not member.success]
+        return [self[i] for i in np.flatnonzero(~self.succeeded).tolist()]
 
     def __repr__(self) -> str:
         failures = self.failures
@@ -154,15 +206,15 @@ def ensemble(
     sweep = _sweep(
         problem, parameters, executor, reduce, store, retry_failed, chunk, retries, progress
     )
-    members: list[Member] = []
+    blocks: list[Block] = []
     try:
-        members.extend(sweep.run(ordered=False))
+        blocks.extend(sweep.run(ordered=False))
     except BaseException as error:
-        partial = Ensemble([*members, *sweep.ready.values()])
+        partial = Ensemble(sweep.parameters, [*blocks, *sweep.ready])
         error.ensemble = partial  # type: ignore[attr-defined]
         error.add_note(f"stiffkit: {len(partial)} members were done; see .ensemble")
         raise
-    return Ensemble(members)
+    return Ensemble(sweep.parameters, blocks)
 
 
 def ensemble_iter(
@@ -197,7 +249,7 @@ def ensemble_iter(
     """
     return _sweep(
         problem, parameters, executor, reduce, store, retry_failed, chunk, retries, progress
-    ).run(ordered=ordered)
+    ).members(ordered=ordered)
 
 
 def _sweep(
@@ -271,7 +323,7 @@ def _check_problem(problem: Any, entries: Sequence[Any]) -> None:
     _check_names("problem", given, set(signature))
     by_name = {kind for kind in set(map(type, entries)) if replaces(kind)}
     checked = set()
-    for i, entry in enumerate(entries):
+    for i, entry in enumerate(entries if by_name else entries[:1]):
         names = tuple(as_arguments(entry) or ()) if type(entry) in by_name else ()
         if names in checked:
             continue

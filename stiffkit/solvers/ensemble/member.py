@@ -6,10 +6,12 @@ import importlib
 import pickle
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from ..._optional import is_jitted
 from ..solution import Solution, Status
@@ -17,7 +19,10 @@ from ..solve import solve
 from .arguments import as_arguments, solve_arguments
 from .together import solve_together
 
-__all__ = ["Failure", "Member", "Outcome", "Task", "dumps", "run_chunk"]
+if TYPE_CHECKING:
+    from ..columns import SolutionColumns
+
+__all__ = ["Failure", "Member", "Outcome", "Outcomes", "Task", "dumps", "run_chunk"]
 
 
 class Failure(NamedTuple):
@@ -45,6 +50,53 @@ class Outcome(NamedTuple):
     message: str
     error: Failure | None
     seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What the members of a task came to; of those in columns it is made when it is asked for."""
+
+    alone: list[Any]
+    """Outcome, or its pickle, of each member; None of one whose solution is in the columns."""
+    columns: SolutionColumns | None = None
+    """The others' solutions, in their order; all have succeeded."""
+    share: float = 0.0
+    """Seconds that each of those took."""
+
+    def __len__(self) -> int:
+        return len(self.alone)
+
+    def __getitem__(self, k: int) -> Outcome:
+        """Return the outcome of a member."""
+        outcome: Outcome | None = self.alone[k]
+        if outcome is not None:
+            return outcome
+        assert self.columns is not None
+        solution = self.columns[self._rows[k]]
+        return Outcome(solution, True, solution.status, solution.message, None, self.share)
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return map(self.__getitem__, range(len(self)))
+
+    def each(self, change: Callable[[Any], Any]) -> Outcomes:
+        """Return these with those changed that are not in columns."""
+        return replace(self, alone=[x if x is None else change(x) for x in self.alone])
+
+    @cached_property
+    def _rows(self) -> list[int]:
+        """Where in the columns each member is that is there."""
+        rows = np.cumsum([outcome is None for outcome in self.alone]) - 1
+        return rows.tolist()  # type: ignore[no-any-return]
+
+    @property
+    def succeeded(self) -> list[bool]:
+        """Which succeeded."""
+        return [outcome is None or outcome.success for outcome in self.alone]
+
+    @property
+    def seconds(self) -> float:
+        """Time that all took (s)."""
+        return sum(self.share if outcome is None else outcome.seconds for outcome in self.alone)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,16 +147,21 @@ class Task:
             return self.problem(parameters)
         return solve(**solve_arguments(self.problem, parameters))
 
-    def run(self, entries: Sequence[Any]) -> list[Outcome]:
+    def run(self, entries: Sequence[Any]) -> Outcomes:
         """Solve members: together those that one call can solve, which share the time of it."""
         start = time.perf_counter()
-        found, solutions = (
-            solve_together(self.problem, entries)
-            if self.compiled
-            else (0, iter([None] * len(entries)))
+        found = solve_together(self.problem, entries) if self.compiled else None
+        if found is None:
+            return Outcomes([self(p) for p in entries])
+        which, solutions = set(found[0]), found[1]
+        share = (time.perf_counter() - start) / len(which)
+        if self.reduce is None:
+            alone = [None if i in which else self(p) for i, p in enumerate(entries)]
+            return Outcomes(alone, solutions, share)
+        turn = iter(solutions)  # one alive at a time, which spares the garbage collector
+        return Outcomes(
+            [self(p, next(turn) if i in which else None, share) for i, p in enumerate(entries)]
         )
-        share = (time.perf_counter() - start) / max(found, 1)
-        return [self(p, s, share) for p, s in zip(entries, solutions, strict=True)]
 
     def __call__(
         self, parameters: Any, solution: Solution | None = None, spent: float = 0.0
@@ -143,7 +200,7 @@ def _task(payload: bytes) -> Task:
 
 def run_chunk(
     task: Task | bytes, parameters: Sequence[Any] | bytes, codec: str | None, attempt: int
-) -> list[Outcome | bytes] | Failure:
+) -> Outcomes | Failure:
     """Solve some members, in a worker.
 
     With a `codec` all comes and goes as pickles made here: an outcome that cannot be pickled is
@@ -162,19 +219,20 @@ def run_chunk(
 
     Returns
     -------
-    list of Outcome or bytes
+    Outcomes
         In the order of `parameters`; or the Failure that kept the worker from reading its task.
     """
     del attempt
     if codec is None:
         assert isinstance(task, Task)
-        return [*task.run(parameters)]
+        return task.run(parameters)
     try:
         task = _task(task)
         entries = pickle.loads(parameters)  # type: ignore[arg-type]
     except Exception as error:  # the caller raises it again
         return Failure.of(error)
-    return [_pack(outcome, codec) for outcome in task.run(entries)]
+    outcomes = task.run(entries)
+    return outcomes.each(lambda outcome: _pack(outcome, codec))
 
 
 def _pack(outcome: Outcome, codec: str) -> bytes:
@@ -192,7 +250,7 @@ def _pack(outcome: Outcome, codec: str) -> bytes:
 
 
 def unpack(outcome: Outcome | bytes) -> Outcome:
-    """Return an outcome that `run_chunk` returned."""
+    """Return an outcome of those that `run_chunk` returned."""
     if isinstance(outcome, Outcome):
         return outcome
     try:

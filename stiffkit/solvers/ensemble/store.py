@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -109,7 +109,7 @@ class Store:
             else:
                 self.errors.add(row["index"])
 
-    def write(self, indices: Sequence[int], outcomes: Sequence[Outcome]) -> None:
+    def write(self, indices: Sequence[int], outcomes: Iterable[Outcome]) -> None:
         """Add members: after this they survive the process, and with fsync the machine.
 
         Raises

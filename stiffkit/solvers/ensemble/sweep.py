@@ -6,17 +6,20 @@ import contextlib
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..._optional import require
-from .member import Failure, Member, Outcome, Task, dumps, lost, run_chunk, unpack
+from ..solution import Solution
+from .member import Failure, Member, Outcome, Outcomes, Task, dumps, lost, run_chunk, unpack
 from .pool import Place
 from .store import Store
 
-__all__ = ["EnsembleError", "Sweep"]
+__all__ = ["Block", "EnsembleError", "Sweep"]
 
 _SECONDS = 0.5  # work in a chunk: some hundred times the cost of sending it
 _LARGEST = 1024  # members in a chunk: a chunk is what a killed sweep loses
@@ -30,6 +33,41 @@ class EnsembleError(RuntimeError):
 class _Chunk:
     indices: tuple[int, ...]
     alone: bool
+
+
+class Block(NamedTuple):
+    """Members that are done, and are members only when somebody asks."""
+
+    indices: Sequence[int]
+    outcomes: Outcomes
+
+    def member(self, k: int, parameters: Sequence[Any]) -> Member:
+        """Make the k-th of them, of the sweep's `parameters`."""
+        i = self.indices[k]
+        return Member(i, parameters[i], *self.outcomes[k])
+
+    def final_states(self) -> list[np.ndarray[Any, Any]]:
+        """Return the last states of all, one after the other: some rows in each array."""
+        alone, columns = self.outcomes.alone, self.outcomes.columns
+        states: Any = () if columns is None else columns.final_states()
+        if len(states) == len(alone):
+            return [states]
+        turn = iter(states)
+        return [
+            (next(turn) if outcome is None else _final_state(i, outcome))[None]
+            for i, outcome in zip(self.indices, alone, strict=True)
+        ]
+
+
+def _final_state(i: int, outcome: Outcome) -> Any:
+    if outcome.error is not None:
+        msg = f"member {i} has no final state: {outcome.message}"
+        raise ValueError(msg)
+    y = outcome.value.y if isinstance(outcome.value, Solution) else None
+    if not isinstance(y, np.ndarray):
+        msg = f"member {i} has no final state: its value is no Solution of NumPy arrays"
+        raise TypeError(msg)
+    return y[-1]
 
 
 class Sweep:
@@ -69,7 +107,7 @@ class Sweep:
         self.suspects: deque[int] = deque()
         self.strikes: Counter[int] = Counter()
         self.under_way: dict[Future[Any], _Chunk] = {}
-        self.ready: dict[int, Member] = {}
+        self.ready: deque[Block] = deque()
         """Solved, and not handed out yet."""
         self.losses = 0  # tasks lost since one came back
         self.most_losses = 20 + where.window * (retries + 2)
@@ -88,29 +126,19 @@ class Sweep:
                 msg = f"parameters[{i}] = {p!r} cannot be pickled for the workers: {error}"
                 raise TypeError(msg) from error
 
-    def run(self, *, ordered: bool) -> Iterator[Member]:
-        """Yield the members, by index or as they come; what is under way ends with the iterator."""
-        total = len(self.parameters)
-        order = iter(range(total))
+    def members(self, *, ordered: bool) -> Iterator[Member]:
+        """Yield the members, each made when its turn comes."""
+        with contextlib.closing(self.run(ordered=ordered)) as blocks:
+            for block in blocks:
+                for k in range(len(block.indices)):
+                    yield block.member(k, self.parameters)
+
+    def run(self, *, ordered: bool) -> Generator[Block]:
+        """Yield what is done, by index or as it comes; what is under way ends with the iterator."""
         if self.tqdm is not None:
-            self.bar = self.tqdm(total=total, initial=len(self.stored), unit="solve")
+            self.bar = self.tqdm(total=len(self.parameters), initial=len(self.stored), unit="solve")
         try:
-            if not ordered:
-                yield from map(self._from_store, sorted(self.stored))
-            expected = next(order, None)
-            while True:
-                if ordered:
-                    while expected is not None and (member := self._take(expected)):
-                        yield member
-                        expected = next(order, None)
-                else:
-                    while self.ready:
-                        yield self.ready.pop(next(iter(self.ready)))
-                if not (self.waiting or self.suspects or self.under_way):
-                    break
-                self._fill()
-                for future in wait(self.under_way, return_when=FIRST_COMPLETED).done:
-                    self._collect(future)
+            yield from self._in_order() if ordered else self._as_it_comes()
             self.where.close(kill=False)
         except BaseException:
             self._abandon()
@@ -121,12 +149,40 @@ class Sweep:
             if self.store is not None:
                 self.store.close()
 
-    def _take(self, i: int) -> Member | None:
-        return self._from_store(i) if i in self.stored else self.ready.pop(i, None)
+    def _as_it_comes(self) -> Iterator[Block]:
+        if self.store is not None:
+            for _, indices in itertools.groupby(sorted(self.stored), self.store.files.get):
+                yield self._from_store(indices)
+        yield from iter(self._next, None)
 
-    def _from_store(self, i: int) -> Member:
+    def _in_order(self) -> Iterator[Block]:
+        """Yield each member by itself."""
+        done: dict[int, tuple[Block, int]] = {}
+        for i in range(len(self.parameters)):
+            if i in self.stored:
+                yield self._from_store([i])
+                continue
+            while i not in done:
+                block = self._next()
+                assert block is not None
+                done.update((j, (block, k)) for k, j in enumerate(block.indices))
+            block, k = done.pop(i)
+            yield Block([i], Outcomes([block.outcomes[k]]))
+
+    def _from_store(self, indices: Iterable[int]) -> Block:
         assert self.store is not None
-        return Member(i, self.parameters[i], *self.store.read(i))
+        indices = [*indices]
+        return Block(indices, Outcomes([self.store.read(i) for i in indices]))
+
+    def _next(self) -> Block | None:
+        """Return what is done and was not handed out; wait for it; None where all is."""
+        while not self.ready:
+            if not (self.waiting or self.suspects or self.under_way):
+                return None
+            self._fill()
+            for future in wait(self.under_way, return_when=FIRST_COMPLETED).done:
+                self._collect(future)
+        return self.ready.popleft()
 
     def _fill(self) -> None:
         """Submit tasks: first those of one suspect, then chunks while there is room."""
@@ -195,7 +251,7 @@ class Sweep:
             )
             raise EnsembleError(msg)
         self.losses = 0
-        self._record(chunk.indices, [unpack(outcome) for outcome in outcomes])
+        self._record(chunk.indices, outcomes.each(unpack))
 
     def _lose(self, chunk: _Chunk, error: BaseException) -> None:
         name = type(error).__name__
@@ -210,18 +266,17 @@ class Sweep:
             self.strikes[i] += chunk.alone
             if self.strikes[i] > self.retries:
                 why = f"its worker was lost {self.strikes[i]} times when solving it alone"
-                self._record((i,), [lost(error, why)])
+                self._record((i,), Outcomes([lost(error, why)]))
             else:
                 self.suspects.append(i)
         if self.losses > self.most_losses:
             msg = f"{self.losses} tasks were lost in a row, the last to {name}: {error}"
             raise EnsembleError(msg) from error
 
-    def _record(self, indices: Sequence[int], outcomes: Sequence[Outcome]) -> None:
-        for i, outcome in zip(indices, outcomes, strict=True):
-            self.ready[i] = Member(i, self.parameters[i], *outcome)
+    def _record(self, indices: Sequence[int], outcomes: Outcomes) -> None:
+        self.ready.append(Block(indices, outcomes))
         self.solved += len(outcomes)
-        self.seconds += sum(outcome.seconds for outcome in outcomes)
+        self.seconds += outcomes.seconds
         if self.store is not None:
             self.store.write(indices, outcomes)
         if self.bar is not None:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import compress, repeat
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..._optional import is_jitted
 from ..problem import span
-from ..solution import Solution
 from ..solve import make_run, solve, start_method
 from .arguments import as_arguments, further, replaces, solve_arguments
 
 if TYPE_CHECKING:
+    from ..columns import SolutionColumns
     from ..compiled import CompiledRun
 
 __all__ = ["solve_together"]
 
-OWN = ("y0", "args", "t_span")
+OWN = {"y0", "args", "t_span"}
 """Arguments that members may differ in."""
 
 
-def solve_together(problem: Any, entries: Sequence[Any]) -> tuple[int, Iterator[Solution | None]]:
+def solve_together(
+    problem: Any, entries: Sequence[Any]
+) -> tuple[list[int], SolutionColumns] | None:
     """Solve those members that one call can.
 
     Parameters
@@ -37,44 +39,42 @@ def solve_together(problem: Any, entries: Sequence[Any]) -> tuple[int, Iterator[
 
     Returns
     -------
-    int
-        How many members are solved.
-    iterator of Solution or None
-        One for each entry, made when it is asked for: a thousand that live at a time would cost the
-        garbage collector more than they cost to make. None for a member that is to be solved alone:
-        its loop is not compiled, it shares too little with the first one, it needs Python on its
-        way, or it fails, and is not told here why.
+    (list of int, SolutionColumns), optional
+        Which members are solved, and their solutions. Others, which may be all, are to be solved
+        alone: their loop is not compiled, they share too little with the first one, they need
+        Python on their way, or they fail, and are not told here why.
     """
-    none = 0, repeat(None, len(entries))
     if len(entries) < 2:
-        return none
+        return None
     try:
         first = solve_arguments(problem, entries[0])
         run = _run(first)
     except Exception:  # as above: whatever it is, it is told where the member is solved alone
-        return none
+        return None
     if run is None:
-        return none
+        return None
     from ..compiled.many import columns, solve_many
 
     given = as_arguments(problem)
     assert given is not None
+    y_0: Any
+    spans: Any
+    p, n = run.problem, len(entries)
     if any(map(replaces, set(map(type, entries)))):
-        fitting, starts, spans, args = _own(given, entries, first, run)
+        fitting, y_0, spans, args = _own(given, entries, first, run)
     else:
-        fitting = list(range(len(entries)))
-        starts, spans = [run.problem.y0] * len(entries), [(run.problem.t0, run.problem.t1)]
-        spans *= len(entries)
+        fitting, y_0, spans = [*range(n)], np.tile(p.y0, (n, 1)), np.tile([p.t0, p.t1], (n, 1))
         args = [(*given.get("args", ()), *further(entry)) for entry in entries]
     if len(fitting) < 2 or (values := columns(args)) is None:
-        return none
-    y_0 = np.array(starts).reshape(len(starts), run.problem.y0.size)
+        return None
     try:
-        count, made = solve_many(run, y_0, np.array(spans), values)
+        found = solve_many(run, y_0, spans, values)
     except Exception:  # of the first one's start
-        return none
-    together = set(fitting)
-    return count, (next(made) if i in together else None for i in range(len(entries)))
+        return None
+    if found is None:
+        return None
+    done, solutions = found
+    return [fitting[i] for i in done.tolist()], solutions
 
 
 def _run(arguments: Mapping[str, Any]) -> CompiledRun | None:
@@ -104,27 +104,25 @@ def _signature() -> inspect.Signature:
 
 def _own(
     given: Mapping[str, Any], entries: Sequence[Any], first: Mapping[str, Any], run: CompiledRun
-) -> tuple[list[int], list[Any], list[Any], list[Any]]:
+) -> tuple[list[int], Any, Any, list[Any]]:
     """Return which members are of the first one's kind, and y0, time span and args of each."""
-    plain = {"y0": given.get("y0"), "t_span": given.get("t_span"), "args": given.get("args", ())}
-    others = {name for name in as_arguments(entries[0]) or () if name not in OWN}
+    y0, t_span, args = given.get("y0"), given.get("t_span"), given.get("args", ())
+    others = (as_arguments(entries[0]) or {}).keys() - OWN
     found: list[tuple[int, Any, Any, Any]] = []
     for i, entry in enumerate(entries):
         own = as_arguments(entry)
         if own is None:
-            own = {"args": (*plain["args"], *further(entry))}
-        alike = all(first.get(k, run) is v for k, v in own.items() if k not in OWN)
-        y0, t_span, args = (own.get(name, value) for name, value in plain.items())
-        if alike and others <= own.keys():
-            state = _state(y0, t_span, first, run)
+            own = {"args": (*args, *further(entry))}
+        foreign = own.keys() - OWN
+        if foreign >= others and all(first.get(k, run) is own[k] for k in foreign):
+            state = _state(own.get("y0", y0), own.get("t_span", t_span), first, run)
             if state is not None:
-                found.append((i, *state, args))
-    finite: Any = np.isfinite([y0 for _, y0, _, _ in found]).reshape(
-        len(found), run.problem.y0.size
-    )
-    found = list(compress(found, finite.all(axis=1)))
-    fitting, starts, spans, arguments = ([row[k] for row in found] for k in range(4))
-    return fitting, starts, spans, arguments
+                found.append((i, *state, own.get("args", args)))
+    y_0: Any = np.array([y for _, y, _, _ in found]).reshape(len(found), run.problem.y0.size)
+    finite: Any = np.isfinite(y_0).all(axis=1)
+    found = [*compress(found, finite)]
+    spans = np.array([t_span for _, _, t_span, _ in found])
+    return [i for i, *_ in found], y_0[finite], spans, [args for *_, args in found]
 
 
 def _state(
@@ -136,7 +134,7 @@ def _state(
         return None
     try:
         t0, t1 = (p.t0, p.t1) if t_span is first["t_span"] else span(t_span)
-        y0 = p.backend.state(y0)
+        y0 = p.y0.reshape(p.shape) if y0 is first["y0"] else p.backend.state(y0)
     except ValueError:
         return None
     good = (
