@@ -303,8 +303,9 @@ def test_f_with_an_argument_too_many_is_told():
 
 
 def test_parts_of_the_kernel_are_made_into_code_only_with_it():
-    from stiffkit.solvers.compiled import calls
+    from stiffkit.solvers.compiled import calls, pipeline
 
+    assert numba.version_info.short <= pipeline.KNOWN[1], "is this numba's pipeline still the same?"
     part = calls.compiled(lambda x: x * x)
     whole = numba.njit(**{**calls.ENTRY, "cache": False})(lambda x: part(x) + 1.0)
     assert whole(3.0) == 10.0

@@ -9,9 +9,10 @@ from typing import Any
 import numba
 from numba import types
 from numba.core import cgutils
+from numba.core.compiler import Compiler
 from numba.extending import intrinsic, overload
 
-from . import pipeline
+from .pipeline import PART
 
 __all__ = [
     "ENTRY",
@@ -33,13 +34,13 @@ OPTIONS: Any = {
     "_nrt": False,
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
-    "pipeline_class": pipeline.PART,
+    "pipeline_class": PART,
 }
 
 ENTRY: Any = {
     **OPTIONS,
     "no_cpython_wrapper": False,
-    "pipeline_class": pipeline.ENTRY,
+    "pipeline_class": Compiler,
     "nogil": True,
     "cache": True,
 }
