@@ -13,7 +13,7 @@ import stiffkit as sk
 from stiffkit.solvers.loop import steps_until
 from stiffkit.stiffness import Evidence, Stiffness, StiffnessDetector
 from stiffkit.stiffness.proof import slow_path
-from stiffkit.stiffness.trigger import smooth_error, turned, unexplained
+from stiffkit.stiffness.trigger import QUIET, smooth_error, turned, unexplained
 
 torch = pytest.importorskip("torch")
 
@@ -125,6 +125,27 @@ def test_a_mode_beside_the_imaginary_axis_limits_steps_whatever_its_sign(growth,
     )
     assert "oscillatory" in solution.message
     assert proved(solution)[-1].stability_ratio <= 1.1
+
+
+@pytest.mark.parametrize("method", ["heun", "midpoint"])
+def test_a_small_stage_ratio_of_the_error_passes_a_look(method):
+    """It tells all that `suspicious` would: no error can be unexplained then."""
+    watch = StiffnessDetector(sk.METHODS[method])
+    assert watch.stage_first
+    rate = QUIET * watch.limit / 0.1
+    assert watch.passes(-0.1, 0.99 * rate)
+    assert (watch.steps, watch.wait) == (watch.interval, watch.interval)
+    assert not watch.suspicious(0.1, 0.5, 10.0, 1.0, 0.99 * rate)
+    assert not watch.passes(0.1, 1.01 * rate)
+    watch.suspicious(0.1, 0.5, 10.0, 1.0, 1.01 * rate)
+    assert watch.hits == 1
+    watch.state = Stiffness.stiff  # a verdict may lapse: all is looked at
+    assert not watch.passes(0.1, 0.0)
+
+
+@pytest.mark.parametrize("method", ["bosh3", "dopri5", "tsit5"])
+def test_else_the_path_is_looked_at_too(method):
+    assert not StiffnessDetector(sk.METHODS[method]).stage_first
 
 
 def test_rounding_is_no_evidence():

@@ -351,7 +351,6 @@ class Run:
         if self.switcher is not None:  # what follows is timed: no call is made for it
             f = partial(self.switcher.costs.f, p.f)
         f_new, y_end = detach(stages.f_new(t_new, y_new)), detach(y_new)
-        rise, turn = y_end - detach(self.y), f_new - detach(stages.get(0))
 
         def stage() -> float:
             z, i = stages.probe_state(), self.tableau.probe
@@ -361,6 +360,9 @@ class Run:
                 return ratio_of.quotient(detach(stages.bend()) / ratio_of.scale, err)
             return detector.along(f, t_new, y_end, f_new, err * ratio_of.scale, ratio_of.norm)
 
+        if detector.stage_first and detector.passes(h, stage()):
+            return
+        rise, turn = y_end - detach(self.y), f_new - detach(stages.get(0))
         if detector.suspicious(h, ratio, ratio_of.norm(rise), ratio_of.norm(turn), stage):
             path = rise, turn, ratio_of.norm
             detector.examine(f, t_new, y_end, f_new, err * ratio_of.scale, h, path)

@@ -50,6 +50,7 @@ from .trigger import (
     counted,
     lately,
     least_share,
+    pays_looks,
     signs,
     smooth_error,
     turned,
@@ -170,6 +171,8 @@ class StiffnessDetector:
         self.order, self.error_norm = tableau.error_order, quality.A_hat
         self.limit = tableau.real_stability_limit
         self.least, self.probes = least_share(tableau), tableau.probe is not None
+        self.stage_first = self.least > 0 and not pays_looks(tableau)
+        """Whether `passes` may spare a look all else: where it costs no call of f."""
         self.budget = Budget(tableau, interval)
         self.state = Stiffness.non_stiff
         self.since: float | None = None
@@ -214,6 +217,13 @@ class StiffnessDetector:
         change, below = norm(f(t, y + moved) - f_new), norm(moved)
         return change / below if below > 0 else 0.0
 
+    def passes(self, h: float, stage: float) -> bool:
+        """Look at the stage ratio alone; return whether it is enough, with nothing suspected."""
+        if self.state is not Stiffness.non_stiff or abs(h) * stage >= self.least * self.limit:
+            return False
+        self.pass_over(self.wait)
+        return True
+
     def suspicious(
         self,
         h: float,
@@ -252,7 +262,6 @@ class StiffnessDetector:
             stage = stage() if matters else 0.0
         self.near, doubtful = signs(h, left, stage, self.limit, self.least)
         if not doubtful:
-            self._h_seen = 0.0
             self._calm()
             if self.state is not Stiffness.non_stiff and (
                 self._rate * abs(h) < self.PROOF or self.accuracy_step < ROOM * abs(h)
@@ -297,7 +306,7 @@ class StiffnessDetector:
 
     def _calm(self) -> None:
         """Take note of looks that found no signs."""
-        self.hits, self.wait = 0, self.calm_wait
+        self.hits, self._h_seen, self.wait = 0, 0.0, self.calm_wait
         if self.grew:  # the path has left the stretch where it grew: the next case is another
             self.grew, self.resume = False, self.steps
 
