@@ -353,11 +353,11 @@ class Run:
         f_new, y_end = detach(stages.f_new(t_new, y_new)), detach(y_new)
 
         def stage() -> float:
+            if self.tableau.error_slope is not None:
+                return ratio_of.quotient(detach(stages.bend()) / ratio_of.scale, err)
             z, i = stages.probe_state(), self.tableau.probe
             if z is not None and i is not None:
                 return ratio_of.quotient(f_new - detach(stages.get(i)), y_end - detach(z))
-            if self.tableau.error_slope is not None:
-                return ratio_of.quotient(detach(stages.bend()) / ratio_of.scale, err)
             return detector.along(f, t_new, y_end, f_new, err * ratio_of.scale, ratio_of.norm)
 
         if detector.stage_first and detector.passes(h, stage()):

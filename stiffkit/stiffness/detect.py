@@ -50,7 +50,6 @@ from .trigger import (
     counted,
     lately,
     least_share,
-    pays_looks,
     signs,
     smooth_error,
     turned,
@@ -171,8 +170,8 @@ class StiffnessDetector:
         self.order, self.error_norm = tableau.error_order, quality.A_hat
         self.limit = tableau.real_stability_limit
         self.least, self.probes = least_share(tableau), tableau.probe is not None
-        self.stage_first = self.least > 0 and not pays_looks(tableau)
-        """Whether `passes` may spare a look all else: where it costs no call of f."""
+        self.stage_first = tableau.error_slope is not None
+        """Whether `passes` may spare a look all else: where the stages tell what it asks for."""
         self.budget = Budget(tableau, interval)
         self.state = Stiffness.non_stiff
         self.since: float | None = None

@@ -5,7 +5,6 @@ The formulas serve one step, rows of steps, and `stiffkit.solvers.compiled`.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ..solvers.tableau import ButcherTableau
@@ -113,11 +112,8 @@ def pays_looks(tableau: ButcherTableau) -> bool:
 
 
 def least_share(tableau: ButcherTableau) -> float:
-    """Return what `signs` asks for as `least`: `QUIET`, if the two states differ by the error."""
-    if tableau.probe is None or tableau.e is None:
-        return QUIET
-    gap, e = tableau.b - tableau.A[tableau.probe], tableau.e
-    return QUIET if abs(gap @ e) > (1 - 1e-14) * math.sqrt((gap @ gap) * (e @ e)) else 0.0
+    """Return what `signs` asks for as `least`."""
+    return 0.0 if tableau.probe is not None and tableau.error_slope is None else QUIET
 
 
 class Budget:

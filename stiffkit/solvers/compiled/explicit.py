@@ -201,20 +201,19 @@ def _look(m, f, args, s, w, h):
     s.rise, s.turn, s.stage = math.sqrt(rise / n), math.sqrt(turn / n), 0.0
     smooth = _smooth_error(h, s.rise, s.turn, m.error_norm, m.order)
     left = _unexplained(s.ratio, smooth, m.order)
-    if m.probe >= 0:
+    asked = m.probe >= 0 or left or _turned(h, s.ratio, s.rise, s.turn, m.order)
+    if asked and m.error_slope >= 0:
+        for i in range(n):
+            bend = change(m.rows, m.error_slope, m.rows.shape[1], W, i)
+            above += square(bend / scale[i])
+            below += square(W[ERR, i] / scale[i])
+        s.stage = math.sqrt(above / below) if below > 0 else 0.0
+    elif m.probe >= 0:
         _state(m, m.probe, w, h, Z)
         for i in range(n):
             below += square(W[Y_NEW, i] - W[Z, i])
             above += square(W[m.end, i] - W[K + m.probe, i])
-        if below > 0:
-            s.stage = math.sqrt(above / below)
-    elif left or _turned(h, s.ratio, s.rise, s.turn, m.order):
-        if m.error_slope >= 0:
-            for i in range(n):
-                bend = change(m.rows, m.error_slope, m.rows.shape[1], W, i)
-                above += square(bend / scale[i])
-                below += square(W[ERR, i] / scale[i])
-            s.stage = math.sqrt(above / below) if below > 0 else 0.0
-        else:
-            s.stage = _along_error(f, s, w, m.end, args)
+        s.stage = math.sqrt(above / below) if below > 0 else 0.0
+    elif asked:
+        s.stage = _along_error(f, s, w, m.end, args)
     return _signs(h, left, s.stage, m.limit, m.least)[1]
