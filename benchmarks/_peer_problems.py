@@ -182,7 +182,7 @@ def explicit() -> list[Case]:
             "Arenstorf, three periods",
             t_span=(0.0, 3 * orbit.t_span[1]),
             y0=orbit.y0,
-            wanted=(3, 5),
+            wanted=(3, 4),
             end=orbit.y_end,
             **common | {"rtols": _TIGHT[2:]},
             **forms(ivp_problems.arenstorf_slopes, 4),
