@@ -311,7 +311,7 @@ def diagnose(
         log_norm=float(spectrum.field_of_values[1]),
         departure=departure,
         slope_time=path.time,
-        accuracy_step=path.step(*EXPLICIT_ERROR),
+        accuracy_step=path.step(*_explicit_error()),
         costs=costs,
         verdict=_verdict(values, radius, path, costs, operator.n, least),
         nfev=operator.nfev,
@@ -321,11 +321,19 @@ def diagnose(
 REFERENCE = "tsit5"
 """The explicit method that costs are told for."""
 
-EXPLICIT_ERROR = (1.065e-3, 4)
 STABILISED_ERROR = (6.2e-4, 3)
 IMPLICIT_ERROR = (0.275 / 60, 3)
-"""(A, q) of the error estimates A h^(q+1) y^(q+1): of the pair its A_hat, of ROCK4 with 20 stages,
-and of Radau IIA γ_0/60, before its filter."""
+"""(A, q) of the error estimates A h^(q+1) y^(q+1): of ROCK4 with 20 stages, and of Radau IIA
+γ_0/60, before its filter."""
+
+
+def _explicit_error() -> tuple[float, int]:
+    """Return the same of the explicit pair."""
+    quality, q = EXPLICIT[REFERENCE].pair_quality, EXPLICIT[REFERENCE].error_order
+    assert quality is not None
+    assert q is not None
+    return quality.A_hat, q
+
 
 MANY_STAGES = 50
 """From so many stages of a stabilised method on a problem is more than mildly stiff."""
@@ -452,7 +460,7 @@ def _costs(
     values: npt.NDArray[np.complex128], radius: float, path: _Path, n: int
 ) -> tuple[MethodCost, ...]:
     tableau = EXPLICIT[REFERENCE]
-    accurate, stable = path.step(*EXPLICIT_ERROR), _stable_step(values, tableau)
+    accurate, stable = path.step(*_explicit_error()), _stable_step(values, tableau)
     h = min(accurate, stable)
     limit = "accuracy" if accurate <= stable else "stability"
     costs = [MethodCost(f"explicit ({REFERENCE})", h, limit, (tableau.n_stages - 1) / h, 0.0)]
@@ -492,7 +500,7 @@ def _verdict(
     n: int,
     rtol: float,
 ) -> str:
-    explicit, h = costs[0], path.step(*EXPLICIT_ERROR)
+    explicit, h = costs[0], path.step(*_explicit_error())
     if math.isinf(h) and math.isfinite(explicit.step):
         return (
             "At rest: f does not change along the path here, so that accuracy bounds no step. "
