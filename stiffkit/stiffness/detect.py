@@ -59,6 +59,10 @@ from .trigger import (
 __all__ = ["Evidence", "Stiffness", "StiffnessDetector"]
 
 
+MANY_STAGES = 50
+"""From so many stages of a stabilised method on a problem is more than mildly stiff."""
+
+
 class Stiffness(Enum):
     """What the detector makes of a problem, for the method and tolerances at hand."""
 
@@ -555,9 +559,10 @@ class StiffnessDetector:
             elif abs(value.imag) > 0.1 * abs(value.real):
                 verdict = Stiffness.stiff
             else:
-                # A stabilised method covers hρ with about √(hρ/0.65) calls (RKC): up to 50.
+                # A stabilised method covers hρ with about √(hρ/0.65) calls (RKC).
                 stages = math.sqrt(abs(value) * min(room, 1e300))
-                verdict = Stiffness.mildly_stiff if stages < 50 else Stiffness.stiff
+                mild = stages < MANY_STAGES
+                verdict = Stiffness.mildly_stiff if mild else Stiffness.stiff
         return Evidence(t, h, value, residual, share, room, products, verdict)
 
     def _trusts(self, value: complex, residual: float) -> bool:

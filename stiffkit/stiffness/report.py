@@ -18,6 +18,7 @@ from ..solvers.methods import EXPLICIT
 from ..solvers.problem import Problem, bind, check_callable, first_bad, make_problem
 from ..solvers.stabilised import ROCK4, stabilised_pays
 from ..solvers.tableau import ButcherTableau
+from .detect import MANY_STAGES
 from .indicators import as_damped, stability_ratio, stiffness_ratio
 from .krylov import arnoldi
 from .spectrum import NotFiniteError, eigenvalues, finite_matrix
@@ -334,9 +335,6 @@ def _explicit_error() -> tuple[float, int]:
     assert q is not None
     return quality.A_hat, q
 
-
-MANY_STAGES = 50
-"""From so many stages of a stabilised method on a problem is more than mildly stiff."""
 
 TRANSIENT = 2.0
 """The path counts as fast as the fastest mode where its slope turns within so many 1/ρ."""
